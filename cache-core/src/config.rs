@@ -1,0 +1,87 @@
+//! What a shard is told at start: its place among the cores, its origins and its bounds.
+
+use std::time::Duration;
+
+/// Everything a shard needs to know that does not change while it runs.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// This shard's number, from 0 to `shards - 1`.
+    pub shard: u8,
+    /// How many shards (cores) the node runs.
+    pub shards: u8,
+    /// The node's name in Via and Cache-Status, e.g. `popcache` (a token of RFC 9110).
+    pub node_name: String,
+    /// Origins in the order of the configuration; an [`crate::io::OriginId`] is an index into this.
+    pub origins: Vec<OriginRoute>,
+    /// Lifetime of a storable response that names none of its own. Zero: such a response is shared
+    /// with the requests that waited for it and not kept.
+    pub default_ttl: Duration,
+    pub limits: Limits,
+}
+
+/// Which authorities an origin serves.
+#[derive(Clone, Debug)]
+pub struct OriginRoute {
+    pub name: String,
+    /// Lower-case host names without port; `*` matches every host.
+    pub hosts: Vec<String>,
+}
+
+/// Every bound of one shard. Each has a name in the configuration, a default, and a counter in
+/// [`crate::stats::ShardStats`] that moves when it is reached.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// QUIC connections of this shard; past it an Initial is refused (CONNECTION_REFUSED).
+    pub max_connections: usize,
+    /// Concurrent request streams a client may open on one connection.
+    pub max_streams_per_connection: u32,
+    /// A connection without traffic is closed after this long.
+    pub idle_timeout: Duration,
+    /// Unacknowledged response bytes buffered for one connection.
+    pub send_window: u64,
+    /// Bytes of a header section after decoding, RFC 9114 section 4.2.2 (name + value + 32 each).
+    pub max_field_section: usize,
+    /// Bytes of the request target.
+    pub max_target: usize,
+    /// Objects being fetched at the same time by this shard (as their owner).
+    pub max_flights: usize,
+    /// Requests of this shard's clients that wait for a fetch; past it: 503 with Retry-After.
+    pub max_waiters: usize,
+    /// Fetches that are not collapsed (uncacheable answers), at the same time.
+    pub max_passes: usize,
+    /// Largest object kept; a larger one is streamed through.
+    pub max_object: u64,
+    /// Body bytes an upstream fetch may deliver ahead of their consumption.
+    pub fetch_window: u32,
+    /// Messages to one other shard that may wait for room in the lane.
+    pub max_lane_backlog: usize,
+    /// How long a key stays marked as uncacheable, so that its requests do not queue behind each
+    /// other.
+    pub uncacheable_ttl: Duration,
+    /// Keys marked as uncacheable.
+    pub max_uncacheable: usize,
+    /// Retry-After seconds in a 503 of our own.
+    pub retry_after: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 50_000,
+            max_streams_per_connection: 128,
+            idle_timeout: Duration::from_secs(30),
+            send_window: 2 << 20,
+            max_field_section: 16 << 10,
+            max_target: 8 << 10,
+            max_flights: 4_096,
+            max_waiters: 200_000,
+            max_passes: 1_024,
+            max_object: 64 << 20,
+            fetch_window: 1 << 20,
+            max_lane_backlog: 65_536,
+            uncacheable_ttl: Duration::from_secs(10),
+            max_uncacheable: 16_384,
+            retry_after: 1,
+        }
+    }
+}

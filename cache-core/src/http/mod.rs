@@ -1,0 +1,2 @@
+//! HTTP decisions as pure functions.
+pub mod key;

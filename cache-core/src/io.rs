@@ -1,0 +1,195 @@
+//! Every effect a shard has, on one page.
+//!
+//! ```text
+//!            Input                                   Outbox
+//!  datagrams ------.                          .----> transmits  (UDP | AF_XDP)
+//!  lane messages --+--> Shard::handle(now) ---+----> lane messages to other shards
+//!  fetch events ---+                          +----> fetch commands to the upstream
+//!  commands -------'                          '----> replies to commands
+//! ```
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, StatusCode};
+pub use quinn_proto::EcnCodepoint;
+
+/// The time as a shard is told it. It never asks a clock itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Monotonic time: timers, round trips.
+    pub mono: Instant,
+    /// Milliseconds since the Unix epoch: Date, Age, Expires.
+    pub unix_ms: u64,
+}
+
+/// A shard's number: `0..shards`. Also the number of its core and of its NIC queue.
+pub type ShardId = u8;
+
+/// An index into [`crate::config::ShardConfig::origins`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OriginId(pub u16);
+
+/// Names a fetch of one shard. Never reused while the shard lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FetchId(pub u64);
+
+/// What happens to a shard.
+#[derive(Debug)]
+pub enum Input {
+    /// A UDP payload arrived on this shard's queue or socket.
+    Datagram(Datagram),
+    /// Another shard wrote to us.
+    Lane {
+        from: ShardId,
+        message: crate::shard::LaneMessage,
+    },
+    /// The upstream has news of a fetch that this shard started.
+    Fetch { id: FetchId, event: FetchEvent },
+    /// The control thread asks for something; answered by [`Outbox::replies`] with the same `id`.
+    Command { id: u64, command: Command },
+    /// The shell has nothing more to hand over in this turn of its loop. The shard now expires
+    /// timers, moves bytes, writes at most `max_transmits` transmits and announces quiescence to
+    /// the arenas.
+    Turn { max_transmits: usize },
+}
+
+/// One UDP payload.
+#[derive(Debug)]
+pub struct Datagram {
+    pub remote: SocketAddr,
+    /// The address it was sent to, where the shell knows it.
+    pub local_ip: Option<IpAddr>,
+    pub ecn: Option<EcnCodepoint>,
+    pub data: BytesMut,
+}
+
+/// What a shard wants done. The shell drains it after each [`Input`] (transmits, lanes, fetches
+/// and replies may be carried out in any order between the four, in order within each).
+#[derive(Debug, Default)]
+pub struct Outbox {
+    pub transmits: Vec<Transmit>,
+    pub lanes: Vec<(ShardId, crate::shard::LaneMessage)>,
+    pub fetches: Vec<FetchCommand>,
+    pub replies: Vec<(u64, Reply)>,
+    /// Empty buffers given back by the shell for the next transmits.
+    spare: Vec<Vec<u8>>,
+}
+
+/// Buffers kept for reuse by one outbox.
+const MAX_SPARE: usize = 256;
+
+impl Outbox {
+    /// Takes an empty transmit buffer, a used one if there is any.
+    pub fn buffer(&mut self) -> Vec<u8> {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    /// Gives a transmit's buffer back once it was sent.
+    pub fn recycle(&mut self, mut buffer: Vec<u8>) {
+        if self.spare.len() < MAX_SPARE {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+    }
+}
+
+/// Bytes to one destination: one datagram, or several of `segment_size` bytes each (the last may
+/// be shorter) to be sent by segmentation offload.
+#[derive(Debug)]
+pub struct Transmit {
+    pub destination: SocketAddr,
+    pub src_ip: Option<IpAddr>,
+    pub ecn: Option<EcnCodepoint>,
+    /// `None`: `data` is one datagram.
+    pub segment_size: Option<usize>,
+    pub data: Vec<u8>,
+}
+
+/// What a shard asks of the upstream.
+#[derive(Debug)]
+pub enum FetchCommand {
+    /// Answered by exactly one [`FetchEvent::Head`], then any number of `Body`, then one `End`; or
+    /// at any point by one `Failed`. Nothing follows `End` or `Failed`.
+    Start { id: FetchId, request: FetchRequest },
+    /// `bytes` more body bytes may be delivered. A fetch starts with `FetchRequest::window`.
+    Credit { id: FetchId, bytes: u32 },
+    /// Nobody waits any more. Events already on their way are ignored by the shard.
+    Cancel { id: FetchId },
+}
+
+#[derive(Debug)]
+pub struct FetchRequest {
+    pub origin: OriginId,
+    pub method: Method,
+    /// The client's authority (goes to the origin as Host).
+    pub authority: Bytes,
+    /// Path and query, starting with `/`.
+    pub target: Bytes,
+    /// End-to-end fields to send. The upstream adds Host, Via and hop-by-hop fields itself.
+    pub headers: HeaderMap,
+    /// Body bytes that may be delivered before any [`FetchCommand::Credit`].
+    pub window: u32,
+}
+
+#[derive(Debug)]
+pub enum FetchEvent {
+    /// The final response head (no 1xx). Hop-by-hop fields are already removed.
+    Head {
+        status: StatusCode,
+        headers: HeaderMap,
+        /// The declared length of the body, where one was declared.
+        length: Option<u64>,
+    },
+    /// Never longer than 64 KiB.
+    Body(Bytes),
+    /// The body ended as its framing said it would.
+    End,
+    Failed(FetchError),
+}
+
+/// Why a fetch failed, in the terms of RFC 9209 section 2.3.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{kind:?}: {detail}")]
+pub struct FetchError {
+    pub kind: FetchErrorKind,
+    /// What, where and what to do, for the log.
+    pub detail: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FetchErrorKind {
+    DnsError,
+    ConnectionRefused,
+    ConnectionTimeout,
+    ConnectionTerminated,
+    TlsError,
+    /// The head took longer than the first-byte timeout.
+    ResponseTimeout,
+    /// The body paused longer than the idle timeout, or the whole took too long.
+    BodyTimeout,
+    /// Fewer or more body bytes than declared.
+    ResponseIncomplete,
+    ProtocolError,
+    /// A bound of the upstream itself was reached (fetches or connections).
+    LimitReached,
+}
+
+#[derive(Debug)]
+pub enum Command {
+    /// Forget the object under a cache key (built by [`crate::http::key`]).
+    PurgeKey(Bytes),
+    /// Forget every object of this shard's partition.
+    PurgeAll,
+    /// Refuse new connections, send GOAWAY, close connections when they are idle.
+    Drain,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// How many objects were forgotten.
+    Purged { objects: u64 },
+    /// This many connections are still open.
+    Draining { connections: usize },
+}

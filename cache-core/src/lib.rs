@@ -1,0 +1,13 @@
+//! The cache shard without I/O.
+//!
+//! A shard is one core's whole cache: QUIC, HTTP/3, the index, freshness, flights and fills. It
+//! owns no socket, thread or clock: a shell feeds [`io::Input`] and the time in, and carries out
+//! the effects that come back in an [`io::Outbox`]. That is what lets a whole machine of shards run
+//! in a simulator from one seed.
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod http;
+pub mod io;
+pub mod shard;
+pub mod stats;

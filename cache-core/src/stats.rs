@@ -1,0 +1,1 @@
+//! Counters of one shard, written by it alone and read by anyone.
