@@ -1,1 +1,131 @@
 //! Counters of one shard, written by it alone and read by anyone.
+//!
+//! A shard adds with a plain load and store (it is the only writer), so that counting costs no
+//! locked instruction; readers may see a value one step old.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// One counter or gauge.
+#[derive(Debug, Default)]
+pub struct Stat(AtomicU64);
+
+impl Stat {
+    pub fn add(&self, n: u64) {
+        self.0
+            .store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+macro_rules! shard_stats {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Every counter of a shard. `*_refused` and `*_dropped` count bounds that were reached.
+        #[derive(Debug, Default)]
+        #[repr(align(128))]
+        pub struct ShardStats {
+            $($(#[$doc])* pub $name: Stat,)*
+        }
+
+        impl ShardStats {
+            /// Names and values, in the order of declaration.
+            pub fn snapshot(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name.get()),)*]
+            }
+        }
+    };
+}
+
+shard_stats! {
+    /// Datagrams handed to this shard.
+    datagrams_received,
+    /// Datagrams given to another shard because their connection id names it.
+    datagrams_handed_over,
+    /// Short-header datagrams whose connection id no key of ours has made.
+    datagrams_forged,
+    /// Transmits written (each one datagram or a train of them).
+    transmits,
+    /// Bytes in those transmits.
+    transmit_bytes,
+    /// Open connections (gauge).
+    connections,
+    connections_accepted,
+    /// `limits.max_connections` or a drain refused an Initial.
+    connections_refused,
+    connections_lost,
+    /// Connections closed because the peer broke HTTP/3.
+    h3_errors,
+    requests,
+    /// Requests that broke a rule and were reset or answered 4xx by us.
+    requests_refused,
+    /// Answered from the cache while fresh.
+    hits,
+    /// Answered from the cache while stale, a fetch going on behind it.
+    hits_stale,
+    /// Requests that were not in the cache.
+    misses,
+    /// Misses that joined a fetch already going on.
+    collapsed,
+    /// Requests that must not be answered from the cache.
+    bypassed,
+    /// Answered 304 from the cache.
+    not_modified,
+    /// Requests waiting for a fetch or following one (gauge).
+    waiters,
+    /// `limits.max_waiters` refused a request with 503.
+    waiters_refused,
+    /// Fetches of shareable objects going on, owned here (gauge).
+    flights,
+    /// `limits.max_flights` refused a request with 503.
+    flights_refused,
+    /// Fetches for one request only, going on (gauge).
+    passes,
+    /// `limits.max_passes` refused a request with 503.
+    passes_refused,
+    fetches_started,
+    fetches_failed,
+    /// Objects stored.
+    fills_stored,
+    /// Fills that found no room and were streamed without being kept.
+    fills_without_room,
+    /// Keys marked uncacheable (gauge).
+    uncacheable,
+    /// Responses cut off because the origin failed in the middle.
+    responses_aborted,
+    /// Body bytes written to clients.
+    body_bytes,
+    /// Objects in this shard's partition (gauge).
+    objects,
+    /// Bytes of them (gauge).
+    object_bytes,
+    /// Objects evicted to make room.
+    evictions,
+    purges,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snapshot_names_every_counter_once() {
+        let stats = ShardStats::default();
+        stats.hits.add(3);
+        let snapshot = stats.snapshot();
+        assert!(snapshot.contains(&("hits", 3)));
+        let mut names: Vec<_> = snapshot.iter().map(|(name, _)| *name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), snapshot.len());
+    }
+}
