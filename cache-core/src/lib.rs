@@ -7,7 +7,9 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod conn;
 pub mod http;
 pub mod io;
 pub mod shard;
 pub mod stats;
+pub mod store;

@@ -1,0 +1,3 @@
+//! Datagrams on one side, requests and responses on the other.
+
+pub mod h3;

@@ -1,0 +1,556 @@
+//! QUIC without I/O: the connections of one shard over quinn-proto.
+//!
+//! Owns the endpoint, the connection table, the timers and the list of connections that have
+//! something to do. A connection is taken out of the table while the shard works on it, and put
+//! back; its [`ConnId`] carries a generation, so that a late note for a connection that is gone
+//! cannot reach its successor in the same slot.
+//!
+//! ```text
+//!   slots: [ Some(Box<Conn>) | None (taken or free) ... ]   index = quinn-proto's handle
+//!   dirty: handles with events to read or packets to write, each at most once
+//!   timers: a connection is armed once; a later deadline re-arms when the earlier one fires
+//! ```
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+pub use cache_ebpf::cid::CidKeys;
+use cache_ebpf::cid::{self, CID_LEN, CidKey};
+use cache_ebpf::siphash::siphash13;
+use foldhash::fast::RandomState;
+use quinn_proto::crypto::rustls::QuicServerConfig;
+use quinn_proto::{
+    Connection, ConnectionHandle, ConnectionId, ConnectionIdGenerator, DatagramEvent, Endpoint,
+    EndpointConfig, IdleTimeout, Incoming, InvalidCid, MtuDiscoveryConfig, ServerConfig, StreamId,
+    TransportConfig, VarInt,
+};
+
+use crate::conn::h3;
+use crate::conn::stream::Stream;
+use crate::config::Limits;
+use crate::io::{Datagram, Outbox, ShardId, Transmit};
+use crate::stats::ShardStats;
+
+/// Datagrams in one transmit at most: 44 of 1,452 bytes stay below the 65,507 bytes of one
+/// segmented send.
+const MAX_SEGMENTS: usize = 44;
+
+/// Largest UDP payload that an Ethernet path of 1,500 bytes carries over IPv6.
+const MTU_UPPER_BOUND: u16 = 1_452;
+
+/// Unidirectional streams a client may have open: control, QPACK encoder and decoder, and room for
+/// the reserved types that a client may open to grease us.
+const MAX_UNI_STREAMS: u32 = 16;
+
+/// Receive windows: requests are small, and their bodies are not kept.
+const STREAM_RECEIVE_WINDOW: u32 = 64 << 10;
+const RECEIVE_WINDOW: u32 = 256 << 10;
+
+/// A close reason goes on the wire, so it is short.
+const MAX_CLOSE_REASON: usize = 64;
+
+/// What all shards of a node have in common: certificates, token and reset keys, CID keys.
+#[derive(Clone)]
+pub struct QuicSetup {
+    server: Arc<ServerConfig>,
+    endpoint: EndpointConfig,
+    cids: Arc<CidKeys>,
+    active: (u8, CidKey),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    #[error("the TLS configuration has no cipher suite for QUIC's Initial packets (AES-128-GCM)")]
+    NoInitialCipherSuite,
+    #[error("limits.{0} is larger than QUIC can express (2^62 - 1)")]
+    LimitTooLarge(&'static str),
+    #[error("no connection id key is active")]
+    NoActiveKey,
+}
+
+impl QuicSetup {
+    /// Made once for a node and cloned for each shard, so that every shard accepts the address
+    /// tokens and recognises the stateless resets of the others.
+    pub fn new(
+        tls: Arc<rustls::ServerConfig>,
+        cids: CidKeys,
+        limits: &Limits,
+    ) -> Result<Self, SetupError> {
+        let active = cids.active().ok_or(SetupError::NoActiveKey)?;
+        let crypto =
+            QuicServerConfig::try_from(tls).map_err(|_| SetupError::NoInitialCipherSuite)?;
+        let mut server = ServerConfig::with_crypto(Arc::new(crypto));
+        server
+            .transport_config(Arc::new(transport(limits)?))
+            .migration(true)
+            .max_incoming(limits.max_connections);
+        Ok(Self {
+            server: Arc::new(server),
+            endpoint: EndpointConfig::default(),
+            cids: Arc::new(cids),
+            active,
+        })
+    }
+}
+
+fn transport(limits: &Limits) -> Result<TransportConfig, SetupError> {
+    let idle = IdleTimeout::try_from(limits.idle_timeout)
+        .map_err(|_| SetupError::LimitTooLarge("idle_timeout"))?;
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(MTU_UPPER_BOUND);
+    let mut transport = TransportConfig::default();
+    transport
+        .max_idle_timeout(Some(idle))
+        .max_concurrent_bidi_streams(VarInt::from_u32(limits.max_streams_per_connection))
+        .max_concurrent_uni_streams(VarInt::from_u32(MAX_UNI_STREAMS))
+        .stream_receive_window(VarInt::from_u32(STREAM_RECEIVE_WINDOW))
+        .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
+        .send_window(limits.send_window)
+        // A small object is finished before the next is begun (RFC 9218's default): fewer frames,
+        // and the first viewer is served first.
+        .send_fairness(false)
+        .mtu_discovery_config(Some(mtu))
+        .allow_spin(false)
+        .datagram_receive_buffer_size(None)
+        .enable_segmentation_offload(true);
+    Ok(transport)
+}
+
+/// Names a connection of this shard for as long as it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnId {
+    handle: u32,
+    generation: u32,
+}
+
+/// One connection and its HTTP/3 state.
+pub struct Conn {
+    pub id: ConnId,
+    pub quic: Connection,
+    pub h3: h3::Connection,
+    /// Our control stream, once the handshake let us open it.
+    pub control: Option<StreamId>,
+    /// Requests that are still being read or answered.
+    pub streams: HashMap<StreamId, Stream, RandomState>,
+    /// GOAWAY was sent: no request is accepted any more.
+    pub draining: bool,
+    dirty: bool,
+    /// The deadline of this connection's entry in the timer heap, if it has one.
+    armed: Option<Instant>,
+}
+
+impl Conn {
+    /// Ends the connection with an HTTP/3 or QUIC application error code.
+    pub fn close(&mut self, now: Instant, code: u64, reason: &str) {
+        let reason = &reason.as_bytes()[..reason.len().min(MAX_CLOSE_REASON)];
+        let code = VarInt::from_u64(code).unwrap_or(VarInt::MAX);
+        self.quic.close(now, code, Bytes::copy_from_slice(reason));
+    }
+}
+
+/// Where a datagram belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    Mine,
+    Other(ShardId),
+    /// A short header whose connection id was made by no key of ours.
+    Forged,
+}
+
+pub struct Quic {
+    endpoint: Endpoint,
+    shard: ShardId,
+    shards: u8,
+    cids: Arc<CidKeys>,
+    slots: Vec<Option<Box<Conn>>>,
+    generation: u32,
+    open: usize,
+    max_open: usize,
+    draining: bool,
+    h3_limits: h3::Limits,
+    dirty: VecDeque<ConnectionHandle>,
+    timers: BinaryHeap<Reverse<(Instant, u32, u32)>>,
+}
+
+impl Quic {
+    /// `seed` fixes every random choice of the endpoint (simulation only).
+    pub fn new(
+        setup: &QuicSetup,
+        shard: ShardId,
+        shards: u8,
+        limits: &Limits,
+        seed: [u8; 32],
+        deterministic: bool,
+    ) -> Self {
+        let mut endpoint = setup.endpoint.clone();
+        let cids = Arc::clone(&setup.cids);
+        let made_with = Arc::clone(&cids);
+        let active = setup.active;
+        endpoint.cid_generator(move || {
+            Box::new(CidGenerator::new(Arc::clone(&made_with), active, shard, &seed))
+        });
+        Self {
+            endpoint: Endpoint::new(
+                Arc::new(endpoint),
+                Some(Arc::clone(&setup.server)),
+                true,
+                deterministic.then_some(seed),
+            ),
+            shard,
+            shards,
+            cids,
+            slots: Vec::new(),
+            generation: 0,
+            open: 0,
+            max_open: limits.max_connections,
+            draining: false,
+            h3_limits: h3::Limits {
+                max_field_section: limits.max_field_section,
+            },
+            dirty: VecDeque::new(),
+            timers: BinaryHeap::new(),
+        }
+    }
+
+    pub fn open_connections(&self) -> usize {
+        self.open
+    }
+
+    /// From now on every new connection is refused.
+    pub fn refuse_new(&mut self) {
+        self.draining = true;
+    }
+
+    /// Decides by the connection id alone, before the endpoint sees the datagram. A client's own
+    /// first id is random and passes for ours with a chance of 2^-32.
+    pub fn route(&self, data: &[u8]) -> Route {
+        let Some(&first) = data.first() else {
+            return Route::Forged;
+        };
+        let (dcid, short) = if first & 0x80 == 0 {
+            (data.get(1..1 + CID_LEN), true)
+        } else if data.get(5).copied() == Some(CID_LEN as u8) {
+            (data.get(6..6 + CID_LEN), false)
+        } else {
+            (None, false)
+        };
+        match dcid.and_then(|dcid| cid::open(&self.cids, dcid)) {
+            Some(shard) if shard == self.shard || shard >= self.shards => Route::Mine,
+            Some(shard) => Route::Other(shard),
+            None if short => Route::Forged,
+            None => Route::Mine,
+        }
+    }
+
+    /// Hands a datagram of ours to its connection, which becomes dirty, or to the endpoint, which
+    /// may open a connection or answer at once.
+    pub fn datagram(
+        &mut self,
+        now: Instant,
+        datagram: Datagram,
+        out: &mut Outbox,
+        stats: &ShardStats,
+    ) {
+        let mut buffer = out.buffer();
+        let event = self.endpoint.handle(
+            now,
+            datagram.remote,
+            datagram.local_ip,
+            datagram.ecn,
+            datagram.data,
+            &mut buffer,
+        );
+        match event {
+            Some(DatagramEvent::ConnectionEvent(handle, event)) => {
+                if let Some(conn) = self.slots.get_mut(handle.0).and_then(Option::as_mut) {
+                    conn.quic.handle_event(event);
+                    mark(&mut self.dirty, conn, handle);
+                }
+            }
+            Some(DatagramEvent::NewConnection(incoming)) => {
+                return self.incoming(now, incoming, buffer, out, stats);
+            }
+            Some(DatagramEvent::Response(transmit)) => {
+                return send(transmit, buffer, out, stats);
+            }
+            None => {}
+        }
+        out.recycle(buffer);
+    }
+
+    fn incoming(
+        &mut self,
+        now: Instant,
+        incoming: Incoming,
+        mut buffer: Vec<u8>,
+        out: &mut Outbox,
+        stats: &ShardStats,
+    ) {
+        if self.draining || self.open >= self.max_open {
+            stats.connections_refused.inc();
+            let transmit = self.endpoint.refuse(incoming, &mut buffer);
+            return send(transmit, buffer, out, stats);
+        }
+        match self.endpoint.accept(incoming, now, &mut buffer, None) {
+            Ok((handle, quic)) => {
+                stats.connections_accepted.inc();
+                self.insert(handle, quic);
+                stats.connections.set(self.open as u64);
+            }
+            Err(error) => {
+                if let Some(transmit) = error.response {
+                    return send(transmit, buffer, out, stats);
+                }
+            }
+        }
+        out.recycle(buffer);
+    }
+
+    fn insert(&mut self, handle: ConnectionHandle, quic: Connection) {
+        self.generation = self.generation.wrapping_add(1);
+        let mut conn = Box::new(Conn {
+            id: ConnId {
+                handle: handle.0 as u32,
+                generation: self.generation,
+            },
+            quic,
+            h3: h3::Connection::new(self.h3_limits),
+            control: None,
+            streams: Default::default(),
+            draining: false,
+            dirty: false,
+            armed: None,
+        });
+        if self.slots.len() <= handle.0 {
+            self.slots.resize_with(handle.0 + 1, || None);
+        }
+        mark(&mut self.dirty, &mut conn, handle);
+        debug_assert!(self.slots[handle.0].is_none(), "a live slot was reused");
+        self.slots[handle.0] = Some(conn);
+        self.open += 1;
+    }
+
+    /// The next connection with something to do; [`Quic::put_back`] returns it.
+    pub fn take_dirty(&mut self) -> Option<Box<Conn>> {
+        while let Some(handle) = self.dirty.pop_front() {
+            if let Some(mut conn) = self.slots.get_mut(handle.0).and_then(Option::take) {
+                conn.dirty = false;
+                return Some(conn);
+            }
+        }
+        None
+    }
+
+    pub fn dirty(&self) -> usize {
+        self.dirty.len()
+    }
+
+    /// Takes a live connection out by name.
+    pub fn take(&mut self, id: ConnId) -> Option<Box<Conn>> {
+        let slot = self.slots.get_mut(id.handle as usize)?;
+        if slot.as_ref()?.id != id {
+            return None;
+        }
+        slot.take()
+    }
+
+    /// Every live connection's name.
+    pub fn ids(&self) -> Vec<ConnId> {
+        self.slots.iter().flatten().map(|conn| conn.id).collect()
+    }
+
+    /// Puts a connection back and has it looked at in the next turn.
+    pub fn put_back_dirty(&mut self, mut conn: Box<Conn>) {
+        mark(
+            &mut self.dirty,
+            &mut conn,
+            ConnectionHandle(conn.id.handle as usize),
+        );
+        let index = conn.id.handle as usize;
+        self.slots[index] = Some(conn);
+    }
+
+    /// Writes up to `budget` transmits of a connection, then puts it back: dirty if the budget
+    /// ended first. Returns the transmits written, and the connection itself if it has ended (its
+    /// streams are then the caller's to forget).
+    pub fn finish(
+        &mut self,
+        now: Instant,
+        mut conn: Box<Conn>,
+        budget: usize,
+        out: &mut Outbox,
+        stats: &ShardStats,
+    ) -> (usize, Option<Box<Conn>>) {
+        let handle = ConnectionHandle(conn.id.handle as usize);
+        let mut written = 0;
+        let exhausted = loop {
+            if written == budget {
+                break true;
+            }
+            let mut buffer = out.buffer();
+            match conn.quic.poll_transmit(now, MAX_SEGMENTS, &mut buffer) {
+                Some(transmit) => {
+                    send(transmit, buffer, out, stats);
+                    written += 1;
+                }
+                None => {
+                    out.recycle(buffer);
+                    break false;
+                }
+            }
+        };
+        if self.endpoint_events(handle, &mut conn) {
+            self.open -= 1;
+            stats.connections.set(self.open as u64);
+            return (written, Some(conn));
+        }
+        self.arm(&mut conn);
+        if exhausted {
+            mark(&mut self.dirty, &mut conn, handle);
+        }
+        self.slots[handle.0] = Some(conn);
+        (written, None)
+    }
+
+    /// Carries messages between connection and endpoint; true when the connection has drained.
+    fn endpoint_events(&mut self, handle: ConnectionHandle, conn: &mut Conn) -> bool {
+        while let Some(event) = conn.quic.poll_endpoint_events() {
+            let drained = event.is_drained();
+            if let Some(event) = self.endpoint.handle_event(handle, event) {
+                conn.quic.handle_event(event);
+            }
+            if drained {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// A later deadline waits for the earlier entry to fire, which then re-arms: most deadlines move
+    /// away with every packet and never cost a heap operation.
+    fn arm(&mut self, conn: &mut Conn) {
+        let Some(deadline) = conn.quic.poll_timeout() else {
+            return;
+        };
+        if conn.armed.is_none_or(|armed| deadline < armed) {
+            conn.armed = Some(deadline);
+            self.timers
+                .push(Reverse((deadline, conn.id.handle, conn.id.generation)));
+        }
+    }
+
+    /// Fires what is due; the connections concerned become dirty.
+    pub fn expire(&mut self, now: Instant) {
+        while let Some(&Reverse((deadline, handle, generation))) = self.timers.peek() {
+            if deadline > now {
+                break;
+            }
+            self.timers.pop();
+            let id = ConnId { handle, generation };
+            let Some(mut conn) = self.take(id) else {
+                continue;
+            };
+            // An entry that a nearer deadline has overtaken: that one fires in its own time.
+            if conn.armed == Some(deadline) {
+                conn.armed = None;
+                if conn.quic.poll_timeout().is_some_and(|due| due <= now) {
+                    conn.quic.handle_timeout(now);
+                    mark(&mut self.dirty, &mut conn, ConnectionHandle(handle as usize));
+                } else {
+                    self.arm(&mut conn);
+                }
+            }
+            self.slots[handle as usize] = Some(conn);
+        }
+    }
+
+    /// When [`Quic::expire`] is due next.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.timers.peek().map(|Reverse((deadline, _, _))| *deadline)
+    }
+}
+
+fn mark(dirty: &mut VecDeque<ConnectionHandle>, conn: &mut Conn, handle: ConnectionHandle) {
+    if !conn.dirty {
+        conn.dirty = true;
+        dirty.push_back(handle);
+    }
+}
+
+fn send(
+    transmit: quinn_proto::Transmit,
+    data: Vec<u8>,
+    out: &mut Outbox,
+    stats: &ShardStats,
+) {
+    debug_assert_eq!(transmit.size, data.len());
+    stats.transmits.inc();
+    stats.transmit_bytes.add(data.len() as u64);
+    out.transmits.push(Transmit {
+        destination: transmit.destination,
+        src_ip: transmit.src_ip as Option<IpAddr>,
+        ecn: transmit.ecn,
+        segment_size: transmit.segment_size,
+        data,
+    });
+}
+
+/// Makes connection ids that name their shard.
+///
+/// The nonce is a keyed hash of a counter: ids do not repeat, and an observer cannot tell which
+/// belong together.
+struct CidGenerator {
+    cids: Arc<CidKeys>,
+    active: (u8, CidKey),
+    shard: ShardId,
+    nonce_key: [u64; 2],
+    counter: u64,
+}
+
+impl CidGenerator {
+    fn new(cids: Arc<CidKeys>, active: (u8, CidKey), shard: ShardId, seed: &[u8; 32]) -> Self {
+        let word = |at: usize| {
+            seed[at..at + 8]
+                .iter()
+                .fold(0, |word, &byte| word << 8 | u64::from(byte))
+        };
+        Self {
+            cids,
+            active,
+            shard,
+            nonce_key: [word(0) ^ u64::from(shard), word(8)],
+            counter: 0,
+        }
+    }
+}
+
+impl ConnectionIdGenerator for CidGenerator {
+    fn generate_cid(&mut self) -> ConnectionId {
+        self.counter += 1;
+        let hash = siphash13(self.nonce_key, self.counter).to_le_bytes();
+        let nonce = [hash[0], hash[1], hash[2], hash[3], hash[4], hash[5]];
+        let (key_id, key) = &self.active;
+        ConnectionId::new(&cid::seal(key, *key_id, self.shard, nonce))
+    }
+
+    /// Rejects other shards' ids too: a misrouted packet must not draw a stateless reset that its
+    /// client would believe.
+    fn validate(&self, id: &ConnectionId) -> Result<(), InvalidCid> {
+        match cid::open(&self.cids, id) {
+            Some(shard) if shard == self.shard => Ok(()),
+            _ => Err(InvalidCid),
+        }
+    }
+
+    fn cid_len(&self) -> usize {
+        CID_LEN
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
