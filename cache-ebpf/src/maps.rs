@@ -1,0 +1,188 @@
+//! The maps between the XDP program and the daemon: their names, values and layout version.
+//!
+//! | map        | kind            | value        | written by |
+//! |------------|-----------------|--------------|------------|
+//! | `RULES`    | array of 1      | [`Rules`]    | daemon     |
+//! | `CID_KEYS` | array of 1      | [`CidKeys`]  | daemon     |
+//! | `COUNTERS` | per-CPU array 1 | [`Counters`] | program    |
+//! | `XSKMAP`   | 64 sockets      | fd           | daemon     |
+//!
+//! All four are pinned, so that a new daemon finds them as the old one left them. [`LAYOUT`] must
+//! grow with every change of a value's meaning or size: a daemon refuses maps of another layout.
+
+use crate::reason::Reason;
+
+pub use crate::cid::CidKeys;
+
+/// Version of everything in this module, of [`CidKeys`] and of the order of [`Reason`].
+pub const LAYOUT: u32 = 1;
+
+/// NIC queues, and so shards, that can have an AF_XDP socket each.
+pub const MAX_QUEUES: u32 = 64;
+
+/// UDP ports that can be served at the same time.
+pub const MAX_PORTS: usize = 8;
+
+pub const RULES: &str = "RULES";
+pub const CID_KEYS: &str = "CID_KEYS";
+pub const COUNTERS: &str = "COUNTERS";
+pub const XSKMAP: &str = "XSKMAP";
+
+/// What the program is told.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// [`LAYOUT`] of the writer. Anything else, as in a map that is still zero, passes every
+    /// packet.
+    pub layout: u32,
+    /// Shards, each on the queue of its number.
+    pub shards: u32,
+    /// Bit `i`: datagrams of queue `i` go to its AF_XDP socket.
+    pub af_xdp: u64,
+    /// Ports served, in host byte order; 0 is an empty place.
+    pub ports: [u16; MAX_PORTS],
+    /// The daemon's note of how the program is attached. Not read by the program.
+    pub attach_mode: u32,
+    pub reserved: u32,
+}
+
+impl Rules {
+    /// Rules of this layout that steer nothing yet.
+    pub const fn new(shards: u32, ports: [u16; MAX_PORTS]) -> Self {
+        Self {
+            layout: LAYOUT,
+            shards,
+            af_xdp: 0,
+            ports,
+            attach_mode: 0,
+            reserved: 0,
+        }
+    }
+
+    #[inline(always)]
+    pub fn serves(&self, port: u16) -> bool {
+        port != 0 && self.ports.iter().any(|served| *served == port)
+    }
+
+    /// Whether datagrams of `queue` go to its AF_XDP socket.
+    #[inline(always)]
+    pub const fn steers(&self, queue: u32) -> bool {
+        queue < MAX_QUEUES && (self.af_xdp >> queue) & 1 == 1
+    }
+
+    /// Turns steering of `queue` on or off. False when there is no such queue.
+    pub const fn set_steering(&mut self, queue: u32, on: bool) -> bool {
+        if queue >= MAX_QUEUES {
+            return false;
+        }
+        self.af_xdp = self.af_xdp & !(1 << queue) | (on as u64) << queue;
+        true
+    }
+}
+
+/// Counters beyond the one for each [`Reason`].
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extra {
+    /// The connection id names the shard of the queue that the packet came in on.
+    CidHome,
+    /// The connection id names another shard: its datagram is handed over in userspace.
+    CidAway,
+    /// Sent to the AF_XDP socket of its queue.
+    Redirected,
+    /// Should have been sent to an AF_XDP socket, but the queue has none: went to the kernel.
+    SocketMissing,
+}
+
+const EXTRA_NAMES: [&str; 4] = ["cid_home", "cid_away", "redirected", "socket_missing"];
+
+/// Number of counters.
+pub const COUNTER_COUNT: usize = Reason::ALL.len() + EXTRA_NAMES.len();
+
+/// Names of all counters in the order of [`Counters::values`].
+pub fn counter_names() -> impl Iterator<Item = &'static str> {
+    Reason::NAMES.iter().copied().chain(EXTRA_NAMES)
+}
+
+/// Packets since the program was first attached, one such value for each CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counters {
+    pub values: [u64; COUNTER_COUNT],
+}
+
+impl Counters {
+    pub const ZERO: Self = Self {
+        values: [0; COUNTER_COUNT],
+    };
+
+    /// Counts one packet and returns how many of its kind there were before.
+    #[inline(always)]
+    pub fn count(&mut self, reason: Reason) -> u64 {
+        self.bump(reason as usize)
+    }
+
+    #[inline(always)]
+    pub fn count_extra(&mut self, extra: Extra) {
+        self.bump(Reason::ALL.len() + extra as usize);
+    }
+
+    #[inline(always)]
+    fn bump(&mut self, index: usize) -> u64 {
+        let Some(value) = self.values.get_mut(index) else {
+            return 0;
+        };
+        let before = *value;
+        *value = before.wrapping_add(1);
+        before
+    }
+}
+
+/// The bytes of a map value, for a loader that wants plain data.
+///
+/// # Safety
+/// Implementors are `repr(C)` without padding, and every bit pattern is a value of theirs.
+pub unsafe trait MapValue: Copy + 'static {}
+
+// SAFETY: repr(C) of u32, u64 and u16 fields that leave no gap (see the size assertions).
+unsafe impl MapValue for Rules {}
+// SAFETY: as above.
+unsafe impl MapValue for CidKeys {}
+// SAFETY: one array of u64.
+unsafe impl MapValue for Counters {}
+
+const _: () = assert!(size_of::<Rules>() == 4 + 4 + 8 + 2 * MAX_PORTS + 4 + 4);
+const _: () = assert!(size_of::<CidKeys>() == 8 + crate::cid::CID_KEY_SLOTS * 24);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_counters_go_together() {
+        assert_eq!(counter_names().count(), COUNTER_COUNT);
+        assert_eq!(Extra::SocketMissing as usize + 1, EXTRA_NAMES.len());
+        for (i, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, i);
+        }
+    }
+
+    #[test]
+    fn zeroed_rules_serve_and_steer_nothing() {
+        let rules = Rules::new(2, [0; MAX_PORTS]);
+        assert!(!rules.serves(0));
+        assert!(!rules.serves(443));
+        assert!((0..=MAX_QUEUES).all(|queue| !rules.steers(queue)));
+    }
+
+    #[test]
+    fn steering_is_by_queue() {
+        let mut rules = Rules::new(2, [443, 0, 0, 0, 0, 0, 0, 8443]);
+        assert!(rules.serves(443) && rules.serves(8443));
+        assert!(rules.set_steering(63, true));
+        assert!(rules.steers(63) && !rules.steers(0));
+        assert!(rules.set_steering(63, false));
+        assert!(!rules.steers(63));
+        assert!(!rules.set_steering(MAX_QUEUES, true));
+    }
+}

@@ -1,0 +1,97 @@
+//! Bounded reads from a packet: a slice on the host, two pointers in the XDP program.
+//!
+//! One type with one method, so that the parser above it is a single source for both. In the
+//! program every read is the compare-then-load on one pointer that the verifier follows.
+
+pub use reader::Packet;
+
+/// No header that we read starts further into a packet than this. It also is what the verifier
+/// accepts at most as the variable part of an offset.
+const MAX_OFFSET: usize = 0x3fff;
+
+#[cfg(not(target_arch = "bpf"))]
+mod reader {
+    use super::MAX_OFFSET;
+
+    /// A packet from its Ethernet header on.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Packet<'a>(&'a [u8]);
+
+    impl<'a> Packet<'a> {
+        pub const fn new(data: &'a [u8]) -> Self {
+            Self(data)
+        }
+
+        /// Bytes in the packet, link-layer padding included.
+        pub const fn len(&self) -> usize {
+            self.0.len()
+        }
+
+        pub const fn is_empty(&self) -> bool {
+            self.0.is_empty()
+        }
+
+        /// The `N` bytes at `offset`, if the packet has them.
+        pub fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+            if offset > MAX_OFFSET {
+                return None;
+            }
+            self.0.get(offset..)?.first_chunk().copied()
+        }
+    }
+}
+
+#[cfg(target_arch = "bpf")]
+mod reader {
+    use core::marker::PhantomData;
+
+    use super::MAX_OFFSET;
+
+    /// A packet from its Ethernet header on.
+    #[derive(Clone, Copy)]
+    pub struct Packet<'a> {
+        start: *const u8,
+        end: *const u8,
+        bytes: PhantomData<&'a [u8]>,
+    }
+
+    impl Packet<'_> {
+        /// # Safety
+        /// `start..end` must be the readable bytes of one packet (`data` and `data_end` of the
+        /// program's context) for as long as the value lives.
+        #[inline(always)]
+        pub const unsafe fn new(start: *const u8, end: *const u8) -> Self {
+            Self {
+                start,
+                end,
+                bytes: PhantomData,
+            }
+        }
+
+        /// Bytes in the packet, link-layer padding included.
+        #[inline(always)]
+        pub fn len(&self) -> usize {
+            self.end as usize - self.start as usize
+        }
+
+        #[inline(always)]
+        pub fn is_empty(&self) -> bool {
+            self.len() == 0
+        }
+
+        /// The `N` bytes at `offset`, if the packet has them.
+        #[inline(always)]
+        pub fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+            if offset > MAX_OFFSET {
+                return None;
+            }
+            let at = self.start.wrapping_add(offset);
+            if at.wrapping_add(N) > self.end {
+                return None;
+            }
+            // SAFETY: `at..at + N` was just found to lie before the end of the packet, and every
+            // bit pattern is a valid byte array of alignment 1.
+            Some(unsafe { at.cast::<[u8; N]>().read() })
+        }
+    }
+}

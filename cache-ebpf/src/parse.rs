@@ -1,0 +1,352 @@
+//! From an Ethernet frame to the UDP payload.
+//!
+//! Follows at most two VLAN tags, IPv4 options and four IPv6 extension headers. It validates what it
+//! needs to find the payload and leaves the rest (checksums, addresses) to whoever takes the packet.
+
+use crate::{packet::Packet, reason::Reason};
+
+/// VLAN tags that are followed: one, or a service tag around a customer tag.
+pub const MAX_VLAN_TAGS: usize = 2;
+
+/// IPv6 extension headers that are followed.
+pub const MAX_EXTENSION_HEADERS: usize = 4;
+
+const ETHERNET_LEN: usize = 14;
+const VLAN_TAG_LEN: usize = 4;
+const IPV6_LEN: usize = 40;
+const UDP_LEN: usize = 8;
+
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+const ETHERTYPE_VLAN: u16 = 0x8100;
+const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
+
+const PROTOCOL_UDP: u8 = 17;
+
+// IPv6 extension headers, RFC 8200 section 4 and RFC 4302.
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION: u8 = 60;
+
+/// A whole UDP datagram in a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Udp {
+    /// Offset of the IP header.
+    pub ip: usize,
+    /// IPv6 rather than IPv4.
+    pub v6: bool,
+    pub source: u16,
+    pub destination: u16,
+    /// Offset of the payload.
+    pub payload: usize,
+    /// Bytes of payload as the UDP header says, all of them within the packet.
+    pub length: usize,
+}
+
+impl Udp {
+    /// The `N` payload bytes at `offset`, never link-layer padding behind the payload.
+    #[inline(always)]
+    pub fn read<const N: usize>(&self, packet: &Packet<'_>, offset: usize) -> Option<[u8; N]> {
+        if offset + N > self.length {
+            return None;
+        }
+        packet.read(self.payload + offset)
+    }
+}
+
+/// Finds the UDP payload of `packet`.
+///
+/// # Errors
+/// The reason why there is none, or none that may be steered.
+#[inline(always)]
+pub fn udp(packet: &Packet<'_>) -> Result<Udp, Reason> {
+    let (ethertype, ip) = network(packet)?;
+    let (v6, transport) = match ethertype {
+        ETHERTYPE_IPV4 => (false, ipv4(packet, ip)?),
+        ETHERTYPE_IPV6 => (true, ipv6(packet, ip)?),
+        _ => return Err(Reason::NotIp),
+    };
+    let [s0, s1, d0, d1, l0, l1, _, _] = read::<UDP_LEN>(packet, transport)?;
+    let length = u16::from_be_bytes([l0, l1]) as usize;
+    let payload = transport + UDP_LEN;
+    if length < UDP_LEN || transport + length > packet.len() {
+        return Err(Reason::Truncated);
+    }
+    Ok(Udp {
+        ip,
+        v6,
+        source: u16::from_be_bytes([s0, s1]),
+        destination: u16::from_be_bytes([d0, d1]),
+        payload,
+        length: length - UDP_LEN,
+    })
+}
+
+/// The ethertype below the VLAN tags and the offset of what it announces.
+#[inline(always)]
+fn network(packet: &Packet<'_>) -> Result<(u16, usize), Reason> {
+    let mut offset = ETHERNET_LEN;
+    let mut ethertype = u16::from_be_bytes(read(packet, offset - 2)?);
+    for _ in 0..MAX_VLAN_TAGS {
+        if ethertype != ETHERTYPE_VLAN && ethertype != ETHERTYPE_SERVICE_VLAN {
+            break;
+        }
+        offset += VLAN_TAG_LEN;
+        ethertype = u16::from_be_bytes(read(packet, offset - 2)?);
+    }
+    Ok((ethertype, offset))
+}
+
+/// The offset of the UDP header in an IPv4 packet.
+#[inline(always)]
+fn ipv4(packet: &Packet<'_>, ip: usize) -> Result<usize, Reason> {
+    let [version_ihl, _, _, _, _, _, f0, f1, _, protocol] = read::<10>(packet, ip)?;
+    let header_len = (version_ihl & 0x0f) as usize * 4;
+    if version_ihl >> 4 != 4 || header_len < 20 {
+        return Err(Reason::Truncated);
+    }
+    let more_fragments_or_offset = u16::from_be_bytes([f0, f1]) & 0x3fff;
+    if more_fragments_or_offset != 0 {
+        return Err(Reason::Fragment);
+    }
+    if protocol != PROTOCOL_UDP {
+        return Err(Reason::NotUdp);
+    }
+    Ok(ip + header_len)
+}
+
+/// The offset of the UDP header in an IPv6 packet.
+#[inline(always)]
+fn ipv6(packet: &Packet<'_>, ip: usize) -> Result<usize, Reason> {
+    let [version, _, _, _, _, _, mut next] = read::<7>(packet, ip)?;
+    if version >> 4 != 6 {
+        return Err(Reason::Truncated);
+    }
+    let mut offset = ip + IPV6_LEN;
+    for _ in 0..MAX_EXTENSION_HEADERS {
+        let unit = match next {
+            PROTOCOL_UDP => return Ok(offset),
+            HOP_BY_HOP | ROUTING | DESTINATION => 8,
+            AUTHENTICATION => 4,
+            FRAGMENT => return Err(Reason::Fragment),
+            _ => return Err(Reason::NotUdp),
+        };
+        let [after, length] = read::<2>(packet, offset)?;
+        // RFC 8200 counts 8-byte units beyond the first, RFC 4302 4-byte units beyond the second.
+        offset += length as usize * unit + 8;
+        next = after;
+    }
+    match next {
+        PROTOCOL_UDP => Ok(offset),
+        HOP_BY_HOP | ROUTING | DESTINATION | AUTHENTICATION => Err(Reason::Ipv6Extensions),
+        FRAGMENT => Err(Reason::Fragment),
+        _ => Err(Reason::NotUdp),
+    }
+}
+
+#[inline(always)]
+fn read<const N: usize>(packet: &Packet<'_>, offset: usize) -> Result<[u8; N], Reason> {
+    packet.read(offset).ok_or(Reason::Truncated)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{vec, vec::Vec};
+
+    use super::*;
+
+    /// An Ethernet header, `tags` and an ethertype.
+    fn ethernet(tags: &[u16], ethertype: u16) -> Vec<u8> {
+        let mut frame = vec![0; 12];
+        for tag in tags {
+            frame.extend(tag.to_be_bytes());
+            frame.extend([0, 42]);
+        }
+        frame.extend(ethertype.to_be_bytes());
+        frame
+    }
+
+    fn ipv4_header(options: usize, fragment: u16, protocol: u8) -> Vec<u8> {
+        let mut header = vec![0; 20 + options];
+        header[0] = 0x40 | (header.len() / 4) as u8;
+        header[6..8].copy_from_slice(&fragment.to_be_bytes());
+        header[9] = protocol;
+        header
+    }
+
+    fn ipv6_header(next: u8) -> Vec<u8> {
+        let mut header = vec![0; IPV6_LEN];
+        header[0] = 0x60;
+        header[6] = next;
+        header
+    }
+
+    fn udp_header(destination: u16, payload: usize) -> Vec<u8> {
+        let mut header = vec![0x30, 0x39];
+        header.extend(destination.to_be_bytes());
+        header.extend(((payload + UDP_LEN) as u16).to_be_bytes());
+        header.extend([0, 0]);
+        header
+    }
+
+    fn parsed(parts: &[Vec<u8>]) -> Result<Udp, Reason> {
+        udp(&Packet::new(&parts.concat()))
+    }
+
+    #[test]
+    fn plain_ipv4() {
+        let frame = [
+            ethernet(&[], ETHERTYPE_IPV4),
+            ipv4_header(0, 0, 17),
+            udp_header(443, 3),
+            vec![1, 2, 3, 0, 0],
+        ];
+        let expected = Udp {
+            ip: 14,
+            v6: false,
+            source: 12345,
+            destination: 443,
+            payload: 42,
+            length: 3,
+        };
+        let found = parsed(&frame).unwrap();
+        assert_eq!(found, expected);
+        let bytes = frame.concat();
+        assert_eq!(found.read(&Packet::new(&bytes), 0), Some([1, 2, 3]));
+        assert_eq!(
+            found.read::<4>(&Packet::new(&bytes), 0),
+            None,
+            "padding is not payload"
+        );
+    }
+
+    #[test]
+    fn vlan_tags_are_followed_up_to_two() {
+        for (tags, expected) in [
+            (&[0x8100][..], Ok(46)),
+            (&[0x88a8, 0x8100], Ok(50)),
+            (&[0x88a8, 0x8100, 0x8100], Err(Reason::NotIp)),
+        ] {
+            let frame = [
+                ethernet(tags, ETHERTYPE_IPV4),
+                ipv4_header(0, 0, 17),
+                udp_header(1, 0),
+            ];
+            assert_eq!(parsed(&frame).map(|udp| udp.payload), expected);
+        }
+    }
+
+    #[test]
+    fn ipv4_options_are_skipped() {
+        let frame = [
+            ethernet(&[], ETHERTYPE_IPV4),
+            ipv4_header(40, 0, 17),
+            udp_header(9, 0),
+        ];
+        assert_eq!(parsed(&frame).unwrap().payload, 14 + 60 + 8);
+    }
+
+    #[test]
+    fn fragments_are_told_apart_but_dont_fragment_is_none() {
+        for (field, is_fragment) in [(0x4000, false), (0x2000, true), (0x0001, true)] {
+            let frame = [
+                ethernet(&[], ETHERTYPE_IPV4),
+                ipv4_header(0, field, 17),
+                udp_header(9, 0),
+            ];
+            assert_eq!(parsed(&frame) == Err(Reason::Fragment), is_fragment);
+        }
+        let frame = [
+            ethernet(&[], ETHERTYPE_IPV6),
+            ipv6_header(FRAGMENT),
+            vec![17; 16],
+        ];
+        assert_eq!(parsed(&frame), Err(Reason::Fragment));
+    }
+
+    #[test]
+    fn a_header_length_below_twenty_is_refused() {
+        let mut ip = ipv4_header(0, 0, 17);
+        ip[0] = 0x44;
+        let frame = [ethernet(&[], ETHERTYPE_IPV4), ip, udp_header(9, 0)];
+        assert_eq!(parsed(&frame), Err(Reason::Truncated));
+    }
+
+    #[test]
+    fn ipv6_extension_headers_are_followed_up_to_the_bound() {
+        for count in 0..=MAX_EXTENSION_HEADERS + 1 {
+            let first = if count == 0 { 17 } else { HOP_BY_HOP };
+            let mut frame = vec![ethernet(&[], ETHERTYPE_IPV6), ipv6_header(first)];
+            for i in 1..=count {
+                let mut header = vec![0; 16];
+                header[0] = if i == count { 17 } else { DESTINATION };
+                header[1] = 1;
+                frame.push(header);
+            }
+            frame.push(udp_header(443, 0));
+            let expected = if count <= MAX_EXTENSION_HEADERS {
+                Ok(14 + 40 + 16 * count + 8)
+            } else {
+                Err(Reason::Ipv6Extensions)
+            };
+            assert_eq!(parsed(&frame).map(|udp| udp.payload), expected, "{count}");
+        }
+    }
+
+    #[test]
+    fn an_authentication_header_counts_in_words() {
+        let mut header = vec![0; 24];
+        header[0] = 17;
+        header[1] = 4;
+        let frame = [
+            ethernet(&[], ETHERTYPE_IPV6),
+            ipv6_header(AUTHENTICATION),
+            header,
+            udp_header(443, 0),
+        ];
+        assert_eq!(parsed(&frame).unwrap().payload, 14 + 40 + 24 + 8);
+    }
+
+    #[test]
+    fn other_protocols_are_named() {
+        let tcp = [ethernet(&[], ETHERTYPE_IPV4), ipv4_header(0, 0, 6)];
+        assert_eq!(parsed(&tcp), Err(Reason::NotUdp));
+        let icmp6 = [ethernet(&[], ETHERTYPE_IPV6), ipv6_header(58)];
+        assert_eq!(parsed(&icmp6), Err(Reason::NotUdp));
+        assert_eq!(parsed(&[ethernet(&[], 0x0806)]), Err(Reason::NotIp));
+    }
+
+    #[test]
+    fn a_udp_length_beyond_the_packet_or_below_its_header_is_refused() {
+        for length in [0u16, 7, 12] {
+            let mut udp = udp_header(443, 0);
+            udp[4..6].copy_from_slice(&length.to_be_bytes());
+            let frame = [
+                ethernet(&[], ETHERTYPE_IPV4),
+                ipv4_header(0, 0, 17),
+                udp,
+                vec![0; 3],
+            ];
+            assert_eq!(parsed(&frame), Err(Reason::Truncated));
+        }
+    }
+
+    #[test]
+    fn every_prefix_of_a_packet_is_refused_without_a_panic() {
+        let frame = [
+            ethernet(&[0x8100], ETHERTYPE_IPV6),
+            ipv6_header(HOP_BY_HOP),
+            vec![17, 0, 0, 0, 0, 0, 0, 0],
+            udp_header(443, 20),
+            vec![0; 20],
+        ]
+        .concat();
+        assert!(udp(&Packet::new(&frame)).is_ok());
+        for end in 0..frame.len() {
+            let cut = udp(&Packet::new(&frame[..end]));
+            assert_eq!(cut, Err(Reason::Truncated), "cut at {end}");
+        }
+    }
+}
