@@ -1,0 +1,130 @@
+//! `cargo xtask test`, `sim` and `ci`.
+
+use std::process::Command;
+
+use anyhow::bail;
+
+use crate::command::{self, cargo, succeeds};
+use crate::summary::{Count, run_counted};
+use crate::workspace::Workspace;
+use crate::{build, checks, host, lock, setup};
+
+/// Seeds of the simulation that a whole test run tries.
+const SEEDS: u64 = 1_000;
+/// Seeds that a quick one tries.
+const QUICK_SEEDS: u64 = 100;
+
+/// Every end-to-end test is inside this module of the `netns` test binary.
+const END_TO_END: &str = "wire::";
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Leave out the end-to-end tests and most seeds of the simulation
+    #[arg(long)]
+    quick: bool,
+}
+
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct SimArgs {
+    /// Run this one seed and print its trace
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Run this many seeds
+    #[arg(long)]
+    seeds: Option<u64>,
+}
+
+/// Runs every check and test; the last line says how many passed.
+pub fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
+    host::require_linux()?;
+    host::require_root("the tests load BPF programs and make network namespaces")?;
+    setup::ensure(workspace, setup::Purpose::Test)?;
+    checks::lint(workspace)?;
+    build::release(workspace)?;
+
+    let mut count = unit_tests(workspace)?;
+    count += simulation(workspace, if args.quick { QUICK_SEEDS } else { SEEDS })?;
+    if !args.quick {
+        host::require_kernel()?;
+        count += end_to_end(workspace)?;
+    }
+    println!("{count}");
+    if count.failed > 0 {
+        bail!("{} of the tests failed", count.failed);
+    }
+    Ok(())
+}
+
+/// Runs the simulation alone.
+pub fn sim(workspace: &Workspace, args: &SimArgs) -> anyhow::Result<()> {
+    build::release(workspace)?;
+    let mut sim = Command::new(workspace.release_bin("sim"));
+    match (args.seed, args.seeds) {
+        (Some(seed), _) => sim.args(["--seed", &seed.to_string()]),
+        (None, Some(seeds)) => sim.args(["--seeds", &seeds.to_string()]),
+        (None, None) => bail!("--seed N or --seeds K is needed"),
+    };
+    command::run_quietly(&mut sim)
+}
+
+/// Runs what the continuous integration runs.
+pub fn ci(workspace: &Workspace) -> anyhow::Result<()> {
+    command::run(Command::new("bash").arg(workspace.root().join(".ci/run")))
+}
+
+fn unit_tests(workspace: &Workspace) -> anyhow::Result<Count> {
+    if has_nextest() {
+        let mut runner = cargo(workspace.root());
+        runner.args([
+            "nextest",
+            "run",
+            "--workspace",
+            "--locked",
+            "--no-fail-fast",
+        ]);
+        runner.args(["--", "--skip", END_TO_END]);
+        let mut count = run_counted(&mut runner)?;
+        // nextest leaves the examples in the documentation out.
+        let mut examples = cargo(workspace.root());
+        examples.args(["test", "--workspace", "--locked", "--quiet", "--doc"]);
+        count += run_counted(&mut examples)?;
+        return Ok(count);
+    }
+    let mut runner = cargo(workspace.root());
+    runner.args([
+        "test",
+        "--workspace",
+        "--locked",
+        "--quiet",
+        "--no-fail-fast",
+    ]);
+    run_counted(runner.args(["--", "--skip", END_TO_END]))
+}
+
+/// The end-to-end tests, one after the other: each one owns the machine's two cores.
+fn end_to_end(workspace: &Workspace) -> anyhow::Result<Count> {
+    let _alone = lock::Lock::take(lock::RUN_LOCK.as_ref())?;
+    let mut runner = cargo(workspace.root());
+    runner
+        .env("POPCACHE_BIN_DIR", workspace.target().join("release"))
+        .args(["test", "--workspace", "--locked", "--test", "netns"])
+        .args(["--", "--test-threads=1"]);
+    run_counted(&mut runner)
+}
+
+fn simulation(workspace: &Workspace, seeds: u64) -> anyhow::Result<Count> {
+    eprintln!("$ cargo xtask sim --seeds {seeds}");
+    let status = Command::new(workspace.release_bin("sim"))
+        .args(["--seeds", &seeds.to_string()])
+        .status();
+    let failed = u64::from(!status.is_ok_and(|status| status.success()));
+    Ok(Count {
+        passed: 1 - failed,
+        failed,
+    })
+}
+
+fn has_nextest() -> bool {
+    succeeds(Command::new("cargo").args(["nextest", "--version"]))
+}
