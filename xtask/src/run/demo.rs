@@ -1,7 +1,7 @@
 //! Everything that runs while the demo does.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -55,8 +55,7 @@ impl Demo {
         let pages = Hugepages::reserve(HUGEPAGES)?;
         let state = State::make(Path::new(STATE_DIR))?;
 
-        let origin_address = free_port()?;
-        let origin = start_origin(workspace, origin_address, signals)?;
+        let (origin, origin_address) = start_origin(workspace, signals)?;
         let config = folder.join("popcache.toml");
         let text = configuration(args, listen, origin_address, &certificate);
         fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
@@ -173,22 +172,19 @@ pub fn remove_state(folder: &Path) -> bool {
 
 fn start_origin(
     workspace: &Workspace,
-    address: SocketAddr,
     signals: &Signals,
-) -> anyhow::Result<Background> {
-    let folder = workspace.run_dir();
-    let args = [
-        "origin".to_owned(),
-        "--listen".to_owned(),
-        address.to_string(),
-        "--dir".to_owned(),
-        folder.join("origin").display().to_string(),
-    ];
+) -> anyhow::Result<(Background, SocketAddr)> {
+    const READY: &str = "popcache-bench: origin ready on ";
+    let args = ["origin", "--listen", "127.0.0.1:0"].map(str::to_owned);
     let program = workspace.release_bin("popcache-bench");
-    let log = folder.join("origin.log");
+    let log = workspace.run_dir().join("origin.log");
     let mut origin = Background::start("the demo origin", &program, &args, log)?;
-    origin.wait_for_line("origin: ready", ORIGIN_START, signals)?;
-    Ok(origin)
+    let ready = origin.wait_for_line(READY, ORIGIN_START, signals)?;
+    let address = ready.trim_start_matches(READY).trim();
+    let address = address
+        .parse()
+        .with_context(|| format!("the demo origin says it listens on `{address}`"))?;
+    Ok((origin, address))
 }
 
 fn start_popcache(
@@ -227,10 +223,4 @@ fn configuration(
         cert = certificate.file.display(),
         key = certificate.key.display(),
     )
-}
-
-/// An address on loopback that nothing listens on.
-fn free_port() -> anyhow::Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("cannot bind a port on loopback")?;
-    Ok(listener.local_addr()?)
 }
