@@ -1,0 +1,372 @@
+//! From an origin's URL to a connection that takes requests: name lookup, TCP, TLS, HTTP.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cache_core::io::{FetchError, FetchErrorKind};
+use http::uri::Scheme;
+use http_body_util::Empty;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use super::config::{Http2Mode, OriginConfig, UpstreamError};
+use super::failure::Place;
+
+/// Bytes of a response head, and of what is read ahead of a body over HTTP/1.1.
+pub(super) const MAX_HEAD_BYTES: usize = 64 << 10;
+/// Fields of a response head.
+pub(super) const MAX_HEAD_FIELDS: usize = 128;
+/// Streams used of one HTTP/2 connection, fewer where the origin allows fewer.
+pub(super) const MAX_STREAMS: usize = 64;
+/// Body bytes that may wait unread in one HTTP/2 stream.
+const STREAM_WINDOW: u32 = 256 << 10;
+/// Room for every stream's window, so that fetches without credit never stall the others.
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
+/// An HTTP/2 connection with open streams is probed this often, and given up when the answer takes
+/// as long again.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// Addresses tried of a name that has many.
+const MAX_ADDRESSES: usize = 8;
+
+/// The HTTP version of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// The sending half of a connection.
+#[derive(Debug)]
+pub(super) enum Sender {
+    Http1(http1::SendRequest<Empty<Bytes>>),
+    /// `streams` is how many the origin allows at the moment.
+    Http2 {
+        sender: http2::SendRequest<Empty<Bytes>>,
+        streams: Arc<AtomicUsize>,
+    },
+}
+
+/// Runs a connection; must be polled for requests to proceed.
+pub(super) type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+
+/// Everything needed to connect to one origin.
+pub(super) struct Dialer {
+    pub(super) place: Place,
+    pub(super) scheme: Scheme,
+    host: String,
+    port: u16,
+    tls: Option<Tls>,
+    http2: Http2Mode,
+    limit: Duration,
+}
+
+struct Tls {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+}
+
+impl Dialer {
+    /// Reads the `ca` file, if any, and checks the URL.
+    pub(super) fn new(origin: &OriginConfig, limit: Duration) -> Result<Self, UpstreamError> {
+        let (scheme, host, port) = split_url(origin)?;
+        let tls = if scheme == Scheme::HTTPS {
+            Some(Tls::new(origin, &host)?)
+        } else {
+            None
+        };
+        Ok(Self {
+            place: Place::new(&origin.name, origin.url.to_string().trim_end_matches('/')),
+            scheme,
+            host,
+            port,
+            tls,
+            http2: origin.http2,
+            limit,
+        })
+    }
+
+    /// The protocol that every connection will speak, where it is known before the first.
+    pub(super) fn protocol(&self) -> Option<Protocol> {
+        match self.http2 {
+            Http2Mode::Off => Some(Protocol::Http1),
+            Http2Mode::Negotiate if self.tls.is_none() => Some(Protocol::Http1),
+            Http2Mode::Negotiate => None,
+            Http2Mode::PriorKnowledge => Some(Protocol::Http2),
+        }
+    }
+
+    /// Opens one connection within the connect timeout.
+    pub(super) async fn dial(&self) -> Result<(Sender, Driver), FetchError> {
+        match timeout(self.limit, self.open()).await {
+            Ok(result) => result,
+            Err(_) => Err(self.place.connect_timeout(self.limit)),
+        }
+    }
+
+    async fn open(&self) -> Result<(Sender, Driver), FetchError> {
+        let stream = self.connect().await?;
+        let Some(tls) = &self.tls else {
+            let protocol = self.protocol().unwrap_or(Protocol::Http1);
+            return self.handshake(stream, protocol).await;
+        };
+        let stream = tls
+            .connector
+            .connect(tls.name.clone(), stream)
+            .await
+            .map_err(|error| self.place.tls(&tls.name.to_str(), &error))?;
+        let agreed_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        match (self.http2, agreed_h2) {
+            (Http2Mode::PriorKnowledge, false) => Err(self.place.error(
+                FetchErrorKind::ProtocolError,
+                "does not offer HTTP/2 by ALPN; switch http2 off for it",
+            )),
+            (_, true) => self.handshake(stream, Protocol::Http2).await,
+            (_, false) => self.handshake(stream, Protocol::Http1).await,
+        }
+    }
+
+    /// Tries the addresses of the host in turn.
+    async fn connect(&self) -> Result<TcpStream, FetchError> {
+        let addresses = self.look_up().await?;
+        // A silent address must leave time for those behind it.
+        let share = self.limit / u32::try_from(addresses.len()).unwrap_or(1);
+        let mut last = None;
+        for address in addresses {
+            match timeout(share, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => {
+                    // Only delays small requests when it fails.
+                    let _ = stream.set_nodelay(true);
+                    return Ok(stream);
+                }
+                Ok(Err(error)) => last = Some(self.place.tcp(address, &error)),
+                Err(_) => last = Some(self.place.connect_timeout(share)),
+            }
+        }
+        Err(last.unwrap_or_else(|| self.no_address()))
+    }
+
+    async fn look_up(&self) -> Result<Vec<SocketAddr>, FetchError> {
+        let addresses: Vec<_> = tokio::net::lookup_host((self.host.as_str(), self.port))
+            .await
+            .map_err(|error| self.place.dns(&self.host, &error))?
+            .take(MAX_ADDRESSES)
+            .collect();
+        if addresses.is_empty() {
+            return Err(self.no_address());
+        }
+        Ok(addresses)
+    }
+
+    fn no_address(&self) -> FetchError {
+        self.place.error(
+            FetchErrorKind::DnsError,
+            format_args!("{} has no address; check its DNS records", self.host),
+        )
+    }
+
+    async fn handshake<S>(
+        &self,
+        stream: S,
+        protocol: Protocol,
+    ) -> Result<(Sender, Driver), FetchError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let opened = match protocol {
+            Protocol::Http1 => handshake_http1(stream).await,
+            Protocol::Http2 => handshake_http2(stream).await,
+        };
+        opened.map_err(|error| self.place.before_head(&error))
+    }
+}
+
+async fn handshake_http1<S>(stream: S) -> hyper::Result<(Sender, Driver)>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(MAX_HEAD_BYTES)
+        .max_header_size(MAX_HEAD_BYTES)
+        .max_headers(MAX_HEAD_FIELDS)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    Ok((Sender::Http1(sender), Box::pin(connection)))
+}
+
+async fn handshake_http2<S>(stream: S) -> hyper::Result<(Sender, Driver)>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(MAX_HEAD_BYTES as u32)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_INTERVAL)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    let streams = Arc::new(AtomicUsize::new(MAX_STREAMS));
+    let allowed = streams.clone();
+    let driver = std::future::poll_fn(move |context| {
+        let result = Pin::new(&mut connection).poll(context);
+        // The origin's SETTINGS may change it at any time; the pool reads it at each checkout.
+        let current = connection.current_max_send_streams().clamp(1, MAX_STREAMS);
+        allowed.store(current, Ordering::Relaxed);
+        result
+    });
+    Ok((Sender::Http2 { sender, streams }, Box::pin(driver)))
+}
+
+fn split_url(origin: &OriginConfig) -> Result<(Scheme, String, u16), UpstreamError> {
+    let url = &origin.url;
+    let refuse = |problem| UpstreamError::Url {
+        name: origin.name.clone(),
+        url: url.to_string(),
+        problem,
+    };
+    let scheme = url.scheme().ok_or_else(|| refuse("has no scheme"))?;
+    let default_port = if *scheme == Scheme::HTTP {
+        80
+    } else if *scheme == Scheme::HTTPS {
+        443
+    } else {
+        return Err(refuse("is neither http nor https"));
+    };
+    let authority = url.authority().ok_or_else(|| refuse("has no host"))?;
+    if authority.as_str().contains('@') {
+        return Err(refuse("carries a user name, which is not supported"));
+    }
+    if url.path_and_query().is_some_and(|path| path != "/") {
+        return Err(refuse("has a path, but targets go to the origin unchanged"));
+    }
+    let host = authority
+        .host()
+        .trim_start_matches('[')
+        .trim_end_matches(']');
+    if host.is_empty() {
+        return Err(refuse("has no host"));
+    }
+    let port = authority.port_u16().unwrap_or(default_port);
+    Ok((scheme.clone(), host.to_owned(), port))
+}
+
+impl Tls {
+    fn new(origin: &OriginConfig, host: &str) -> Result<Self, UpstreamError> {
+        let wanted = origin.server_name.as_deref().unwrap_or(host);
+        let name =
+            ServerName::try_from(wanted.to_owned()).map_err(|_| UpstreamError::ServerName {
+                name: origin.name.clone(),
+                server_name: wanted.to_owned(),
+            })?;
+        let roots = match &origin.ca {
+            Some(path) => read_roots(&origin.name, path)?,
+            None => RootCertStore {
+                roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+            },
+        };
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| UpstreamError::Tls {
+                name: origin.name.clone(),
+                problem: error.to_string(),
+            })?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = alpn(origin.http2);
+        Ok(Self {
+            connector: TlsConnector::from(Arc::new(config)),
+            name,
+        })
+    }
+}
+
+fn alpn(mode: Http2Mode) -> Vec<Vec<u8>> {
+    let offer: &[&[u8]] = match mode {
+        Http2Mode::Off => &[b"http/1.1"],
+        Http2Mode::Negotiate => &[b"h2", b"http/1.1"],
+        Http2Mode::PriorKnowledge => &[b"h2"],
+    };
+    offer.iter().map(|protocol| protocol.to_vec()).collect()
+}
+
+fn read_roots(name: &str, path: &Path) -> Result<RootCertStore, UpstreamError> {
+    let refuse = |problem: String| UpstreamError::Ca {
+        name: name.to_owned(),
+        path: path.to_owned(),
+        problem,
+    };
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|e| refuse(e.to_string()))? {
+        let certificate = certificate.map_err(|e| refuse(e.to_string()))?;
+        roots.add(certificate).map_err(|e| refuse(e.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(refuse("holds no certificate".to_owned()));
+    }
+    Ok(roots)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Uri;
+
+    use super::*;
+
+    fn dialer(url: &'static str) -> Result<Dialer, UpstreamError> {
+        Dialer::new(
+            &OriginConfig::new("demo", Uri::from_static(url)),
+            Duration::from_secs(1),
+        )
+    }
+
+    #[test]
+    fn urls_give_host_and_port() {
+        for (url, host, port) in [
+            ("http://o", "o", 80),
+            ("https://o/", "o", 443),
+            ("http://[::1]:8080", "::1", 8080),
+            ("https://10.0.0.1:8443", "10.0.0.1", 8443),
+        ] {
+            let dialer = dialer(url).unwrap();
+            assert_eq!((dialer.host.as_str(), dialer.port), (host, port));
+        }
+    }
+
+    #[test]
+    fn bad_urls_are_refused_with_the_reason() {
+        for (url, reason) in [
+            ("ftp://o", "neither http nor https"),
+            ("/path", "no scheme"),
+            ("http://user@o", "user name"),
+            ("http://o/base", "path"),
+        ] {
+            let error = dialer(url).err().expect(url).to_string();
+            assert!(error.contains(reason) && error.contains("demo"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_ca_file_must_hold_certificates() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut origin = OriginConfig::new("demo", Uri::from_static("https://o"));
+        origin.ca = Some(file.path().to_owned());
+        let error = Dialer::new(&origin, Duration::from_secs(1)).err().unwrap();
+        assert!(error.to_string().contains("no certificate"), "{error}");
+        origin.ca = Some(file.path().with_extension("absent"));
+        assert!(Dialer::new(&origin, Duration::from_secs(1)).is_err());
+    }
+}

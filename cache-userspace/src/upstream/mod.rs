@@ -1,0 +1,270 @@
+//! The upstream: carries out the shards' [`FetchCommand`]s on the control thread (tokio, hyper).
+//!
+//! ```text
+//!   shard's commands -> Upstream::command -> one task a fetch -> Pool (one an origin) -> connections
+//!   shard's events   <- EventSender (bounded) <---'   ^
+//!   shard's credit   -----------------------------> Credit
+//! ```
+//!
+//! A fetch reads from its origin only what the shard has given credit for, plus what one connection
+//! buffers (at most 64 KiB over HTTP/1.1 and 256 KiB a stream over HTTP/2). Every wait is bounded in
+//! time, and by number: `max_fetches` for all, `max_connections` for an origin.
+//!
+//! - `config`: what it is told; `events`: the edge to the shards; `stats`: what is counted.
+//! - `fetch`: one fetch from request to end; `fields`: heads in and out.
+//! - `pool`, `connect`: the connections; `failure`: errors in the terms of RFC 9209.
+
+mod config;
+mod connect;
+mod events;
+mod failure;
+mod fetch;
+mod fields;
+mod pool;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cache_core::io::{
+    FetchCommand, FetchError, FetchErrorKind, FetchEvent, FetchId, FetchRequest, OriginId, ShardId,
+};
+use tokio::task::AbortHandle;
+
+pub use config::{Http2Mode, OriginConfig, UpstreamConfig, UpstreamError};
+pub use events::{EventSender, event_channel};
+pub use stats::{OriginSnapshot, UpstreamStats};
+
+use connect::Dialer;
+use events::Credit;
+use fetch::{Fetch, Stop, Timeouts};
+use fields::{Identity, Outgoing};
+use pool::Pool;
+use stats::{OriginStats, count};
+
+/// Fetches from all origins for all shards. Dropping it ends every fetch without an event.
+pub struct Upstream {
+    origins: Vec<Origin>,
+    identity: Identity,
+    timeouts: Timeouts,
+    max_fetches: usize,
+    flying: Arc<Flying>,
+}
+
+struct Origin {
+    pool: Arc<Pool>,
+    stats: Arc<OriginStats>,
+}
+
+impl Upstream {
+    /// Checks the configuration and reads the `ca` files. Connects to nothing yet.
+    pub fn new(config: UpstreamConfig) -> Result<Self, UpstreamError> {
+        config::check(&config)?;
+        let identity = Identity::new(&config.node_name)?;
+        let origins = config
+            .origins
+            .iter()
+            .map(|origin| Origin::new(origin, &config))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            origins,
+            identity,
+            timeouts: Timeouts {
+                first_byte: config.first_byte_timeout,
+                idle: config.idle_timeout,
+                total: config.total_timeout,
+            },
+            max_fetches: config.max_fetches,
+            flying: Arc::default(),
+        })
+    }
+
+    /// Carries out one command of a shard; its answers go to `events` (see [`FetchCommand`]). Returns
+    /// at once. Must be called within a tokio runtime, which then runs the fetch.
+    pub fn command(&self, shard: ShardId, command: FetchCommand, events: &EventSender) {
+        match command {
+            FetchCommand::Start { id, request } => {
+                if let Err(error) = self.start(shard, id, request, events) {
+                    events.send_soon(id, FetchEvent::Failed(error));
+                }
+            }
+            FetchCommand::Credit { id, bytes } => self.flying.grant((shard, id), bytes),
+            FetchCommand::Cancel { id } => self.flying.cancel((shard, id)),
+        }
+    }
+
+    /// Fetches in flight, of all shards.
+    pub fn in_flight(&self) -> usize {
+        self.flying.lock().len()
+    }
+
+    /// A handle on the counters.
+    pub fn stats(&self) -> UpstreamStats {
+        UpstreamStats::new(self.origins.iter().map(|o| o.stats.clone()).collect())
+    }
+
+    fn start(
+        &self,
+        shard: ShardId,
+        id: FetchId,
+        request: FetchRequest,
+        events: &EventSender,
+    ) -> Result<(), FetchError> {
+        let origin = self.origin(request.origin)?;
+        count(&origin.stats.started);
+        let accepted = self.accept(origin, id, request, events);
+        match accepted {
+            Ok(fetch) => self.flying.launch((shard, id), fetch),
+            Err(error) => {
+                origin.stats.failed(error.kind);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn accept(
+        &self,
+        origin: &Origin,
+        id: FetchId,
+        request: FetchRequest,
+        events: &EventSender,
+    ) -> Result<Fetch, FetchError> {
+        let dialer = &origin.pool.dialer;
+        if self.in_flight() >= self.max_fetches {
+            return Err(dialer.place.error(
+                FetchErrorKind::LimitReached,
+                format_args!(
+                    "{} fetches are in flight already; raise max_fetches",
+                    self.max_fetches
+                ),
+            ));
+        }
+        let credit = Arc::new(Credit::new(request.window));
+        let outgoing = Outgoing::new(
+            request,
+            dialer.scheme.clone(),
+            &self.identity,
+            &dialer.place,
+        )?;
+        Ok(Fetch {
+            id,
+            outgoing,
+            pool: origin.pool.clone(),
+            stats: origin.stats.clone(),
+            timeouts: self.timeouts,
+            credit,
+            events: events.clone(),
+        })
+    }
+
+    fn origin(&self, id: OriginId) -> Result<&Origin, FetchError> {
+        self.origins.get(usize::from(id.0)).ok_or_else(|| FetchError {
+            kind: FetchErrorKind::ProtocolError,
+            detail: format!(
+                "no origin has number {}: {} are configured; shard and upstream read different configurations",
+                id.0,
+                self.origins.len()
+            ),
+        })
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        for (_, flight) in self.flying.lock().drain() {
+            flight.task.abort();
+        }
+    }
+}
+
+impl Origin {
+    fn new(origin: &OriginConfig, config: &UpstreamConfig) -> Result<Self, UpstreamError> {
+        let dialer = Dialer::new(origin, config.connect_timeout)?;
+        let stats = Arc::new(OriginStats::new(&origin.name));
+        let pool = Pool::new(
+            dialer,
+            config.max_connections,
+            config.connect_timeout,
+            stats.clone(),
+        );
+        Ok(Self { pool, stats })
+    }
+}
+
+type FlightKey = (ShardId, FetchId);
+
+/// The fetches in flight. Whoever takes an entry out of the map decides how the fetch is counted.
+#[derive(Default)]
+struct Flying {
+    fetches: Mutex<HashMap<FlightKey, Flight>>,
+}
+
+struct Flight {
+    credit: Arc<Credit>,
+    stats: Arc<OriginStats>,
+    task: AbortHandle,
+}
+
+impl Flying {
+    fn launch(self: &Arc<Self>, key: FlightKey, fetch: Fetch) {
+        let credit = fetch.credit.clone();
+        let stats = fetch.stats.clone();
+        // Under the lock, so that the task cannot end before its entry exists.
+        let mut fetches = self.lock();
+        let task = tokio::spawn(self.clone().fly(key, fetch)).abort_handle();
+        let flight = Flight {
+            credit,
+            stats,
+            task,
+        };
+        let before = fetches.insert(key, flight);
+        debug_assert!(before.is_none(), "a shard used a fetch id twice: {key:?}");
+    }
+
+    async fn fly(self: Arc<Self>, key: FlightKey, fetch: Fetch) {
+        let outcome = fetch.run().await;
+        let Some(flight) = self.lock().remove(&key) else {
+            // Cancelled while it ended.
+            return;
+        };
+        let last = match outcome {
+            Ok(()) => {
+                count(&flight.stats.ok);
+                FetchEvent::End
+            }
+            Err(Stop::Failed(error)) => {
+                tracing::debug!(shard = key.0, fetch = key.1.0, %error, "fetch failed");
+                flight.stats.failed(error.kind);
+                FetchEvent::Failed(error)
+            }
+            Err(Stop::Unwanted) => {
+                count(&flight.stats.cancelled);
+                return;
+            }
+        };
+        // Without a receiver nobody waits for the end either.
+        let _ = fetch.events.send(fetch.id, last).await;
+    }
+
+    fn grant(&self, key: FlightKey, bytes: u32) {
+        // Credit may cross the fetch's end on its way.
+        if let Some(flight) = self.lock().get(&key) {
+            flight.credit.grant(bytes);
+        }
+    }
+
+    fn cancel(&self, key: FlightKey) {
+        if let Some(flight) = self.lock().remove(&key) {
+            count(&flight.stats.cancelled);
+            flight.task.abort();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<FlightKey, Flight>> {
+        // No code panics half-way through a change under this lock.
+        self.fetches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
