@@ -53,6 +53,9 @@ pub struct Limits {
     pub max_object: u64,
     /// Body bytes an upstream fetch may deliver ahead of their consumption.
     pub fetch_window: u32,
+    /// Body bytes of this shard's fills that found no room in the arena, all together; past it such
+    /// a fetch fails.
+    pub max_heap_fill: u64,
     /// Messages to one other shard that may wait for room in the lane.
     pub max_lane_backlog: usize,
     /// How long a key stays marked as uncacheable, so that its requests do not queue behind each
@@ -78,6 +81,7 @@ impl Default for Limits {
             max_passes: 1_024,
             max_object: 64 << 20,
             fetch_window: 1 << 20,
+            max_heap_fill: 32 << 20,
             max_lane_backlog: 65_536,
             uncacheable_ttl: Duration::from_secs(10),
             max_uncacheable: 16_384,

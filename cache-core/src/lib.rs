@@ -8,6 +8,7 @@
 
 pub mod config;
 pub mod conn;
+pub mod flight;
 pub mod http;
 pub mod io;
 pub mod shard;

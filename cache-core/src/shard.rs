@@ -1,8 +1,351 @@
 //! The only sequencer: takes one input at a time and calls everything else.
+//!
+//! ```text
+//!  shard.rs      inputs, turns, commands, lane messages
+//!  requests.rs   connection events -> requests -> key -> hit | miss | pass
+//!  answers.rs    writing answers: heads, pieces, flow control
+//!  flights.rs    joining and leading flights, fetch events, fills
+//!  passes.rs     fetches for one request only
+//! ```
+//!
+//! A turn is: fire timers, serve waiters that got news, then for every connection with something to
+//! do read its events and write its packets, then announce quiescence to the store. Work left over
+//! when a budget ends is kept for the next turn ([`Shard::wants_turn`]).
+
+mod answers;
+mod flights;
+mod passes;
+mod requests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use foldhash::fast::RandomState;
+
+use crate::config::ShardConfig;
+use crate::conn::h3::{self, FieldSection};
+use crate::conn::quic::{Conn, Quic, QuicSetup, Route};
+use crate::flight::{FlightEvent, Flights, Locals, Target, Ticket, Uncacheable};
+use crate::io::{Command, Datagram, FetchId, Input, Now, OriginId, Outbox, Reply, ShardId};
+use crate::stats::ShardStats;
+use crate::store::{HitNote, Store};
+use passes::Pass;
+
+/// Waiters served in one turn, so that a herd does not hold the core.
+const WAITERS_PER_TURN: usize = 64;
+
+/// Connections worked on in one turn.
+const CONNECTIONS_PER_TURN: usize = 64;
+
+/// Sampled hits collected for another shard before they are sent to it.
+const HIT_NOTES_PER_MESSAGE: usize = 64;
 
 /// What shards say to each other. Opaque to the shell, which only carries it.
 #[derive(Debug)]
 pub enum LaneMessage {
     /// A datagram whose connection id names the receiving shard.
-    Datagram(crate::io::Datagram),
+    Datagram(Datagram),
+    /// Sampled hits on objects of the receiving shard.
+    Hits(Vec<HitNote>),
+    /// The sender's clients want an object that the receiver owns.
+    Join { ticket: Ticket, target: Box<Target> },
+    /// News of a flight that the receiver joined.
+    Flight {
+        ticket: Ticket,
+        fetch: FetchId,
+        event: FlightEvent,
+    },
+    /// The sender has no more use for the spans of a flight that has ended.
+    Done { fetch: FetchId },
+}
+
+impl LaneMessage {
+    /// May be lost when a lane is full: QUIC sends a datagram again, and hits are a sample.
+    pub fn droppable(&self) -> bool {
+        matches!(self, Self::Datagram(_) | Self::Hits(_))
+    }
+}
+
+/// One core's cache.
+pub struct Shard {
+    config: ShardConfig,
+    stats: Arc<ShardStats>,
+    quic: Quic,
+    store: Store,
+    routes: Routes,
+    locals: Locals,
+    flights: Flights,
+    passes: HashMap<FetchId, Pass, RandomState>,
+    uncacheable: Uncacheable,
+    next_fetch: u64,
+    /// Body bytes that fills without room hold on the heap.
+    heap_bytes: u64,
+    draining: bool,
+    /// Sampled hits by owner.
+    hits: Vec<Vec<HitNote>>,
+    scratch: Scratch,
+}
+
+/// Buffers used by one request at a time, so that a hit allocates only its answer.
+struct Scratch {
+    section: FieldSection,
+    key: Vec<u8>,
+    status: Vec<u8>,
+    uni_events: Vec<h3::Event>,
+}
+
+impl Shard {
+    /// `store` must be the one that was built for `config.shard`. `seed` is drawn at random by the
+    /// shell; with `deterministic` every choice of the shard follows from it (simulation only).
+    pub fn new(
+        config: ShardConfig,
+        store: Store,
+        quic: &QuicSetup,
+        stats: Arc<ShardStats>,
+        seed: [u8; 32],
+        deterministic: bool,
+    ) -> Self {
+        let limits = &config.limits;
+        Self {
+            quic: Quic::new(
+                quic,
+                config.shard,
+                config.shards,
+                limits,
+                seed,
+                deterministic,
+            ),
+            store,
+            routes: Routes::new(&config),
+            locals: Locals::default(),
+            flights: Flights::default(),
+            passes: HashMap::default(),
+            uncacheable: Uncacheable::new(limits.max_uncacheable, limits.uncacheable_ttl),
+            next_fetch: 0,
+            heap_bytes: 0,
+            draining: false,
+            hits: vec![Vec::new(); usize::from(config.shards)],
+            scratch: Scratch {
+                section: FieldSection::new(limits.max_field_section),
+                key: Vec::new(),
+                status: Vec::new(),
+                uni_events: Vec::new(),
+            },
+            stats,
+            config,
+        }
+    }
+
+    /// Takes one input. Effects are appended to `out`; the shell carries them out and recycles the
+    /// buffers.
+    pub fn handle(&mut self, now: Now, input: Input, out: &mut Outbox) {
+        match input {
+            Input::Datagram(datagram) => self.datagram(now, datagram, out),
+            Input::Lane { from, message } => self.lane(now, from, message, out),
+            Input::Fetch { id, event } => self.fetch_event(now, id, event, out),
+            Input::Command { id, command } => {
+                let reply = self.command(command);
+                out.replies.push((id, reply));
+            }
+            Input::Turn { max_transmits } => self.turn(now, max_transmits, out),
+        }
+    }
+
+    /// When a turn is due at the latest.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.quic.next_timeout()
+    }
+
+    /// Work is left over from the last turn.
+    pub fn wants_turn(&self) -> bool {
+        self.quic.dirty() > 0 || self.locals.has_ready()
+    }
+
+    /// Open connections; a drain has ended when there are none.
+    pub fn connections(&self) -> usize {
+        self.quic.open_connections()
+    }
+
+    fn datagram(&mut self, now: Now, datagram: Datagram, out: &mut Outbox) {
+        self.stats.datagrams_received.inc();
+        match self.quic.route(&datagram.data) {
+            Route::Mine => self.quic.datagram(now.mono, datagram, out, &self.stats),
+            Route::Other(shard) => {
+                self.stats.datagrams_handed_over.inc();
+                out.lanes.push((shard, LaneMessage::Datagram(datagram)));
+            }
+            Route::Forged => self.stats.datagrams_forged.inc(),
+        }
+    }
+
+    fn lane(&mut self, now: Now, from: ShardId, message: LaneMessage, out: &mut Outbox) {
+        match message {
+            LaneMessage::Datagram(datagram) => {
+                self.stats.datagrams_received.inc();
+                self.quic.datagram(now.mono, datagram, out, &self.stats);
+            }
+            LaneMessage::Hits(notes) => self.store.note_hits(&notes),
+            LaneMessage::Join { ticket, target } => self.join(now, from, ticket, *target, out),
+            LaneMessage::Flight {
+                ticket,
+                fetch,
+                event,
+            } => self.flight_event(now, from, ticket, fetch, event, out),
+            LaneMessage::Done { fetch } => self.flight_done(fetch, from),
+        }
+    }
+
+    fn command(&mut self, command: Command) -> Reply {
+        match command {
+            Command::PurgeKey(key) => self.purge_key(&key),
+            Command::PurgeAll => self.purge_all(),
+            Command::Drain => self.drain(),
+        }
+    }
+
+    fn purge_key(&mut self, key: &Bytes) -> Reply {
+        self.stats.purges.inc();
+        self.flights.purge(key);
+        self.locals.close_key(key);
+        let hash = self.store.hash(key);
+        let ours = self.store.owner(hash) == self.config.shard;
+        let purged = ours && self.store.purge(hash, key);
+        Reply::Purged {
+            objects: u64::from(purged),
+        }
+    }
+
+    fn purge_all(&mut self) -> Reply {
+        self.stats.purges.inc();
+        self.flights.purge_all();
+        self.locals.close_all_keys();
+        self.uncacheable.clear();
+        Reply::Purged {
+            objects: self.store.purge_all(),
+        }
+    }
+
+    fn drain(&mut self) -> Reply {
+        self.draining = true;
+        self.quic.refuse_new();
+        for id in self.quic.ids() {
+            if let Some(conn) = self.quic.take(id) {
+                self.quic.put_back_dirty(conn);
+            }
+        }
+        Reply::Draining {
+            connections: self.quic.open_connections(),
+        }
+    }
+
+    fn turn(&mut self, now: Now, max_transmits: usize, out: &mut Outbox) {
+        self.quic.expire(now.mono);
+        self.serve_ready(now, out);
+        self.serve_connections(now, max_transmits, out);
+        self.send_hit_notes(out);
+        self.store.turn();
+        self.publish_gauges();
+    }
+
+    /// Serves waiters of flights that got news.
+    fn serve_ready(&mut self, now: Now, out: &mut Outbox) {
+        for _ in 0..WAITERS_PER_TURN {
+            let Some((_, waiter)) = self.locals.next_ready() else {
+                return;
+            };
+            // A connection that is gone has left its flights already.
+            if let Some(mut conn) = self.quic.take(waiter.conn) {
+                self.resume(&mut conn, waiter.stream, true, now, out);
+                self.quic.put_back_dirty(conn);
+            }
+        }
+    }
+
+    fn serve_connections(&mut self, now: Now, max_transmits: usize, out: &mut Outbox) {
+        let mut budget = max_transmits;
+        for _ in 0..self.quic.dirty().min(CONNECTIONS_PER_TURN) {
+            if budget == 0 {
+                return;
+            }
+            let Some(mut conn) = self.quic.take_dirty() else {
+                return;
+            };
+            self.connection_events(&mut conn, now, out);
+            if self.draining {
+                self.drain_connection(&mut conn, now);
+            }
+            let (written, ended) = self.quic.finish(now.mono, conn, budget, out, &self.stats);
+            budget -= written;
+            if let Some(mut conn) = ended {
+                self.forget_streams(&mut conn, out);
+            }
+        }
+    }
+
+    /// Announces that no more requests are taken, and closes once every answer has arrived.
+    fn drain_connection(&mut self, conn: &mut Conn, now: Now) {
+        if !conn.draining {
+            self.send_goaway(conn);
+        }
+        let control = usize::from(conn.control.is_some());
+        let answered = conn.streams.is_empty() && conn.quic.streams().send_streams() <= control;
+        if answered && !conn.quic.is_closed() {
+            conn.close(now.mono, h3::error::H3_NO_ERROR, "draining");
+        }
+    }
+
+    /// Hits on our own objects are counted by the store itself.
+    fn send_hit_notes(&mut self, out: &mut Outbox) {
+        for (owner, notes) in self.hits.iter_mut().enumerate() {
+            if notes.len() >= HIT_NOTES_PER_MESSAGE {
+                let message = LaneMessage::Hits(std::mem::take(notes));
+                out.lanes.push((owner as ShardId, message));
+            }
+        }
+    }
+
+    fn publish_gauges(&self) {
+        self.stats.waiters.set(self.locals.followers() as u64);
+        self.stats.flights.set(self.flights.len() as u64);
+        self.stats.passes.set(self.passes.len() as u64);
+        self.stats.uncacheable.set(self.uncacheable.len() as u64);
+    }
+
+    fn fetch_id(&mut self) -> FetchId {
+        self.next_fetch += 1;
+        FetchId(self.next_fetch)
+    }
+}
+
+/// Which origin serves a host.
+struct Routes {
+    hosts: HashMap<Vec<u8>, OriginId, RandomState>,
+    any: Option<OriginId>,
+}
+
+impl Routes {
+    fn new(config: &ShardConfig) -> Self {
+        let mut routes = Self {
+            hosts: HashMap::default(),
+            any: None,
+        };
+        for (index, origin) in config.origins.iter().enumerate() {
+            let id = OriginId(index as u16);
+            for host in &origin.hosts {
+                match host.as_str() {
+                    "*" => routes.any = Some(id),
+                    host => {
+                        routes.hosts.insert(host.as_bytes().to_vec(), id);
+                    }
+                }
+            }
+        }
+        routes
+    }
+
+    fn find(&self, host: &[u8]) -> Option<OriginId> {
+        self.hosts.get(host).copied().or(self.any)
+    }
 }

@@ -1,3 +1,5 @@
 //! Datagrams on one side, requests and responses on the other.
 
 pub mod h3;
+pub mod quic;
+pub mod stream;

@@ -136,6 +136,8 @@ pub struct Conn {
     pub control: Option<StreamId>,
     /// Requests that are still being read or answered.
     pub streams: HashMap<StreamId, Stream, RandomState>,
+    /// Request streams accepted.
+    pub requests_seen: u64,
     /// GOAWAY was sent: no request is accepted any more.
     pub draining: bool,
     dirty: bool,
@@ -320,7 +322,8 @@ impl Quic {
             quic,
             h3: h3::Connection::new(self.h3_limits),
             control: None,
-            streams: Default::default(),
+            streams: HashMap::default(),
+            requests_seen: 0,
             draining: false,
             dirty: false,
             armed: None,
@@ -365,13 +368,9 @@ impl Quic {
 
     /// Puts a connection back and has it looked at in the next turn.
     pub fn put_back_dirty(&mut self, mut conn: Box<Conn>) {
-        mark(
-            &mut self.dirty,
-            &mut conn,
-            ConnectionHandle(conn.id.handle as usize),
-        );
-        let index = conn.id.handle as usize;
-        self.slots[index] = Some(conn);
+        let handle = ConnectionHandle(conn.id.handle as usize);
+        mark(&mut self.dirty, &mut conn, handle);
+        self.slots[handle.0] = Some(conn);
     }
 
     /// Writes up to `budget` transmits of a connection, then puts it back: dirty if the budget

@@ -7,6 +7,7 @@ use quinn_proto::{SendStream, WriteError};
 
 use crate::conn::h3::RequestReader;
 use crate::flight::Ticket;
+use crate::http::cache_status::Forward;
 use crate::io::FetchId;
 
 /// What is kept of a request while it is not read or not answered to the end.
@@ -36,8 +37,19 @@ pub struct Response {
 pub enum Source {
     /// Nowhere: `rest` is the end of the answer.
     Done,
-    /// A flight; `next` is the first piece not yet taken from it. `None`: waiting for the head.
-    Flight { ticket: Ticket, next: Option<u32> },
+    /// A flight.
+    Flight {
+        ticket: Ticket,
+        /// The first piece not yet taken. `None`: still without the head.
+        next: Option<u32>,
+        /// Why the request was forwarded, for Cache-Status.
+        why: Forward,
+        collapsed: bool,
+        /// How often the request was told that the object is there, and it was gone again.
+        attempts: u8,
+        /// It is in the flight's list of waiters.
+        waiting: bool,
+    },
     /// A fetch for this request alone. Its pieces are pushed into `rest`.
     Pass { fetch: FetchId },
 }
@@ -57,8 +69,7 @@ pub enum Written {
 pub fn write(stream: &mut SendStream<'_>, pieces: &mut VecDeque<Bytes>) -> (Written, u64) {
     let mut bytes = 0;
     while !pieces.is_empty() {
-        let (front, _) = pieces.make_contiguous().split_at_mut(pieces.len().min(32));
-        match stream.write_chunks(front) {
+        match stream.write_chunks(pieces.make_contiguous()) {
             Ok(written) => {
                 bytes += written.bytes as u64;
                 pieces.drain(..written.chunks);

@@ -3,6 +3,7 @@
 pub mod cache_control;
 pub mod cache_status;
 pub mod conditional;
+pub mod forward;
 pub mod freshness;
 pub mod key;
 pub mod request;

@@ -20,6 +20,9 @@ mod priority;
 mod request;
 mod section;
 
+#[cfg(test)]
+pub(crate) mod samples;
+
 pub use connection::{Connection, Event, Limits, goaway_frame};
 pub use error::{H3Error, Scope};
 pub use priority::Priority;

@@ -1,54 +1,155 @@
-//! A decoded and validated request head, in memory that is used again and again.
+//! A decoded and validated request head (RFC 9114 sections 4.2 and 4.3), in memory that is used
+//! again and again.
+//!
+//! ```text
+//!  buf:    |GET|https|edge.test|/a.png|sec-ch-ua|"Chromium"...|   decoded strings, end to end
+//!  fields:  name: static entry or span of buf, value: span of buf
+//!  pseudo:  spans of buf, one for each of the four
+//! ```
+
+use super::error::H3Error;
+use super::error::QPACK_DECOMPRESSION_FAILED;
+use super::qpack::{DecodeError, Line, Lines, Name, Text, static_table};
 
 /// Scratch of a shard: holds one request's fields until the next request is read into it.
 #[derive(Debug)]
 pub struct FieldSection {
     limit: usize,
+    buf: Vec<u8>,
+    used: usize,
+    /// Size so far as RFC 9114 section 4.2.2 counts.
+    size: usize,
+    fields: Vec<Field>,
+    /// Bit `min(length of name, 63)` of every field, so that most lookups of absent fields end
+    /// before they begin.
+    name_lengths: u64,
+    pseudo: [Option<Span>; 4],
+    host: Option<Span>,
+    content_length: Option<u64>,
 }
 
 /// Iterates over name and value of the regular (not pseudo) fields, in order.
+#[derive(Clone, Debug)]
 pub struct Fields<'a> {
-    section: &'a FieldSection,
+    buf: &'a [u8],
+    fields: std::slice::Iter<'a, Field>,
+}
+
+/// Why a section was not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SectionError {
+    Invalid(H3Error),
+    /// Larger than the limit.
+    TooLarge,
+}
+
+/// Bytes that the Huffman decoder may write past the end of a string.
+const SLACK: usize = 8;
+
+/// RFC 9114 section 4.2.2.
+const FIELD_OVERHEAD: usize = 32;
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Span {
+    start: u32,
+    len: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Field {
+    name: FieldName,
+    value: Span,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum FieldName {
+    Static(u8),
+    Literal(Span),
+}
+
+/// Pseudo-fields of requests, indexes into [`FieldSection::pseudo`].
+#[derive(Clone, Copy, Debug)]
+enum Pseudo {
+    Method,
+    Scheme,
+    Authority,
+    Path,
 }
 
 impl FieldSection {
-    /// Room for sections of up to `limit` bytes, counted as RFC 9114 section 4.2.2 does.
+    /// Room for sections of up to `limit` bytes, counted as RFC 9114 section 4.2.2 does. All
+    /// memory is taken here but for the list of fields, which grows once to at most `limit / 32`.
     pub fn new(limit: usize) -> Self {
-        Self { limit }
+        let limit = limit.min(u32::MAX as usize - SLACK);
+        Self {
+            limit,
+            buf: vec![0; limit + SLACK],
+            used: 0,
+            size: 0,
+            fields: Vec::with_capacity(64),
+            name_lengths: 0,
+            pseudo: [None; 4],
+            host: None,
+            content_length: None,
+        }
     }
 
+    /// The limit given to [`Self::new`].
     pub fn limit(&self) -> usize {
         self.limit
     }
 
+    /// A token, never empty.
     pub fn method(&self) -> &[u8] {
-        b"GET"
+        self.pseudo(Pseudo::Method)
     }
 
-    /// Empty for CONNECT.
+    /// `https` or `http`; empty for CONNECT.
     pub fn scheme(&self) -> &[u8] {
-        b"https"
+        self.pseudo(Pseudo::Scheme)
     }
 
-    /// `:authority`, or Host where there is no `:authority`.
+    /// `:authority`, or Host where there is no `:authority`. Never empty; bytes of a host and port
+    /// only, but whether they form one is decided by [`crate::http::key::write_key`].
     pub fn authority(&self) -> &[u8] {
-        b""
+        match self.pseudo(Pseudo::Authority) {
+            [] => self.host.map_or(&[], |span| self.bytes(span)),
+            authority => authority,
+        }
     }
 
-    /// Path and query; `*` for OPTIONS at most; empty for CONNECT.
+    /// Path and query, beginning with `/`; or `*`, for OPTIONS only; empty for CONNECT.
     pub fn path(&self) -> &[u8] {
-        b"/"
+        self.pseudo(Pseudo::Path)
+    }
+
+    /// The declared length of the request's body.
+    pub fn content_length(&self) -> Option<u64> {
+        self.content_length
     }
 
     /// The regular fields (lower-case names), without Host.
     pub fn fields(&self) -> Fields<'_> {
-        Fields { section: self }
+        Fields {
+            buf: &self.buf,
+            fields: self.fields.iter(),
+        }
     }
 
-    /// The first value of a field; `name` in lower case.
+    /// The first value of a field; `name` in lower case. Host is not among the fields.
     pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
-        let _ = name;
-        None
+        if self.name_lengths & length_bit(name.len()) == 0 {
+            return None;
+        }
+        self.fields().find(|&(n, _)| n == name).map(|(_, v)| v)
+    }
+
+    fn pseudo(&self, which: Pseudo) -> &[u8] {
+        self.pseudo[which as usize].map_or(&[], |span| self.bytes(span))
+    }
+
+    fn bytes(&self, span: Span) -> &[u8] {
+        span.of(&self.buf)
     }
 }
 
@@ -56,7 +157,311 @@ impl<'a> Iterator for Fields<'a> {
     type Item = (&'a [u8], &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let _ = self.section;
-        None
+        let field = self.fields.next()?;
+        Some((field.name.of(self.buf), field.value.of(self.buf)))
     }
 }
+
+/// Reading a request into the section.
+impl FieldSection {
+    /// Replaces the content with the fields of a request. After an error the content is whatever
+    /// was read until then, and must not be used.
+    pub(super) fn read_request(&mut self, section: &[u8]) -> Result<(), SectionError> {
+        self.clear();
+        let mut lines = Lines::new(section)?;
+        while let Some(line) = lines.next_line()? {
+            self.add(line)?;
+        }
+        self.check_request().map_err(SectionError::Invalid)
+    }
+
+    fn clear(&mut self) {
+        self.used = 0;
+        self.size = 0;
+        self.fields.clear();
+        self.name_lengths = 0;
+        self.pseudo = [None; 4];
+        self.host = None;
+        self.content_length = None;
+    }
+
+    fn add(&mut self, line: Line<'_>) -> Result<(), SectionError> {
+        match line.name {
+            Name::Static(index) => {
+                let name = static_table::ENTRIES[index as usize].0;
+                let value = self.store_value(name.len(), line.value)?;
+                if name[0] == b':' {
+                    return Ok(self.add_pseudo(pseudo_of(name)?, value)?);
+                }
+                self.add_field(name, FieldName::Static(index), value)?;
+            }
+            Name::Literal(text) => {
+                let name = self.store(text)?;
+                let value = self.store_value(name.len as usize, line.value)?;
+                self.add_literal(name, value)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_literal(&mut self, name: Span, value: Span) -> Result<(), H3Error> {
+        let bytes = self.bytes(name);
+        if bytes.first() == Some(&b':') {
+            return self.add_pseudo(pseudo_of(bytes)?, value);
+        }
+        check_name(bytes)?;
+        match bytes {
+            b"host" if self.host.is_some() => Err(H3Error::message("Host appears twice")),
+            b"host" => {
+                self.host = Some(value);
+                Ok(())
+            }
+            b"content-length" => self.add_content_length(FieldName::Literal(name), value),
+            _ => {
+                check_connection_specific(bytes, self.bytes(value))?;
+                self.push_field(FieldName::Literal(name), value);
+                Ok(())
+            }
+        }
+    }
+
+    fn add_field(
+        &mut self,
+        bytes: &'static [u8],
+        name: FieldName,
+        value: Span,
+    ) -> Result<(), H3Error> {
+        if bytes == b"content-length" {
+            return self.add_content_length(name, value);
+        }
+        self.push_field(name, value);
+        Ok(())
+    }
+
+    fn add_content_length(&mut self, name: FieldName, value: Span) -> Result<(), H3Error> {
+        if self.content_length.is_some() {
+            return Err(H3Error::message("Content-Length appears twice"));
+        }
+        let length = parse_content_length(self.bytes(value))
+            .ok_or(H3Error::message("Content-Length is not a number"))?;
+        self.content_length = Some(length);
+        self.push_field(name, value);
+        Ok(())
+    }
+
+    fn push_field(&mut self, name: FieldName, value: Span) {
+        self.name_lengths |= length_bit(name.of(&self.buf).len());
+        self.fields.push(Field { name, value });
+    }
+
+    fn add_pseudo(&mut self, which: Pseudo, value: Span) -> Result<(), H3Error> {
+        if !self.fields.is_empty() || self.host.is_some() {
+            return Err(H3Error::message("pseudo-field after a regular field"));
+        }
+        if self.pseudo[which as usize].replace(value).is_some() {
+            return Err(H3Error::message("pseudo-field appears twice"));
+        }
+        Ok(())
+    }
+
+    /// Stores a value, checks its bytes, and counts the field whose name is `name_len` long.
+    fn store_value(&mut self, name_len: usize, text: Text<'_>) -> Result<Span, SectionError> {
+        let value = self.store(text)?;
+        check_value(self.bytes(value))?;
+        self.size += name_len + value.len as usize + FIELD_OVERHEAD;
+        if self.size > self.limit {
+            return Err(SectionError::TooLarge);
+        }
+        Ok(value)
+    }
+
+    #[inline]
+    fn store(&mut self, text: Text<'_>) -> Result<Span, SectionError> {
+        let len = text.decode(&mut self.buf[self.used..])?;
+        let span = Span {
+            start: self.used as u32,
+            len: len as u32,
+        };
+        self.used += len;
+        Ok(span)
+    }
+
+    /// What only the whole request can show (RFC 9114 section 4.3.1).
+    fn check_request(&self) -> Result<(), H3Error> {
+        let [method, scheme, authority, path] = self.pseudo.map(|span| span.is_some());
+        if !method || !is_token(self.method()) {
+            return Err(H3Error::message(":method is missing or no token"));
+        }
+        self.check_authority()?;
+        if self.method() == b"CONNECT" {
+            if scheme || path || !authority {
+                return Err(H3Error::message("CONNECT takes :authority alone"));
+            }
+            return Ok(());
+        }
+        if !matches!(self.scheme(), b"https" | b"http") {
+            return Err(H3Error::message(":scheme is missing or not https"));
+        }
+        self.check_path()
+    }
+
+    fn check_authority(&self) -> Result<(), H3Error> {
+        let authority = self.authority();
+        if authority.is_empty() || !authority.iter().all(|&b| is_authority_byte(b)) {
+            return Err(H3Error::message("authority is missing or malformed"));
+        }
+        if self.pseudo[Pseudo::Authority as usize].is_some()
+            && self.host.is_some_and(|host| self.bytes(host) != authority)
+        {
+            return Err(H3Error::message(":authority and Host differ"));
+        }
+        Ok(())
+    }
+
+    fn check_path(&self) -> Result<(), H3Error> {
+        match self.path() {
+            b"*" if self.method() == b"OPTIONS" => Ok(()),
+            path @ [b'/', ..] if path.iter().all(|&b| b > b' ' && b != 0x7f) => Ok(()),
+            _ => Err(H3Error::message(":path is missing or malformed")),
+        }
+    }
+}
+
+/// Validates a trailer section (RFC 9114 section 4.1) of at most `limit` bytes, keeping nothing.
+pub(super) fn check_trailers(section: &[u8], limit: usize) -> Result<(), SectionError> {
+    // Five bits are the shortest code, so nothing decodes to more than this.
+    let mut scratch = FieldSection::new(limit.min(section.len() * 8 / 5 + FIELD_OVERHEAD));
+    scratch.limit = limit;
+    let mut lines = Lines::new(section)?;
+    while let Some(line) = lines.next_line()? {
+        scratch.used = 0;
+        let is_pseudo = match line.name {
+            Name::Static(index) => static_table::ENTRIES[index as usize].0[0] == b':',
+            Name::Literal(Text::Plain(name)) => name.first() == Some(&b':'),
+            // ':' is 1011100 in the Huffman code.
+            Name::Literal(Text::Huffman(name)) => name.first().is_some_and(|b| b >> 1 == 0x5c),
+        };
+        if is_pseudo {
+            return Err(H3Error::message("pseudo-field in trailers").into());
+        }
+        scratch.add(line)?;
+    }
+    Ok(())
+}
+
+fn pseudo_of(name: &[u8]) -> Result<Pseudo, H3Error> {
+    match name {
+        b":method" => Ok(Pseudo::Method),
+        b":scheme" => Ok(Pseudo::Scheme),
+        b":authority" => Ok(Pseudo::Authority),
+        b":path" => Ok(Pseudo::Path),
+        _ => Err(H3Error::message("pseudo-field not defined for requests")),
+    }
+}
+
+/// RFC 9114 section 4.2: a token in lower case.
+fn check_name(name: &[u8]) -> Result<(), H3Error> {
+    if is_token(name) && !name.iter().any(u8::is_ascii_uppercase) {
+        return Ok(());
+    }
+    Err(H3Error::message("field name is not a lower-case token"))
+}
+
+/// RFC 9110 section 5.5: no control characters but tab, no space at the ends.
+#[inline]
+fn check_value(value: &[u8]) -> Result<(), H3Error> {
+    let control = |b: u8| (b < b' ') & (b != b'\t') | (b == 0x7f);
+    let bad = value.iter().fold(false, |bad, &b| bad | control(b));
+    let blank = |b: Option<&u8>| matches!(b, Some(b' ' | b'\t'));
+    if bad || blank(value.first()) || blank(value.last()) {
+        return Err(H3Error::message("field value has forbidden characters"));
+    }
+    Ok(())
+}
+
+/// RFC 9114 section 4.2: fields of HTTP/1.1 connections make a request malformed.
+fn check_connection_specific(name: &[u8], value: &[u8]) -> Result<(), H3Error> {
+    match name {
+        b"connection" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding" | b"upgrade" => {
+            Err(H3Error::message("connection-specific field"))
+        }
+        b"te" if value != b"trailers" => Err(H3Error::message("TE is not trailers")),
+        _ => Ok(()),
+    }
+}
+
+fn parse_content_length(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+fn is_token(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(|&b| TOKEN[b as usize])
+}
+
+/// Bytes of RFC 9110 section 5.6.2's `tchar`.
+const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0u8;
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric()
+            || matches!(
+                byte,
+                b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'
+            )
+            || matches!(byte, b'_' | b'`' | b'|' | b'~');
+        byte += 1;
+    }
+    table
+};
+
+/// Bytes of a host and port (RFC 3986 section 3.2); user information is not among them (RFC 9114
+/// section 4.3.1).
+fn is_authority_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']' | b'%')
+        || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')
+}
+
+fn length_bit(len: usize) -> u64 {
+    1 << len.min(63)
+}
+
+impl Span {
+    #[inline]
+    fn of(self, buf: &[u8]) -> &[u8] {
+        &buf[self.start as usize..][..self.len as usize]
+    }
+}
+
+impl FieldName {
+    #[inline]
+    fn of(self, buf: &[u8]) -> &[u8] {
+        match self {
+            Self::Static(index) => static_table::ENTRIES[index as usize].0,
+            Self::Literal(span) => span.of(buf),
+        }
+    }
+}
+
+impl From<H3Error> for SectionError {
+    fn from(error: H3Error) -> Self {
+        Self::Invalid(error)
+    }
+}
+
+impl From<DecodeError> for SectionError {
+    fn from(error: DecodeError) -> Self {
+        match error {
+            DecodeError::TooLong => Self::TooLarge,
+            DecodeError::Failed(reason) => {
+                Self::Invalid(H3Error::connection(QPACK_DECOMPRESSION_FAILED, reason))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,519 @@
+//! Flights: one fetch for any number of requests that want the same missing object.
+//!
+//! The shard that owns a key's partition leads its flight ([`Owned`]): it asks the upstream, writes
+//! the arena and tells every shard that joined. On each of those shards a [`Local`] flight holds
+//! the requests of its own clients and the pieces they are streamed from. Nothing here does I/O or
+//! touches the store: the shard carries out what these tables say.
+//!
+//! ```text
+//!  request --miss--> Local (this shard) --Join--> Owned (owner shard) --Fetch--> upstream
+//!                      ^    waiters                  |  spans in the arena
+//!                      '--- Head, Pieces, End -------'
+//!                      '--- Done ------------------->   the fill may be released
+//! ```
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use foldhash::fast::RandomState;
+use quinn_proto::StreamId;
+
+use crate::conn::quic::ConnId;
+use crate::io::{FetchErrorKind, FetchId, OriginId, ShardId};
+use crate::store::{Fill, KeyHash, ObjectMeta, Span};
+
+/// Names a [`Local`] flight of one shard; never reused while the shard lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ticket(pub u64);
+
+/// What to ask an origin for, the same for every request of one cache key.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub key: Bytes,
+    pub hash: KeyHash,
+    pub origin: OriginId,
+    pub authority: Bytes,
+    pub path: Bytes,
+}
+
+/// The head of the response that a flight brings.
+#[derive(Debug)]
+pub struct FlightHead {
+    pub meta: ObjectMeta,
+    /// Encoded fields, see [`crate::conn::h3::head`].
+    pub encoded: Bytes,
+    /// The declared length of the body.
+    pub length: Option<u64>,
+    /// Whether the object is meant to be kept.
+    pub stored: bool,
+}
+
+/// A part of the body, in order.
+#[derive(Debug)]
+pub enum Piece {
+    /// In the owner's arena; valid until the shard says Done.
+    Span(Span),
+    /// On the heap, where the arena had no room.
+    Heap(Bytes),
+}
+
+/// What an owner tells the shards that joined.
+#[derive(Debug)]
+pub enum FlightEvent {
+    Head(Arc<FlightHead>),
+    Pieces(Vec<Piece>),
+    End(Outcome),
+}
+
+/// How a flight ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All pieces were told.
+    Complete,
+    /// The response is for one request only: each waiter asks for itself.
+    Private,
+    /// The owner found the object stored when the join arrived.
+    Present,
+    /// The owner has `max_flights` already.
+    Refused,
+    Failed(FetchErrorKind),
+}
+
+/// A request that has taken every piece there is.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiter {
+    pub conn: ConnId,
+    pub stream: StreamId,
+}
+
+/// The waiters' side of a flight on one shard.
+pub struct Local {
+    pub target: Target,
+    pub head: Option<Arc<FlightHead>>,
+    pub pieces: Vec<Bytes>,
+    pub outcome: Option<Outcome>,
+    /// Requests that have nothing to write until the next event.
+    idle: Vec<Waiter>,
+    /// Requests to be served after an event.
+    ready: Vec<Waiter>,
+    /// Requests that still take pieces from here (idle, ready, or blocked by flow control).
+    followers: usize,
+    queued: bool,
+}
+
+/// All local flights of a shard.
+#[derive(Default)]
+pub struct Locals {
+    by_key: HashMap<Bytes, Ticket, RandomState>,
+    flights: HashMap<Ticket, Local, RandomState>,
+    ready: VecDeque<Ticket>,
+    next: u64,
+    followers: usize,
+}
+
+impl Locals {
+    /// Requests that follow any flight.
+    pub fn followers(&self) -> usize {
+        self.followers
+    }
+
+    /// The flight that a new request for this key may join.
+    pub fn joinable(&self, key: &[u8]) -> Option<Ticket> {
+        self.by_key.get(key).copied()
+    }
+
+    pub fn open(&mut self, target: Target) -> Ticket {
+        self.next += 1;
+        let ticket = Ticket(self.next);
+        self.by_key.insert(target.key.clone(), ticket);
+        self.flights.insert(
+            ticket,
+            Local {
+                target,
+                head: None,
+                pieces: Vec::new(),
+                outcome: None,
+                idle: Vec::new(),
+                ready: Vec::new(),
+                followers: 0,
+                queued: false,
+            },
+        );
+        ticket
+    }
+
+    pub fn get(&self, ticket: Ticket) -> Option<&Local> {
+        self.flights.get(&ticket)
+    }
+
+    pub fn get_mut(&mut self, ticket: Ticket) -> Option<&mut Local> {
+        self.flights.get_mut(&ticket)
+    }
+
+    pub fn follow(&mut self, ticket: Ticket) {
+        if let Some(flight) = self.flights.get_mut(&ticket) {
+            flight.followers += 1;
+            self.followers += 1;
+        }
+    }
+
+    /// A follower has taken every piece so far.
+    pub fn wait(&mut self, ticket: Ticket, waiter: Waiter) {
+        if let Some(flight) = self.flights.get_mut(&ticket) {
+            flight.idle.push(waiter);
+        }
+    }
+
+    /// A follower is finished or gone. The flight is forgotten with its last follower once it has
+    /// ended.
+    pub fn unfollow(&mut self, ticket: Ticket) {
+        let Some(flight) = self.flights.get_mut(&ticket) else {
+            return;
+        };
+        flight.followers -= 1;
+        self.followers -= 1;
+        if flight.followers == 0 && flight.outcome.is_some() {
+            self.flights.remove(&ticket);
+        }
+    }
+
+    /// Something new is to be read by the waiters.
+    pub fn wake(&mut self, ticket: Ticket) {
+        let Some(flight) = self.flights.get_mut(&ticket) else {
+            return;
+        };
+        flight.ready.append(&mut flight.idle);
+        if !flight.ready.is_empty() && !flight.queued {
+            flight.queued = true;
+            self.ready.push_back(ticket);
+        }
+    }
+
+    /// The next waiter to serve.
+    pub fn next_ready(&mut self) -> Option<(Ticket, Waiter)> {
+        while let Some(&ticket) = self.ready.front() {
+            if let Some(flight) = self.flights.get_mut(&ticket) {
+                if let Some(waiter) = flight.ready.pop() {
+                    return Some((ticket, waiter));
+                }
+                flight.queued = false;
+            }
+            self.ready.pop_front();
+        }
+        None
+    }
+
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Takes no more requests in. Those that follow go on.
+    pub fn close_key(&mut self, key: &[u8]) {
+        self.by_key.remove(key);
+    }
+
+    /// Takes no more requests into any flight.
+    pub fn close_all_keys(&mut self) {
+        self.by_key.clear();
+    }
+
+    /// The flight has ended: new requests look for the object in the index, or try again.
+    pub fn end(&mut self, ticket: Ticket, outcome: Outcome) {
+        let Some(flight) = self.flights.get_mut(&ticket) else {
+            return;
+        };
+        flight.outcome = Some(outcome);
+        if self.by_key.get(&flight.target.key) == Some(&ticket) {
+            self.by_key.remove(&flight.target.key);
+        }
+        if flight.followers == 0 {
+            self.flights.remove(&ticket);
+        }
+    }
+}
+
+/// A shard that joined, and its name for the flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subscriber {
+    pub shard: ShardId,
+    pub ticket: Ticket,
+}
+
+/// The leading side of a flight.
+pub struct Owned {
+    pub target: Target,
+    pub subscribers: Vec<Subscriber>,
+    pub head: Option<Arc<FlightHead>>,
+    /// Where the body goes; `None` before the head, and when there was no room for it.
+    pub fill: Option<Fill>,
+    /// Every piece so far, for those who join late.
+    pub pieces: Vec<LedPiece>,
+    pub received: u64,
+    /// A purge of the key came after the fetch began: what arrives is not kept.
+    pub purged: bool,
+    /// Body bytes on the heap.
+    pub heap: u64,
+    /// When the fetch began, milliseconds since the Unix epoch.
+    pub sent_unix_ms: u64,
+    /// The arena took no more: what follows goes to the heap and the object is not kept.
+    pub full: bool,
+}
+
+/// A [`Piece`] as its owner remembers it.
+#[derive(Clone, Debug)]
+pub enum LedPiece {
+    Span(Span),
+    Heap(Bytes),
+}
+
+impl LedPiece {
+    pub fn told(&self) -> Piece {
+        match self {
+            Self::Span(span) => Piece::Span(*span),
+            Self::Heap(bytes) => Piece::Heap(bytes.clone()),
+        }
+    }
+}
+
+/// All flights that a shard leads.
+#[derive(Default)]
+pub struct Flights {
+    by_key: HashMap<Bytes, FetchId, RandomState>,
+    flights: HashMap<FetchId, Owned, RandomState>,
+    /// Ended flights whose spans other shards may still have to look at.
+    settling: HashMap<FetchId, (Option<Fill>, Vec<ShardId>), RandomState>,
+}
+
+impl Flights {
+    pub fn len(&self) -> usize {
+        self.flights.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.flights.is_empty()
+    }
+
+    /// Flights whose fill is not released yet, beside those that are going on.
+    pub fn settling(&self) -> usize {
+        self.settling.len()
+    }
+
+    pub fn by_key(&self, key: &[u8]) -> Option<FetchId> {
+        self.by_key.get(key).copied()
+    }
+
+    pub fn open(&mut self, id: FetchId, target: Target, first: Subscriber, now_ms: u64) {
+        self.by_key.insert(target.key.clone(), id);
+        self.flights.insert(
+            id,
+            Owned {
+                target,
+                subscribers: vec![first],
+                head: None,
+                fill: None,
+                pieces: Vec::new(),
+                received: 0,
+                purged: false,
+                heap: 0,
+                sent_unix_ms: now_ms,
+                full: false,
+            },
+        );
+    }
+
+    pub fn get_mut(&mut self, id: FetchId) -> Option<&mut Owned> {
+        self.flights.get_mut(&id)
+    }
+
+    /// Ends a flight. What it returns is told to the subscribers by the shard, and each of them
+    /// answers with [`Flights::done`].
+    pub fn end(&mut self, id: FetchId) -> Option<Owned> {
+        let flight = self.flights.remove(&id)?;
+        if self.by_key.get(&flight.target.key) == Some(&id) {
+            self.by_key.remove(&flight.target.key);
+        }
+        Some(flight)
+    }
+
+    /// Keeps an ended flight's fill until every subscriber is done with its spans.
+    pub fn settle(&mut self, id: FetchId, fill: Option<Fill>, subscribers: &[Subscriber]) {
+        let shards = subscribers.iter().map(|s| s.shard).collect();
+        self.settling.insert(id, (fill, shards));
+    }
+
+    /// A subscriber has no more use for spans; the last one's answer gives the fill back.
+    pub fn done(&mut self, id: FetchId, shard: ShardId) -> Option<Fill> {
+        let (_, shards) = self.settling.get_mut(&id)?;
+        if let Some(at) = shards.iter().position(|&s| s == shard) {
+            shards.swap_remove(at);
+        }
+        if !shards.is_empty() {
+            return None;
+        }
+        self.settling.remove(&id)?.0
+    }
+
+    /// What a flight of this key brings is not kept, and no new request joins it.
+    pub fn purge(&mut self, key: &[u8]) {
+        if let Some(flight) = self
+            .by_key
+            .remove(key)
+            .and_then(|id| self.flights.get_mut(&id))
+        {
+            flight.purged = true;
+        }
+    }
+
+    pub fn purge_all(&mut self) {
+        self.by_key.clear();
+        for flight in self.flights.values_mut() {
+            flight.purged = true;
+        }
+    }
+}
+
+/// Keys whose last answer was for one request only, so that their requests do not queue behind
+/// each other. Bounded: the oldest mark is forgotten first, at the cost of one more collapsed fetch.
+pub struct Uncacheable {
+    until: HashMap<KeyHash, u64, RandomState>,
+    order: VecDeque<(KeyHash, u64)>,
+    max: usize,
+    ttl_ms: u64,
+}
+
+impl Uncacheable {
+    pub fn new(max: usize, ttl: std::time::Duration) -> Self {
+        Self {
+            until: HashMap::default(),
+            order: VecDeque::new(),
+            max,
+            ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.until.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.until.is_empty()
+    }
+
+    pub fn mark(&mut self, hash: KeyHash, now_ms: u64) {
+        let until = now_ms.saturating_add(self.ttl_ms);
+        self.until.insert(hash, until);
+        self.order.push_back((hash, until));
+        while self.order.len() > self.max {
+            self.forget_oldest();
+        }
+    }
+
+    pub fn contains(&mut self, hash: KeyHash, now_ms: u64) -> bool {
+        while self.order.front().is_some_and(|&(_, until)| until <= now_ms) {
+            self.forget_oldest();
+        }
+        self.until.contains_key(&hash)
+    }
+
+    pub fn clear(&mut self) {
+        self.until.clear();
+        self.order.clear();
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some((hash, until)) = self.order.pop_front() else {
+            return;
+        };
+        // A later mark of the same key keeps it.
+        if self.until.get(&hash) == Some(&until) {
+            self.until.remove(&hash);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn target(key: &'static str) -> Target {
+        Target {
+            key: Bytes::from_static(key.as_bytes()),
+            hash: KeyHash(1),
+            origin: OriginId(0),
+            authority: Bytes::from_static(b"edge.test"),
+            path: Bytes::from_static(b"/"),
+        }
+    }
+
+    fn subscriber(shard: ShardId) -> Subscriber {
+        Subscriber {
+            shard,
+            ticket: Ticket(u64::from(shard) + 1),
+        }
+    }
+
+    #[test]
+    fn a_flight_is_joinable_until_it_ends() {
+        let mut locals = Locals::default();
+        let ticket = locals.open(target("a"));
+        locals.follow(ticket);
+        assert_eq!(locals.joinable(b"a"), Some(ticket));
+        locals.end(ticket, Outcome::Complete);
+        assert_eq!(locals.joinable(b"a"), None);
+        assert!(locals.get(ticket).is_some(), "its follower still reads");
+        locals.unfollow(ticket);
+        assert!(locals.get(ticket).is_none());
+        assert_eq!(locals.followers(), 0);
+    }
+
+    #[test]
+    fn a_closed_key_gets_a_flight_of_its_own() {
+        let mut locals = Locals::default();
+        let old = locals.open(target("a"));
+        locals.follow(old);
+        locals.close_key(b"a");
+        let new = locals.open(target("a"));
+        locals.end(old, Outcome::Complete);
+        assert_eq!(locals.joinable(b"a"), Some(new), "the old end closes only itself");
+    }
+
+    #[test]
+    fn an_owned_fill_is_kept_until_every_subscriber_is_done() {
+        let mut flights = Flights::default();
+        let id = FetchId(7);
+        flights.open(id, target("a"), subscriber(0), 0);
+        if let Some(flight) = flights.get_mut(id) {
+            flight.subscribers.push(subscriber(1));
+        }
+        let ended = flights.end(id).map(|flight| flight.subscribers);
+        flights.settle(id, None, &ended.unwrap_or_default());
+        assert_eq!(flights.settling(), 1);
+        flights.done(id, 1);
+        assert_eq!(flights.settling(), 1);
+        flights.done(id, 0);
+        assert_eq!(flights.settling(), 0);
+    }
+
+    #[test]
+    fn a_purge_detaches_the_flight_from_its_key() {
+        let mut flights = Flights::default();
+        flights.open(FetchId(1), target("a"), subscriber(0), 0);
+        flights.purge(b"a");
+        assert_eq!(flights.by_key(b"a"), None);
+        assert!(flights.get_mut(FetchId(1)).is_some_and(|flight| flight.purged));
+    }
+
+    #[test]
+    fn uncacheable_marks_expire_and_are_bounded() {
+        let mut marks = Uncacheable::new(2, Duration::from_secs(10));
+        marks.mark(KeyHash(1), 0);
+        marks.mark(KeyHash(2), 1_000);
+        marks.mark(KeyHash(3), 2_000);
+        assert!(!marks.contains(KeyHash(1), 2_000), "the oldest made room");
+        assert!(marks.contains(KeyHash(2), 10_999));
+        assert!(!marks.contains(KeyHash(2), 11_000));
+        assert!(marks.contains(KeyHash(3), 11_999));
+    }
+}

@@ -1,0 +1,509 @@
+//! Writing answers: from the store, from a flight, or of our own making.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_LENGTH, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use quinn_proto::{StreamId, WriteError};
+
+use super::Shard;
+use crate::conn::h3::error::H3_INTERNAL_ERROR;
+use crate::conn::h3::head::{self, Dynamic};
+use crate::conn::h3::FieldSection;
+use crate::conn::quic::Conn;
+use crate::conn::stream::{Response, Source, Written, write};
+use crate::flight::{Outcome, Ticket, Waiter};
+use crate::http::cache_status::{self, CacheStatus, Forward};
+use crate::http::freshness::{self, Flags, Lifetime, State};
+use crate::http::forward;
+use crate::io::{FetchErrorKind, Now, Outbox};
+use crate::store::{KeyHash, ObjectMeta};
+
+/// Bodies up to this size are copied behind their head, into the one buffer that QUIC keeps until
+/// it is acknowledged: cheaper than a second reference-counted piece.
+const COPY_BODY: usize = 8 << 10;
+
+/// Room for frame headers, Age and Cache-Status.
+const DYNAMIC_ROOM: usize = 128;
+
+/// Answers with larger bodies give way to smaller ones of the same connection.
+const SMALL_BODY: u64 = 64 << 10;
+
+/// Times a request looks again for an object that its owner has said to be there.
+const MAX_ATTEMPTS: u8 = 2;
+
+/// An answer from the store.
+pub(super) struct Answered {
+    /// What flow control holds back.
+    pub rest: Option<Response>,
+    /// It was served stale while it should be revalidated.
+    pub stale: bool,
+}
+
+/// What the next step of an answer is.
+pub(super) enum Step {
+    /// Write `rest`, then ask again.
+    Write,
+    /// Nothing to write until news arrives.
+    Wait,
+    Finish,
+    /// The rest will never come.
+    Abort,
+    /// Nothing was written, and nothing will come.
+    Failed(FetchErrorKind),
+    /// The flight has ended without an answer for this request.
+    Elsewhere(Outcome),
+}
+
+impl Shard {
+    /// Answers from the store with the object of the key in the scratch. `Err` says why the request
+    /// must be forwarded.
+    pub(super) fn answer_hit(
+        &mut self,
+        conn: &mut Conn,
+        id: StreamId,
+        hash: KeyHash,
+        head_only: bool,
+        section: Option<&FieldSection>,
+        now: Now,
+    ) -> Result<Answered, Forward> {
+        let Some(mut hit) = self.store.lookup(hash, &self.scratch.key) else {
+            return Err(Forward::UriMiss);
+        };
+        let meta = hit.meta;
+        let fresh = freshness::fresh_at(&lifetime(&meta), meta.stored_unix_ms, now.unix_ms);
+        let stale = match fresh.state {
+            State::Fresh => false,
+            State::StaleWhileRevalidate => true,
+            State::StaleIfError | State::Expired => return Err(Forward::Stale),
+        };
+        let status = &mut self.scratch.status;
+        status.clear();
+        let verdict = CacheStatus::Hit { ttl: fresh.ttl_s };
+        cache_status::write(status, &self.config.node_name, &verdict);
+        let dynamic = Dynamic {
+            age: Some(fresh.age_s),
+            cache_status: status,
+        };
+        if let Some(note) = hit.note {
+            self.hits[usize::from(note.owner)].push(note);
+        }
+        let _ = section;
+        let body_len = (!head_only && meta.body_len > 0).then_some(meta.body_len);
+        let copied = hit
+            .body()
+            .filter(|body| body_len.is_some() && body.len() <= COPY_BODY);
+        let room = hit.head().len() + DYNAMIC_ROOM + copied.map_or(0, <[u8]>::len);
+        let mut buffer = Vec::with_capacity(room);
+        head::write_response(&mut buffer, hit.head(), dynamic, body_len);
+        let rest = match (body_len, copied) {
+            (Some(_), Some(body)) => {
+                buffer.extend_from_slice(body);
+                None
+            }
+            (Some(_), None) => match hit.bytes() {
+                Some(body) => Some(body),
+                None => return Err(Forward::UriMiss),
+            },
+            (None, _) => None,
+        };
+        if stale {
+            self.stats.hits_stale.inc();
+        } else {
+            self.stats.hits.inc();
+        }
+        self.stats.body_bytes.add(body_len.unwrap_or(0));
+        let Some(body) = rest else {
+            let rest = write_one(conn, id, buffer);
+            return Ok(Answered { rest, stale });
+        };
+        if meta.body_len > SMALL_BODY {
+            let _closed_streams_have_no_priority = conn.quic.send_stream(id).set_priority(-1);
+        }
+        let mut pieces = VecDeque::with_capacity(1 + body.pieces());
+        pieces.push_back(Bytes::from(buffer));
+        pieces.extend(body.iter().cloned());
+        let rest = write_rest(conn, id, pieces);
+        Ok(Answered { rest, stale })
+    }
+
+    /// An answer of our own: a status and why.
+    pub(super) fn answer_own(
+        &mut self,
+        conn: &mut Conn,
+        id: StreamId,
+        status: StatusCode,
+        detail: &'static str,
+    ) -> Option<Response> {
+        let mut headers = HeaderMap::with_capacity(3);
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, self.config.limits.retry_after.into());
+        }
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        let fields = head::encode_static(status, &headers);
+        self.scratch.status.clear();
+        let verdict = CacheStatus::Own { detail };
+        cache_status::write(&mut self.scratch.status, &self.config.node_name, &verdict);
+        let dynamic = Dynamic {
+            age: None,
+            cache_status: &self.scratch.status,
+        };
+        let mut buffer = Vec::with_capacity(fields.len() + DYNAMIC_ROOM);
+        head::write_response(&mut buffer, &fields, dynamic, None);
+        write_one(conn, id, buffer)
+    }
+
+    /// 503 with Retry-After: a bound was reached.
+    pub(super) fn answer_busy(
+        &mut self,
+        conn: &mut Conn,
+        id: StreamId,
+        bound: &'static str,
+    ) -> Option<Response> {
+        self.answer_own(conn, id, StatusCode::SERVICE_UNAVAILABLE, bound)
+    }
+
+    /// 502 or 504: the origin could not be asked.
+    pub(super) fn answer_failed(
+        &mut self,
+        conn: &mut Conn,
+        id: StreamId,
+        kind: FetchErrorKind,
+    ) -> Option<Response> {
+        let (status, detail) = failure(kind);
+        self.answer_own(conn, id, status, detail)
+    }
+
+    /// Goes on with an answer that had to wait: for room (`news` false) or for its flight.
+    pub(super) fn resume(
+        &mut self,
+        conn: &mut Conn,
+        id: StreamId,
+        news: bool,
+        now: Now,
+        out: &mut Outbox,
+    ) {
+        let Some(stream) = conn.streams.get_mut(&id) else {
+            return;
+        };
+        let Some(mut response) = stream.response.take() else {
+            return;
+        };
+        if news && let Source::Flight { waiting, .. } = &mut response.source {
+            *waiting = false;
+        }
+        let left = self.advance(conn, id, response, now, out);
+        let stream = conn.streams.entry(id).or_default();
+        stream.response = left;
+        if stream.is_over() {
+            conn.streams.remove(&id);
+        }
+    }
+
+    /// Writes as much of an answer as there is and as flow control takes. Returns what is left.
+    pub(super) fn advance(
+        &mut self,
+        conn: &mut Conn,
+        id: StreamId,
+        mut response: Response,
+        now: Now,
+        out: &mut Outbox,
+    ) -> Option<Response> {
+        loop {
+            let (written, bytes) = write(&mut conn.quic.send_stream(id), &mut response.rest);
+            self.stats.body_bytes.add(bytes);
+            match written {
+                Written::All => {}
+                Written::Blocked => return Some(response),
+                Written::Stopped => {
+                    self.drop_response(Some(response), out);
+                    return None;
+                }
+            }
+            match self.step(conn, id, &mut response, out) {
+                Step::Write => {}
+                Step::Wait => return Some(response),
+                Step::Finish => {
+                    let _stopped_streams_need_no_end = conn.quic.send_stream(id).finish();
+                    return None;
+                }
+                Step::Abort => {
+                    self.stats.responses_aborted.inc();
+                    let code = quinn_proto::VarInt::from_u32(H3_INTERNAL_ERROR as u32);
+                    let _already_closed = conn.quic.send_stream(id).reset(code);
+                    return None;
+                }
+                Step::Failed(kind) => return self.answer_failed(conn, id, kind),
+                Step::Elsewhere(outcome) => {
+                    return self.elsewhere(conn, id, response, outcome, now, out);
+                }
+            }
+        }
+    }
+
+    fn step(
+        &mut self,
+        conn: &Conn,
+        id: StreamId,
+        response: &mut Response,
+        out: &mut Outbox,
+    ) -> Step {
+        match response.source {
+            Source::Done => Step::Finish,
+            Source::Pass { fetch } => self.step_pass(fetch, response, out),
+            Source::Flight { ticket, .. } => {
+                let waiter = Waiter {
+                    conn: conn.id,
+                    stream: id,
+                };
+                self.step_flight(ticket, waiter, response)
+            }
+        }
+    }
+
+    fn step_flight(&mut self, ticket: Ticket, waiter: Waiter, response: &mut Response) -> Step {
+        let Source::Flight {
+            next,
+            why,
+            collapsed,
+            waiting,
+            ..
+        } = &mut response.source
+        else {
+            return Step::Finish;
+        };
+        let Some(flight) = self.locals.get(ticket) else {
+            return Step::Abort;
+        };
+        let outcome = flight.outcome;
+        let Some(head) = &flight.head else {
+            return match outcome {
+                Some(outcome) => Step::Elsewhere(outcome),
+                None => self.starve(ticket, waiter, waiting),
+            };
+        };
+        let framed = head.length.is_some();
+        match *next {
+            None => {
+                let verdict = CacheStatus::Forwarded {
+                    why: *why,
+                    stored: head.stored,
+                    collapsed: *collapsed,
+                    detail: None,
+                };
+                let body_len = head.length.filter(|&len| len > 0 && !response.head_only);
+                self.scratch.status.clear();
+                cache_status::write(&mut self.scratch.status, &self.config.node_name, &verdict);
+                let dynamic = Dynamic {
+                    age: (head.meta.age_at_store_s > 0)
+                        .then_some(u64::from(head.meta.age_at_store_s)),
+                    cache_status: &self.scratch.status,
+                };
+                let mut buffer = Vec::with_capacity(head.encoded.len() + DYNAMIC_ROOM);
+                head::write_response(&mut buffer, &head.encoded, dynamic, body_len);
+                response.rest.push_back(Bytes::from(buffer));
+                *next = Some(0);
+                if response.head_only {
+                    self.locals.unfollow(ticket);
+                    response.source = Source::Done;
+                }
+                Step::Write
+            }
+            Some(at) => match (flight.pieces.get(at as usize), outcome) {
+                (Some(piece), _) => {
+                    if !framed {
+                        response.rest.push_back(data_header(piece.len()));
+                    }
+                    response.rest.push_back(piece.clone());
+                    *next = Some(at + 1);
+                    Step::Write
+                }
+                (None, None) => self.starve(ticket, waiter, waiting),
+                (None, Some(outcome)) => {
+                    self.locals.unfollow(ticket);
+                    match outcome {
+                        Outcome::Complete => Step::Finish,
+                        _ => Step::Abort,
+                    }
+                }
+            },
+        }
+    }
+
+    fn starve(&mut self, ticket: Ticket, waiter: Waiter, waiting: &mut bool) -> Step {
+        if !*waiting {
+            *waiting = true;
+            self.locals.wait(ticket, waiter);
+        }
+        Step::Wait
+    }
+
+    /// Answers a request whose flight ended before it had a head.
+    fn elsewhere(
+        &mut self,
+        conn: &mut Conn,
+        id: StreamId,
+        response: Response,
+        outcome: Outcome,
+        now: Now,
+        out: &mut Outbox,
+    ) -> Option<Response> {
+        let Source::Flight {
+            ticket,
+            why,
+            attempts,
+            ..
+        } = response.source
+        else {
+            return None;
+        };
+        let target = self.locals.get(ticket).map(|flight| flight.target.clone());
+        self.locals.unfollow(ticket);
+        let head_only = response.head_only;
+        let Some(target) = target else {
+            return self.answer_busy(conn, id, "flight");
+        };
+        match outcome {
+            Outcome::Private => {
+                let headers = forward::canonical();
+                self.pass(conn, id, &target, headers, head_only, why, now, out)
+            }
+            Outcome::Refused => {
+                self.stats.flights_refused.inc();
+                self.answer_busy(conn, id, "flights")
+            }
+            Outcome::Present | Outcome::Complete => {
+                self.scratch.key.clear();
+                self.scratch.key.extend_from_slice(&target.key);
+                match self.answer_hit(conn, id, target.hash, head_only, None, now) {
+                    Ok(answered) => answered.rest,
+                    Err(_) if attempts >= MAX_ATTEMPTS => self.answer_busy(conn, id, "evicted"),
+                    Err(why) => {
+                        let attempts = attempts + 1;
+                        self.miss(conn, id, target, head_only, why, attempts, now, out)
+                    }
+                }
+            }
+            Outcome::Failed(kind) => {
+                self.answer_stale(conn, id, &target.key, target.hash, head_only, now)
+                    .unwrap_or_else(|| self.answer_failed(conn, id, kind))
+            }
+        }
+    }
+
+    /// stale-if-error (RFC 5861 section 4): `None` when there is nothing that may be served.
+    fn answer_stale(
+        &mut self,
+        conn: &mut Conn,
+        id: StreamId,
+        key: &Bytes,
+        hash: KeyHash,
+        head_only: bool,
+        now: Now,
+    ) -> Option<Option<Response>> {
+        let mut hit = self.store.lookup(hash, key)?;
+        let meta = hit.meta;
+        let fresh = freshness::fresh_at(&lifetime(&meta), meta.stored_unix_ms, now.unix_ms);
+        if fresh.state == State::Expired {
+            return None;
+        }
+        let body = hit.bytes()?;
+        let body_len = (!head_only && meta.body_len > 0).then_some(meta.body_len);
+        self.scratch.status.clear();
+        let verdict = CacheStatus::Hit { ttl: fresh.ttl_s };
+        cache_status::write(&mut self.scratch.status, &self.config.node_name, &verdict);
+        let dynamic = Dynamic {
+            age: Some(fresh.age_s),
+            cache_status: &self.scratch.status,
+        };
+        let mut buffer = Vec::with_capacity(hit.head().len() + DYNAMIC_ROOM);
+        head::write_response(&mut buffer, hit.head(), dynamic, body_len);
+        self.stats.hits_stale.inc();
+        let mut pieces = VecDeque::from([Bytes::from(buffer)]);
+        if body_len.is_some() {
+            pieces.extend(body.iter().cloned());
+        }
+        Some(write_rest(conn, id, pieces))
+    }
+
+    /// Leaves what an answer follows.
+    pub(super) fn drop_response(&mut self, response: Option<Response>, out: &mut Outbox) {
+        match response.map(|response| response.source) {
+            Some(Source::Flight { ticket, .. }) => self.locals.unfollow(ticket),
+            Some(Source::Pass { fetch }) => self.cancel_pass(fetch, out),
+            Some(Source::Done) | None => {}
+        }
+    }
+}
+
+/// Writes a whole answer from one piece without a queue, unless flow control blocks.
+fn write_one(conn: &mut Conn, id: StreamId, buffer: Vec<u8>) -> Option<Response> {
+    let mut piece = [Bytes::from(buffer)];
+    let mut stream = conn.quic.send_stream(id);
+    match stream.write_chunks(&mut piece) {
+        Ok(written) if written.chunks == 1 => {
+            let _stopped_streams_need_no_end = stream.finish();
+            None
+        }
+        Ok(_) | Err(WriteError::Blocked) => write_rest(conn, id, piece.into()),
+        Err(WriteError::Stopped(_) | WriteError::ClosedStream) => None,
+    }
+}
+
+/// Writes a whole answer; what flow control holds back is left.
+fn write_rest(conn: &mut Conn, id: StreamId, mut rest: VecDeque<Bytes>) -> Option<Response> {
+    match write(&mut conn.quic.send_stream(id), &mut rest).0 {
+        Written::All => {
+            let _stopped_streams_need_no_end = conn.quic.send_stream(id).finish();
+            None
+        }
+        Written::Blocked => Some(Response {
+            rest,
+            source: Source::Done,
+            head_only: false,
+        }),
+        Written::Stopped => None,
+    }
+}
+
+pub(super) fn data_header(len: usize) -> Bytes {
+    let mut header = Vec::with_capacity(9);
+    head::data_frame_header(&mut header, len as u64);
+    Bytes::from(header)
+}
+
+fn lifetime(meta: &ObjectMeta) -> Lifetime {
+    Lifetime {
+        lifetime_s: meta.lifetime_s,
+        initial_age_s: meta.age_at_store_s,
+        swr_s: meta.stale_while_revalidate_s,
+        sie_s: meta.stale_if_error_s,
+        flags: Flags(meta.flags as u8),
+    }
+}
+
+/// Status and Cache-Status detail for an origin's failure (the names of RFC 9209 section 2.3).
+pub(super) fn failure(kind: FetchErrorKind) -> (StatusCode, &'static str) {
+    match kind {
+        FetchErrorKind::DnsError => (StatusCode::BAD_GATEWAY, "dns_error"),
+        FetchErrorKind::ConnectionRefused => (StatusCode::BAD_GATEWAY, "connection_refused"),
+        FetchErrorKind::ConnectionTimeout => (StatusCode::GATEWAY_TIMEOUT, "connection_timeout"),
+        FetchErrorKind::ConnectionTerminated => (StatusCode::BAD_GATEWAY, "connection_terminated"),
+        FetchErrorKind::TlsError => (StatusCode::BAD_GATEWAY, "tls_protocol_error"),
+        FetchErrorKind::ResponseTimeout => {
+            (StatusCode::GATEWAY_TIMEOUT, "http_response_timeout")
+        }
+        FetchErrorKind::BodyTimeout => (StatusCode::GATEWAY_TIMEOUT, "http_response_timeout"),
+        FetchErrorKind::ResponseIncomplete => {
+            (StatusCode::BAD_GATEWAY, "http_response_incomplete")
+        }
+        FetchErrorKind::ProtocolError => (StatusCode::BAD_GATEWAY, "http_protocol_error"),
+        FetchErrorKind::LimitReached => {
+            (StatusCode::SERVICE_UNAVAILABLE, "connection_limit_reached")
+        }
+    }
+}

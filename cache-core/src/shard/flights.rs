@@ -1,0 +1,383 @@
+//! Joining and leading flights: what the upstream brings is written to the arena and told to every
+//! shard that waits.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+
+use super::{LaneMessage, Shard};
+use crate::conn::h3::head;
+use crate::flight::{
+    FlightEvent, FlightHead, LedPiece, Outcome, Owned, Piece, Subscriber, Target, Ticket,
+};
+use crate::http::freshness::{self, Lifetime, RequestFacts, State, Storage};
+use crate::http::forward;
+use crate::io::{
+    FetchCommand, FetchError, FetchErrorKind, FetchEvent, FetchId, FetchRequest, Now, Outbox,
+    ShardId,
+};
+use crate::store::{ObjectMeta, StoreError};
+
+/// Names no fetch: an owner answers a join at once.
+const NO_FETCH: FetchId = FetchId(0);
+
+impl Shard {
+    /// A shard (perhaps this one) wants an object that we own.
+    pub(super) fn join(
+        &mut self,
+        now: Now,
+        from: ShardId,
+        ticket: Ticket,
+        target: Target,
+        out: &mut Outbox,
+    ) {
+        let subscriber = Subscriber {
+            shard: from,
+            ticket,
+        };
+        if let Some(id) = self.flights.by_key(&target.key) {
+            return self.catch_up(now, id, subscriber, out);
+        }
+        let end = |outcome| FlightEvent::End(outcome);
+        if from != self.config.shard && self.is_fresh(&target, now) {
+            return self.tell(now, subscriber, NO_FETCH, end(Outcome::Present), out);
+        }
+        let going_on = self.flights.len() + self.flights.settling();
+        if going_on >= self.config.limits.max_flights {
+            return self.tell(now, subscriber, NO_FETCH, end(Outcome::Refused), out);
+        }
+        let id = self.fetch_id();
+        self.stats.fetches_started.inc();
+        out.fetches.push(FetchCommand::Start {
+            id,
+            request: FetchRequest {
+                origin: target.origin,
+                method: Method::GET,
+                authority: target.authority.clone(),
+                target: target.path.clone(),
+                headers: forward::canonical(),
+                window: self.config.limits.fetch_window,
+            },
+        });
+        self.flights.open(id, target, subscriber, now.unix_ms);
+    }
+
+    fn is_fresh(&mut self, target: &Target, now: Now) -> bool {
+        let Some(hit) = self.store.lookup(target.hash, &target.key) else {
+            return false;
+        };
+        let times = Lifetime {
+            lifetime_s: hit.meta.lifetime_s,
+            initial_age_s: hit.meta.age_at_store_s,
+            ..Lifetime::default()
+        };
+        freshness::fresh_at(&times, hit.meta.stored_unix_ms, now.unix_ms).state == State::Fresh
+    }
+
+    /// Tells a late subscriber what the others know.
+    fn catch_up(&mut self, now: Now, id: FetchId, subscriber: Subscriber, out: &mut Outbox) {
+        let Some(flight) = self.flights.get_mut(id) else {
+            return;
+        };
+        flight.subscribers.push(subscriber);
+        let head = flight.head.clone();
+        let pieces: Vec<Piece> = flight.pieces.iter().map(LedPiece::told).collect();
+        if let Some(head) = head {
+            self.tell(now, subscriber, id, FlightEvent::Head(head), out);
+        }
+        if !pieces.is_empty() {
+            self.tell(now, subscriber, id, FlightEvent::Pieces(pieces), out);
+        }
+    }
+
+    fn tell(
+        &mut self,
+        now: Now,
+        to: Subscriber,
+        fetch: FetchId,
+        event: FlightEvent,
+        out: &mut Outbox,
+    ) {
+        if to.shard == self.config.shard {
+            self.flight_event(now, to.shard, to.ticket, fetch, event, out);
+        } else {
+            let message = LaneMessage::Flight {
+                ticket: to.ticket,
+                fetch,
+                event,
+            };
+            out.lanes.push((to.shard, message));
+        }
+    }
+
+    /// News of a flight that this shard joined: its waiters are woken.
+    pub(super) fn flight_event(
+        &mut self,
+        now: Now,
+        owner: ShardId,
+        ticket: Ticket,
+        fetch: FetchId,
+        event: FlightEvent,
+        out: &mut Outbox,
+    ) {
+        match event {
+            FlightEvent::Head(head) => {
+                if let Some(flight) = self.locals.get_mut(ticket) {
+                    flight.head = Some(head);
+                }
+                self.locals.wake(ticket);
+            }
+            FlightEvent::Pieces(pieces) => self.flight_pieces(ticket, pieces),
+            FlightEvent::End(outcome) => {
+                if outcome == Outcome::Private
+                    && let Some(flight) = self.locals.get(ticket)
+                {
+                    self.uncacheable.mark(flight.target.hash, now.unix_ms);
+                }
+                self.locals.wake(ticket);
+                self.locals.end(ticket, outcome);
+                if fetch != NO_FETCH {
+                    self.answer_done(owner, fetch, out);
+                }
+            }
+        }
+    }
+
+    fn flight_pieces(&mut self, ticket: Ticket, pieces: Vec<Piece>) {
+        for piece in pieces {
+            let bytes = match piece {
+                Piece::Heap(bytes) => Some(bytes),
+                Piece::Span(span) => self.store.view(&span),
+            };
+            let Some(flight) = self.locals.get_mut(ticket) else {
+                return;
+            };
+            match bytes {
+                Some(bytes) => flight.pieces.push(bytes),
+                // The owner keeps spans until we say Done: this is a bug of ours. Cut the answers
+                // off rather than leave a hole in them.
+                None => {
+                    debug_assert!(false, "a span of a fill that is not released");
+                    let outcome = Outcome::Failed(FetchErrorKind::ResponseIncomplete);
+                    self.locals.wake(ticket);
+                    self.locals.end(ticket, outcome);
+                    return;
+                }
+            }
+        }
+        self.locals.wake(ticket);
+    }
+
+    fn answer_done(&mut self, owner: ShardId, fetch: FetchId, out: &mut Outbox) {
+        if owner == self.config.shard {
+            self.flight_done(fetch, owner);
+        } else {
+            out.lanes.push((owner, LaneMessage::Done { fetch }));
+        }
+    }
+
+    pub(super) fn flight_done(&mut self, fetch: FetchId, from: ShardId) {
+        if let Some(fill) = self.flights.done(fetch, from) {
+            self.store.release(fill);
+        }
+    }
+
+    /// News from the upstream.
+    pub(super) fn fetch_event(
+        &mut self,
+        now: Now,
+        id: FetchId,
+        event: FetchEvent,
+        out: &mut Outbox,
+    ) {
+        if self.passes.contains_key(&id) {
+            return self.pass_event(now, id, event, out);
+        }
+        // A fetch that was cancelled may still have news on its way.
+        if self.flights.get_mut(id).is_none() {
+            return;
+        }
+        match event {
+            FetchEvent::Head {
+                status,
+                headers,
+                length,
+            } => self.fetched_head(now, id, status, &headers, length, out),
+            FetchEvent::Body(bytes) => self.fetched_body(now, id, bytes, out),
+            FetchEvent::End => self.fetched_end(now, id, out),
+            FetchEvent::Failed(FetchError { kind, detail }) => {
+                self.stats.fetches_failed.inc();
+                tracing::warn!(?kind, %detail, "fetch failed");
+                self.end_flight(now, id, Outcome::Failed(kind), out);
+            }
+        }
+    }
+
+    fn fetched_head(
+        &mut self,
+        now: Now,
+        id: FetchId,
+        status: StatusCode,
+        headers: &HeaderMap,
+        length: Option<u64>,
+        out: &mut Outbox,
+    ) {
+        let Some(flight) = self.flights.get_mut(id) else {
+            return;
+        };
+        let facts = RequestFacts {
+            authorization: false,
+            sent_unix_ms: flight.sent_unix_ms,
+        };
+        let default_ttl = self.config.default_ttl;
+        let decision = freshness::policy(facts, status, headers, now.unix_ms, default_ttl);
+        let times = match decision.storage {
+            Storage::Store(times) => Some(times),
+            Storage::Share => None,
+            Storage::Private => return self.abandon(now, id, out),
+        };
+        if length.is_some_and(|length| length > self.config.limits.max_object) {
+            return self.abandon(now, id, out);
+        }
+        let meta = meta(status, times.unwrap_or_default(), length, now);
+        let encoded = head::encode_static(status, headers);
+        let target = &flight.target;
+        let fill = self
+            .store
+            .begin(target.hash, &target.key, &meta, &encoded, length);
+        let stored = match fill {
+            Ok(fill) => {
+                flight.fill = Some(fill);
+                times.is_some() && !flight.purged
+            }
+            Err(error) => {
+                without_room(&self.stats, flight, &error);
+                false
+            }
+        };
+        let head = Arc::new(FlightHead {
+            meta,
+            encoded: Bytes::from(encoded),
+            length,
+            stored,
+        });
+        flight.head = Some(Arc::clone(&head));
+        self.tell_all(now, id, out, || FlightEvent::Head(Arc::clone(&head)));
+    }
+
+    fn fetched_body(&mut self, now: Now, id: FetchId, bytes: Bytes, out: &mut Outbox) {
+        let limits = &self.config.limits;
+        let Some(flight) = self.flights.get_mut(id) else {
+            return;
+        };
+        flight.received += bytes.len() as u64;
+        let credit = bytes.len() as u32;
+        let mut spans = Vec::new();
+        let mut in_arena = false;
+        if let Some(fill) = flight.fill.as_mut().filter(|_| !flight.full) {
+            match self.store.append(fill, &bytes, &mut spans) {
+                Ok(()) => in_arena = true,
+                Err(error) => without_room(&self.stats, flight, &error),
+            }
+        }
+        let room = self.heap_bytes + u64::from(credit) <= limits.max_heap_fill;
+        if flight.received > limits.max_object || (!in_arena && !room) {
+            out.fetches.push(FetchCommand::Cancel { id });
+            let hash = flight.target.hash;
+            self.uncacheable.mark(hash, now.unix_ms);
+            self.stats.fetches_failed.inc();
+            let outcome = Outcome::Failed(FetchErrorKind::LimitReached);
+            return self.end_flight(now, id, outcome, out);
+        }
+        let from = flight.pieces.len();
+        if in_arena {
+            flight.pieces.extend(spans.into_iter().map(LedPiece::Span));
+        } else {
+            flight.heap += bytes.len() as u64;
+            self.heap_bytes += bytes.len() as u64;
+            flight.pieces.push(LedPiece::Heap(bytes));
+        }
+        let new: Vec<LedPiece> = flight.pieces[from..].to_vec();
+        out.fetches.push(FetchCommand::Credit { id, bytes: credit });
+        self.tell_all(now, id, out, || {
+            FlightEvent::Pieces(new.iter().map(LedPiece::told).collect())
+        });
+    }
+
+    fn fetched_end(&mut self, now: Now, id: FetchId, out: &mut Outbox) {
+        let Some(flight) = self.flights.get_mut(id) else {
+            return;
+        };
+        let keep = flight.head.as_ref().is_some_and(|head| head.stored)
+            && !flight.purged
+            && !flight.full;
+        if let Some(fill) = flight.fill.as_mut().filter(|_| keep) {
+            match self.store.commit(fill) {
+                Ok(()) => self.stats.fills_stored.inc(),
+                Err(StoreError::Full) => self.stats.fills_without_room.inc(),
+                Err(error) => tracing::debug!(%error, "object not kept"),
+            }
+        }
+        self.end_flight(now, id, Outcome::Complete, out);
+    }
+
+    /// The response is for one request only: every waiter asks for itself.
+    fn abandon(&mut self, now: Now, id: FetchId, out: &mut Outbox) {
+        out.fetches.push(FetchCommand::Cancel { id });
+        self.end_flight(now, id, Outcome::Private, out);
+    }
+
+    fn end_flight(&mut self, now: Now, id: FetchId, outcome: Outcome, out: &mut Outbox) {
+        let Some(flight) = self.flights.end(id) else {
+            return;
+        };
+        self.heap_bytes -= flight.heap;
+        self.flights.settle(id, flight.fill, &flight.subscribers);
+        for subscriber in flight.subscribers {
+            self.tell(now, subscriber, id, FlightEvent::End(outcome), out);
+        }
+    }
+
+    fn tell_all(
+        &mut self,
+        now: Now,
+        id: FetchId,
+        out: &mut Outbox,
+        event: impl Fn() -> FlightEvent,
+    ) {
+        let count = self
+            .flights
+            .get_mut(id)
+            .map_or(0, |flight| flight.subscribers.len());
+        for index in 0..count {
+            let subscriber = self
+                .flights
+                .get_mut(id)
+                .and_then(|flight| flight.subscribers.get(index).copied());
+            if let Some(subscriber) = subscriber {
+                self.tell(now, subscriber, id, event(), out);
+            }
+        }
+    }
+}
+
+fn meta(status: StatusCode, times: Lifetime, length: Option<u64>, now: Now) -> ObjectMeta {
+    ObjectMeta {
+        status: status.as_u16(),
+        stored_unix_ms: now.unix_ms,
+        age_at_store_s: times.initial_age_s,
+        lifetime_s: times.lifetime_s,
+        stale_while_revalidate_s: times.swr_s,
+        stale_if_error_s: times.sie_s,
+        flags: u32::from(times.flags.0),
+        body_len: length.unwrap_or(0),
+    }
+}
+
+/// From now on the body goes to the heap and the object is not kept.
+fn without_room(stats: &crate::stats::ShardStats, flight: &mut Owned, error: &StoreError) {
+    flight.full = true;
+    stats.fills_without_room.inc();
+    tracing::debug!(%error, "object not kept");
+}

@@ -1,0 +1,197 @@
+//! Fetches for one request only: answers that must not be shared.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+use quinn_proto::StreamId;
+
+use super::Shard;
+use super::answers::{Step, data_header};
+use crate::conn::h3::head::{self, Dynamic};
+use crate::conn::quic::{Conn, ConnId};
+use crate::conn::stream::{Response, Source};
+use crate::flight::Target;
+use crate::http::cache_status::{self, CacheStatus, Forward};
+use crate::io::{FetchCommand, FetchError, FetchEvent, FetchId, FetchRequest, Now, Outbox};
+
+/// A fetch that streams to one request. Its memory is bounded by the fetch window: credit is given
+/// back only when the client's stream has taken the bytes.
+pub(super) struct Pass {
+    conn: ConnId,
+    stream: StreamId,
+    head_only: bool,
+    why: Forward,
+    /// Encoded bytes that the answer has not taken yet.
+    queue: VecDeque<Bytes>,
+    /// Body bytes in the queue or being written, to be credited when they are gone.
+    uncredited: u32,
+    /// The body's length was declared: one DATA frame holds it all.
+    framed: bool,
+    begun: bool,
+    end: Option<End>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Complete,
+    /// Cut off after the head was written.
+    Broken,
+    /// Failed before there was a head.
+    Failed(crate::io::FetchErrorKind),
+}
+
+impl Shard {
+    /// Begins a fetch for this request alone.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn pass(
+        &mut self,
+        conn: &mut Conn,
+        id: StreamId,
+        target: &Target,
+        headers: HeaderMap,
+        head_only: bool,
+        why: Forward,
+        now: Now,
+        out: &mut Outbox,
+    ) -> Option<Response> {
+        if self.passes.len() >= self.config.limits.max_passes {
+            self.stats.passes_refused.inc();
+            return self.answer_busy(conn, id, "passes");
+        }
+        let fetch = self.fetch_id();
+        self.stats.fetches_started.inc();
+        let method = if head_only { Method::HEAD } else { Method::GET };
+        out.fetches.push(FetchCommand::Start {
+            id: fetch,
+            request: FetchRequest {
+                origin: target.origin,
+                method,
+                authority: target.authority.clone(),
+                target: target.path.clone(),
+                headers,
+                window: self.config.limits.fetch_window,
+            },
+        });
+        self.passes.insert(
+            fetch,
+            Pass {
+                conn: conn.id,
+                stream: id,
+                head_only,
+                why,
+                queue: VecDeque::new(),
+                uncredited: 0,
+                framed: false,
+                begun: false,
+                end: None,
+            },
+        );
+        let response = Response {
+            rest: VecDeque::new(),
+            source: Source::Pass { fetch },
+            head_only,
+        };
+        self.advance(conn, id, response, now, out)
+    }
+
+    /// News of a pass: queued, then the request goes on. False: it is no pass of ours.
+    pub(super) fn pass_event(
+        &mut self,
+        now: Now,
+        fetch: FetchId,
+        event: FetchEvent,
+        out: &mut Outbox,
+    ) {
+        let Some(pass) = self.passes.get_mut(&fetch) else {
+            return;
+        };
+        match event {
+            FetchEvent::Head {
+                status,
+                headers,
+                length,
+            } => {
+                let verdict = CacheStatus::Forwarded {
+                    why: pass.why,
+                    stored: false,
+                    collapsed: false,
+                    detail: None,
+                };
+                let fields = head::encode_static(status, &headers);
+                self.scratch.status.clear();
+                cache_status::write(&mut self.scratch.status, &self.config.node_name, &verdict);
+                let dynamic = Dynamic {
+                    age: None,
+                    cache_status: &self.scratch.status,
+                };
+                let body_len = length.filter(|&len| len > 0 && !pass.head_only);
+                let mut buffer = Vec::with_capacity(fields.len() + 128);
+                head::write_response(&mut buffer, &fields, dynamic, body_len);
+                pass.framed = length.is_some();
+                pass.begun = true;
+                pass.queue.push_back(Bytes::from(buffer));
+            }
+            FetchEvent::Body(bytes) => {
+                pass.uncredited += bytes.len() as u32;
+                if !pass.framed {
+                    pass.queue.push_back(data_header(bytes.len()));
+                }
+                pass.queue.push_back(bytes);
+            }
+            FetchEvent::End => pass.end = Some(End::Complete),
+            FetchEvent::Failed(FetchError { kind, .. }) => {
+                self.stats.fetches_failed.inc();
+                pass.end = Some(match pass.begun {
+                    true => End::Broken,
+                    false => End::Failed(kind),
+                });
+            }
+        }
+        let (conn, stream) = (pass.conn, pass.stream);
+        match self.quic.take(conn) {
+            Some(mut conn) => {
+                self.resume(&mut conn, stream, true, now, out);
+                self.quic.put_back_dirty(conn);
+            }
+            None => self.cancel_pass(fetch, out),
+        }
+    }
+
+    /// Moves what has arrived into the answer; what the answer wrote before is credited.
+    pub(super) fn step_pass(
+        &mut self,
+        fetch: FetchId,
+        response: &mut Response,
+        out: &mut Outbox,
+    ) -> Step {
+        let Some(pass) = self.passes.get_mut(&fetch) else {
+            return Step::Abort;
+        };
+        if pass.queue.is_empty() && pass.uncredited > 0 && pass.end.is_none() {
+            let bytes = std::mem::take(&mut pass.uncredited);
+            out.fetches.push(FetchCommand::Credit { id: fetch, bytes });
+        }
+        if !pass.queue.is_empty() {
+            std::mem::swap(&mut response.rest, &mut pass.queue);
+            return Step::Write;
+        }
+        let step = match pass.end {
+            None => return Step::Wait,
+            Some(End::Complete) => Step::Finish,
+            Some(End::Broken) => Step::Abort,
+            Some(End::Failed(kind)) => Step::Failed(kind),
+        };
+        self.passes.remove(&fetch);
+        step
+    }
+
+    /// Nobody wants the answer any more.
+    pub(super) fn cancel_pass(&mut self, fetch: FetchId, out: &mut Outbox) {
+        if let Some(pass) = self.passes.remove(&fetch)
+            && pass.end.is_none()
+        {
+            out.fetches.push(FetchCommand::Cancel { id: fetch });
+        }
+    }
+}

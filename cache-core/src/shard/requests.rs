@@ -1,0 +1,438 @@
+//! From connection events to requests, and from a request to a hit, a miss or a pass.
+
+use bytes::Bytes;
+use http::StatusCode;
+use quinn_proto::{Dir, Event, ReadError, StreamEvent, StreamId, VarInt};
+
+use super::{LaneMessage, Shard};
+use crate::conn::h3::error::{H3_NO_ERROR, H3_REQUEST_REJECTED};
+use crate::conn::h3::{self, FieldSection, H3Error, Progress, RequestReader, Scope};
+use crate::conn::quic::Conn;
+use crate::conn::stream::{Response, Source, Stream};
+use crate::flight::{Target, Ticket};
+use crate::http::cache_status::Forward;
+use crate::http::forward;
+use crate::http::key::{self, BadRequest};
+use crate::http::request::{self, Handling};
+use crate::io::{Now, Outbox};
+
+/// What reading a request stream came to.
+enum Read {
+    /// More may come.
+    Open,
+    Finished,
+    /// The client took its request back.
+    Reset,
+    Failed(H3Error),
+}
+
+impl Shard {
+    /// Reads everything that a connection has to say.
+    pub(super) fn connection_events(&mut self, conn: &mut Conn, now: Now, out: &mut Outbox) {
+        while let Some(event) = conn.quic.poll() {
+            match event {
+                Event::Connected => open_control(conn),
+                Event::ConnectionLost { .. } => {
+                    self.stats.connections_lost.inc();
+                    self.forget_streams(conn, out);
+                }
+                Event::Stream(event) if !conn.quic.is_closed() => {
+                    self.stream_event(conn, event, now, out);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn stream_event(&mut self, conn: &mut Conn, event: StreamEvent, now: Now, out: &mut Outbox) {
+        match event {
+            StreamEvent::Opened { dir: Dir::Bi } => {
+                while let Some(id) = conn.quic.streams().accept(Dir::Bi) {
+                    self.accept_request(conn, id, now, out);
+                }
+            }
+            StreamEvent::Opened { dir: Dir::Uni } => {
+                while let Some(id) = conn.quic.streams().accept(Dir::Uni) {
+                    self.read_uni(conn, id, now, out);
+                }
+            }
+            StreamEvent::Readable { id } if id.dir() == Dir::Uni => {
+                self.read_uni(conn, id, now, out);
+            }
+            StreamEvent::Readable { id } => self.read_request(conn, id, now, out),
+            StreamEvent::Writable { id } => self.resume(conn, id, false, now, out),
+            StreamEvent::Stopped { id, .. } => self.stopped(conn, id, out),
+            StreamEvent::Available { dir: Dir::Uni } if conn.control.is_none() => {
+                open_control(conn);
+            }
+            StreamEvent::Available { .. } | StreamEvent::Finished { .. } => {}
+        }
+    }
+
+    fn read_uni(&mut self, conn: &mut Conn, id: StreamId, now: Now, out: &mut Outbox) {
+        let mut events = std::mem::take(&mut self.scratch.uni_events);
+        if let Err(error) = read_uni_stream(conn, id, &mut events) {
+            self.violation(conn, None, error, now, out);
+        }
+        for event in events.drain(..) {
+            self.uni_event(conn, event);
+        }
+        self.scratch.uni_events = events;
+    }
+
+    fn uni_event(&mut self, conn: &mut Conn, event: h3::Event) {
+        match event {
+            h3::Event::StopSending { stream, code } => {
+                if let Ok(stream) = VarInt::from_u64(stream) {
+                    let _already_closed = conn.quic.recv_stream(stream.into()).stop(varint(code));
+                }
+            }
+            // Priorities other than our own order by size come with RFC 9218 support.
+            h3::Event::Priority { .. } | h3::Event::Settings { .. } | h3::Event::GoAway { .. } => {}
+        }
+    }
+
+    fn accept_request(&mut self, conn: &mut Conn, id: StreamId, now: Now, out: &mut Outbox) {
+        if conn.draining {
+            reject(conn, id, H3_REQUEST_REJECTED);
+            return;
+        }
+        conn.requests_seen += 1;
+        let stream = Stream {
+            reader: Some(RequestReader::new()),
+            response: None,
+        };
+        self.read_stream(conn, id, stream, now, out);
+    }
+
+    fn read_request(&mut self, conn: &mut Conn, id: StreamId, now: Now, out: &mut Outbox) {
+        if let Some(stream) = conn.streams.remove(&id) {
+            self.read_stream(conn, id, stream, now, out);
+        }
+    }
+
+    /// Reads what is there of a request stream; a request that became complete is answered. The
+    /// common case, a request in one frame and an answer that fits the window, leaves no trace in
+    /// the connection's stream table.
+    fn read_stream(
+        &mut self,
+        conn: &mut Conn,
+        id: StreamId,
+        mut stream: Stream,
+        now: Now,
+        out: &mut Outbox,
+    ) {
+        let mut complete = None;
+        if let Some(mut reader) = stream.reader.take() {
+            let read = self.read_chunks(conn, id, &mut reader, &mut complete);
+            match read {
+                Read::Open => stream.reader = Some(reader),
+                Read::Finished => {}
+                Read::Reset => {
+                    self.drop_response(stream.response.take(), out);
+                    reject(conn, id, h3::error::H3_REQUEST_CANCELLED);
+                    return;
+                }
+                Read::Failed(error) => {
+                    self.drop_response(stream.response.take(), out);
+                    self.violation(conn, Some(id), error, now, out);
+                    return;
+                }
+            }
+        }
+        match complete {
+            Some(Progress::Request) => {
+                self.stats.requests.inc();
+                let section = std::mem::replace(&mut self.scratch.section, FieldSection::new(0));
+                stream.response = self.request(conn, id, &section, now, out);
+                self.scratch.section = section;
+            }
+            Some(Progress::TooLarge) => {
+                self.stats.requests.inc();
+                self.stats.requests_refused.inc();
+                let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+                stream.response = self.answer_own(conn, id, status, "field-section-too-large");
+                stream.reader = None;
+                let _already_closed = conn.quic.recv_stream(id).stop(varint(H3_NO_ERROR));
+            }
+            _ => {}
+        }
+        if !stream.is_over() {
+            conn.streams.insert(id, stream);
+        }
+    }
+
+    fn read_chunks(
+        &mut self,
+        conn: &mut Conn,
+        id: StreamId,
+        reader: &mut RequestReader,
+        complete: &mut Option<Progress>,
+    ) -> Read {
+        let mut recv = conn.quic.recv_stream(id);
+        let Ok(mut chunks) = recv.read(true) else {
+            return Read::Finished;
+        };
+        let section = &mut self.scratch.section;
+        let read = loop {
+            let progress = match chunks.next(usize::MAX) {
+                Ok(Some(chunk)) => reader.push(&chunk.bytes, false, section),
+                Ok(None) => match reader.push(&[], true, section) {
+                    Ok(_) => break Read::Finished,
+                    Err(error) => Err(error),
+                },
+                Err(ReadError::Blocked) => break Read::Open,
+                Err(ReadError::Reset(_)) => break Read::Reset,
+            };
+            match progress {
+                Ok(done @ (Progress::Request | Progress::TooLarge)) => *complete = Some(done),
+                Ok(_) => {}
+                Err(error) => break Read::Failed(error),
+            }
+        };
+        let _flow_control_is_sent_anyway = chunks.finalize();
+        read
+    }
+
+    /// Answers a request, or returns what is left to be done for it.
+    fn request(
+        &mut self,
+        conn: &mut Conn,
+        id: StreamId,
+        section: &FieldSection,
+        now: Now,
+        out: &mut Outbox,
+    ) -> Option<Response> {
+        let handling = request::classify(section);
+        let head_only = match handling {
+            Handling::Lookup { head_only } | Handling::Bypass { head_only } => head_only,
+            Handling::MethodNotAllowed => {
+                self.stats.requests_refused.inc();
+                let status = StatusCode::METHOD_NOT_ALLOWED;
+                return self.answer_own(conn, id, status, "method");
+            }
+        };
+        let max_target = self.config.limits.max_target;
+        let (authority, path) = (section.authority(), section.path());
+        if let Err(error) = key::write_key(authority, path, max_target, &mut self.scratch.key) {
+            self.stats.requests_refused.inc();
+            let status = match error {
+                BadRequest::TooLong { .. } => StatusCode::URI_TOO_LONG,
+                BadRequest::Authority(_) | BadRequest::Target(_) => StatusCode::BAD_REQUEST,
+            };
+            return self.answer_own(conn, id, status, "bad-request");
+        }
+        let Some(origin) = self.routes.find(key::host(&self.scratch.key)) else {
+            self.stats.requests_refused.inc();
+            let status = StatusCode::MISDIRECTED_REQUEST;
+            return self.answer_own(conn, id, status, "unknown-host");
+        };
+        let hash = self.store.hash(&self.scratch.key);
+        if matches!(handling, Handling::Lookup { .. }) {
+            match self.answer_hit(conn, id, hash, head_only, Some(section), now) {
+                Ok(answered) => {
+                    if answered.stale {
+                        let target = target(&self.scratch.key, hash, origin);
+                        self.revalidate(target, now, out);
+                    }
+                    return answered.rest;
+                }
+                Err(why) => {
+                    let target = target(&self.scratch.key, hash, origin);
+                    return self.miss(conn, id, target, head_only, why, 0, now, out);
+                }
+            }
+        }
+        self.stats.bypassed.inc();
+        let target = target(&self.scratch.key, hash, origin);
+        let headers = forward::end_to_end(section);
+        self.pass(conn, id, &target, headers, head_only, Forward::Bypass, now, out)
+    }
+
+    /// Joins or begins a flight.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn miss(
+        &mut self,
+        conn: &mut Conn,
+        id: StreamId,
+        target: Target,
+        head_only: bool,
+        why: Forward,
+        attempts: u8,
+        now: Now,
+        out: &mut Outbox,
+    ) -> Option<Response> {
+        self.stats.misses.inc();
+        if self.uncacheable.contains(target.hash, now.unix_ms) {
+            let headers = forward::canonical();
+            return self.pass(conn, id, &target, headers, head_only, why, now, out);
+        }
+        if self.locals.followers() >= self.config.limits.max_waiters {
+            self.stats.waiters_refused.inc();
+            return self.answer_busy(conn, id, "waiters");
+        }
+        let joined = self.locals.joinable(&target.key);
+        let ticket = match joined {
+            Some(ticket) => {
+                self.stats.collapsed.inc();
+                self.locals.follow(ticket);
+                ticket
+            }
+            None => {
+                let ticket = self.locals.open(target.clone());
+                self.locals.follow(ticket);
+                self.depart(ticket, target, now, out);
+                ticket
+            }
+        };
+        let response = Response {
+            rest: Default::default(),
+            source: Source::Flight {
+                ticket,
+                next: None,
+                why,
+                collapsed: joined.is_some(),
+                attempts,
+                waiting: false,
+            },
+            head_only,
+        };
+        self.advance(conn, id, response, now, out)
+    }
+
+    /// Refreshes a stale object that is served meanwhile.
+    pub(super) fn revalidate(&mut self, target: Target, now: Now, out: &mut Outbox) {
+        if self.locals.joinable(&target.key).is_none()
+            && !self.uncacheable.contains(target.hash, now.unix_ms)
+        {
+            let ticket = self.locals.open(target.clone());
+            self.depart(ticket, target, now, out);
+        }
+    }
+
+    /// Sends a new local flight to its owner.
+    fn depart(&mut self, ticket: Ticket, target: Target, now: Now, out: &mut Outbox) {
+        let owner = self.store.owner(target.hash);
+        if owner == self.config.shard {
+            self.join(now, owner, ticket, target, out);
+        } else {
+            let target = Box::new(target);
+            out.lanes.push((owner, LaneMessage::Join { ticket, target }));
+        }
+    }
+
+    /// The client wants no more of an answer.
+    fn stopped(&mut self, conn: &mut Conn, id: StreamId, out: &mut Outbox) {
+        let Some(mut stream) = conn.streams.remove(&id) else {
+            return;
+        };
+        self.drop_response(stream.response.take(), out);
+        let code = varint(h3::error::H3_REQUEST_CANCELLED);
+        let _already_closed = conn.quic.send_stream(id).reset(code);
+        if !stream.is_over() {
+            conn.streams.insert(id, stream);
+        }
+    }
+
+    /// Ends what a peer's violation ends: a stream or the connection.
+    fn violation(
+        &mut self,
+        conn: &mut Conn,
+        id: Option<StreamId>,
+        error: H3Error,
+        now: Now,
+        out: &mut Outbox,
+    ) {
+        match (error.scope, id) {
+            (Scope::Stream, Some(id)) => {
+                self.stats.requests_refused.inc();
+                reject(conn, id, error.code);
+            }
+            _ => {
+                self.stats.h3_errors.inc();
+                self.forget_streams(conn, out);
+                conn.close(now.mono, error.code, error.reason);
+            }
+        }
+    }
+
+    /// Leaves every flight and pass that a connection's requests follow.
+    pub(super) fn forget_streams(&mut self, conn: &mut Conn, out: &mut Outbox) {
+        for (_, mut stream) in conn.streams.drain() {
+            self.drop_response(stream.response.take(), out);
+        }
+    }
+
+    pub(super) fn send_goaway(&mut self, conn: &mut Conn) {
+        conn.draining = true;
+        let Some(control) = conn.control else {
+            return;
+        };
+        // Requests on streams from this id on were not and will not be served.
+        let next = conn.requests_seen * 4;
+        let mut frame = Vec::new();
+        h3::goaway_frame(next, &mut frame);
+        let _blocked_or_closed = conn.quic.send_stream(control).write(&frame);
+    }
+}
+
+fn read_uni_stream(
+    conn: &mut Conn,
+    id: StreamId,
+    events: &mut Vec<h3::Event>,
+) -> Result<(), H3Error> {
+    let mut recv = conn.quic.recv_stream(id);
+    let Ok(mut chunks) = recv.read(true) else {
+        return Ok(());
+    };
+    let stream = u64::from(id);
+    let result = loop {
+        match chunks.next(usize::MAX) {
+            Ok(Some(chunk)) => {
+                if let Err(error) = conn.h3.on_uni(stream, &chunk.bytes, false, events) {
+                    break Err(error);
+                }
+            }
+            Ok(None) => break conn.h3.on_uni(stream, &[], true, events),
+            Err(ReadError::Blocked) => break Ok(()),
+            Err(ReadError::Reset(_)) => break conn.h3.on_uni_reset(stream),
+        }
+    };
+    let _flow_control_is_sent_anyway = chunks.finalize();
+    result
+}
+
+/// Opens our control stream as soon as the client's transport parameters allow it.
+fn open_control(conn: &mut Conn) {
+    if conn.control.is_some() {
+        return;
+    }
+    if let Some(id) = conn.quic.streams().open(Dir::Uni) {
+        let mut preamble = Vec::new();
+        conn.h3.preamble(&mut preamble);
+        let _flow_control_allows_these_few_bytes = conn.quic.send_stream(id).write(&preamble);
+        conn.control = Some(id);
+    }
+}
+
+/// Ends both directions of a request stream.
+fn reject(conn: &mut Conn, id: StreamId, code: u64) {
+    let _already_closed = conn.quic.send_stream(id).reset(varint(code));
+    let _already_closed = conn.quic.recv_stream(id).stop(varint(code));
+}
+
+fn varint(code: u64) -> VarInt {
+    VarInt::from_u64(code).unwrap_or(VarInt::MAX)
+}
+
+fn target(key: &[u8], hash: crate::store::KeyHash, origin: crate::io::OriginId) -> Target {
+    let key = Bytes::copy_from_slice(key);
+    let (authority, path) = key::split(&key);
+    Target {
+        authority: key.slice_ref(authority),
+        path: key.slice_ref(path),
+        key: key.clone(),
+        hash,
+        origin,
+    }
+}
