@@ -1,0 +1,5 @@
+//! The runtime of the shards.
+pub mod doorbell;
+pub mod lane;
+pub mod ring;
+pub mod sleep;
