@@ -118,6 +118,15 @@ impl Locals {
         self.followers
     }
 
+    /// Flights going on, and ended ones that still have followers.
+    pub fn len(&self) -> usize {
+        self.flights.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.flights.is_empty()
+    }
+
     /// The flight that a new request for this key may join.
     pub fn joinable(&self, key: &[u8]) -> Option<Ticket> {
         self.by_key.get(key).copied()

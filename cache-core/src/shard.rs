@@ -30,7 +30,7 @@ use crate::conn::quic::{Conn, Quic, QuicSetup, Route};
 use crate::flight::{FlightEvent, Flights, Locals, Target, Ticket, Uncacheable};
 use crate::io::{Command, Datagram, FetchId, Input, Now, OriginId, Outbox, Reply, ShardId};
 use crate::stats::ShardStats;
-use crate::store::{HitNote, Store};
+use crate::store::{HitNote, Store, StoreStats};
 use passes::Pass;
 
 /// Waiters served in one turn, so that a herd does not hold the core.
@@ -166,6 +166,20 @@ impl Shard {
     /// Open connections; a drain has ended when there are none.
     pub fn connections(&self) -> usize {
         self.quic.open_connections()
+    }
+
+    /// What the shard holds right now. All of it is zero once no client and no fetch is left.
+    pub fn holdings(&self) -> Holdings {
+        Holdings {
+            connections: self.quic.open_connections(),
+            waiters: self.locals.followers(),
+            local_flights: self.locals.len(),
+            flights: self.flights.len(),
+            settling: self.flights.settling(),
+            passes: self.passes.len(),
+            heap_bytes: self.heap_bytes,
+            store: self.store.stats(),
+        }
     }
 
     fn datagram(&mut self, now: Now, datagram: Datagram, out: &mut Outbox) {
@@ -317,6 +331,24 @@ impl Shard {
         self.next_fetch += 1;
         FetchId(self.next_fetch)
     }
+}
+
+/// See [`Shard::holdings`].
+#[derive(Clone, Debug)]
+pub struct Holdings {
+    pub connections: usize,
+    /// Requests that follow a flight.
+    pub waiters: usize,
+    /// Flights that this shard's requests joined.
+    pub local_flights: usize,
+    /// Flights that this shard leads.
+    pub flights: usize,
+    /// Ended flights whose fill is not released yet.
+    pub settling: usize,
+    pub passes: usize,
+    /// Body bytes of fills without room.
+    pub heap_bytes: u64,
+    pub store: StoreStats,
 }
 
 /// Which origin serves a host.

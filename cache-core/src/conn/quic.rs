@@ -21,7 +21,7 @@ use bytes::Bytes;
 pub use cache_ebpf::cid::CidKeys;
 use cache_ebpf::cid::{self, CID_LEN, CidKey};
 use cache_ebpf::siphash::siphash13;
-use foldhash::fast::RandomState;
+use foldhash::fast::FixedState;
 use quinn_proto::crypto::rustls::QuicServerConfig;
 use quinn_proto::{
     Connection, ConnectionHandle, ConnectionId, ConnectionIdGenerator, DatagramEvent, Endpoint,
@@ -134,8 +134,9 @@ pub struct Conn {
     pub h3: h3::Connection,
     /// Our control stream, once the handshake let us open it.
     pub control: Option<StreamId>,
-    /// Requests that are still being read or answered.
-    pub streams: HashMap<StreamId, Stream, RandomState>,
+    /// Requests that are still being read or answered. At most `max_streams_per_connection` of ids
+    /// that QUIC counts up, so a fixed hash is safe, and makes a simulation repeatable.
+    pub streams: HashMap<StreamId, Stream, FixedState>,
     /// Request streams accepted.
     pub requests_seen: u64,
     /// GOAWAY was sent: no request is accepted any more.

@@ -281,6 +281,11 @@ impl Shard {
                 Err(error) => without_room(&self.stats, flight, &error),
             }
         }
+        let declared = flight.head.as_ref().and_then(|head| head.length);
+        if declared.is_some_and(|length| flight.received > length) {
+            out.fetches.push(FetchCommand::Cancel { id });
+            return self.incomplete(now, id, out);
+        }
         let room = self.heap_bytes + u64::from(credit) <= limits.max_heap_fill;
         if flight.received > limits.max_object || (!in_arena && !room) {
             out.fetches.push(FetchCommand::Cancel { id });
@@ -309,6 +314,10 @@ impl Shard {
         let Some(flight) = self.flights.get_mut(id) else {
             return;
         };
+        let declared = flight.head.as_ref().map(|head| head.length);
+        if declared.is_none_or(|length| length.is_some_and(|length| length != flight.received)) {
+            return self.incomplete(now, id, out);
+        }
         let keep = flight.head.as_ref().is_some_and(|head| head.stored)
             && !flight.purged
             && !flight.full;
@@ -320,6 +329,13 @@ impl Shard {
             }
         }
         self.end_flight(now, id, Outcome::Complete, out);
+    }
+
+    /// The body did not come as declared: what was told of it is cut off, and it is not kept.
+    fn incomplete(&mut self, now: Now, id: FetchId, out: &mut Outbox) {
+        self.stats.fetches_failed.inc();
+        let outcome = Outcome::Failed(FetchErrorKind::ResponseIncomplete);
+        self.end_flight(now, id, outcome, out);
     }
 
     /// The response is for one request only: every waiter asks for itself.
