@@ -225,7 +225,7 @@ pub struct Region {
 impl Region {
     fn whole(map: MmapMut, align: usize) -> Self {
         let len = map.len();
-        let start = (map.as_ptr() as usize).next_multiple_of(align) - map.as_ptr() as usize;
+        let start = map.as_ptr().align_offset(align);
         let map = MmapRaw::from(map);
         Self {
             mapping: Arc::new(Mapping { map }),
@@ -321,4 +321,150 @@ fn write_pages(path: &str, pages: u64) -> Result<(), Error> {
         path: path.to_owned(),
         source,
     })
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn fill(region: &Region, byte: u8) {
+        // SAFETY: the region is this test's own, and nothing else points into it.
+        unsafe { region.as_ptr().write_bytes(byte, region.len()) };
+    }
+
+    fn first_and_last(region: &Region) -> (u8, u8) {
+        // SAFETY: as in `fill`; both offsets lie in the region.
+        unsafe { (*region.as_ptr(), *region.as_ptr().add(region.len() - 1)) }
+    }
+
+    #[test]
+    fn plain_and_transparent_pages_can_be_written_to_the_end() {
+        for (policy, kind) in [
+            (PagePolicy::Plain, PageKind::Plain),
+            (PagePolicy::Thp, PageKind::Thp),
+        ] {
+            let (region, report) = Backing::map(5 << 20, policy).unwrap();
+            assert_eq!((report.kind, report.bytes), (kind, 5 << 20));
+            assert_eq!(report.note, "");
+            assert_eq!(first_and_last(&region), (0, 0));
+            fill(&region, 7);
+            assert_eq!(first_and_last(&region), (7, 7));
+        }
+    }
+
+    #[test]
+    fn transparent_hugepages_begin_at_their_alignment() {
+        let (region, _) = Backing::map(2 << 20, PagePolicy::Thp).unwrap();
+        assert_eq!(region.as_ptr() as usize % HUGE_2M_BYTES, 0);
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_passed_over_with_the_reason() {
+        // More than any pool of this kind of machine, and untouched: only address space.
+        let (_region, report) = Backing::map((12 << 30) + 4096, PagePolicy::Huge1G).unwrap();
+        assert_eq!(report.kind, PageKind::Thp);
+        assert!(
+            report.note.contains("no 1 GiB hugepages"),
+            "{}",
+            report.note
+        );
+        assert!(
+            report.note.contains("vm.nr_hugepages by 6145"),
+            "{}",
+            report.note
+        );
+    }
+
+    #[test]
+    fn a_size_beyond_all_memory_is_an_error() {
+        let error = Backing::map(1 << 50, PagePolicy::Plain).unwrap_err();
+        assert!(error.to_string().contains("lower `memory.ram`"), "{error}");
+        let error = Backing::map(usize::MAX, PagePolicy::Auto).unwrap_err();
+        assert!(matches!(error, Error::Map { .. }));
+        assert!(matches!(
+            Backing::map(0, PagePolicy::Auto),
+            Err(Error::Empty)
+        ));
+    }
+
+    #[test]
+    fn pieces_of_a_region_do_not_overlap() {
+        let (mut region, _) = Backing::map(12 << 10, PagePolicy::Plain).unwrap();
+        let first = region.take(4 << 10).unwrap();
+        let second = region.take(8 << 10).unwrap();
+        assert!(region.is_empty() && region.take(1).is_none());
+        fill(&first, 1);
+        fill(&second, 2);
+        assert_eq!(first_and_last(&first), (1, 1));
+        assert_eq!(first_and_last(&second), (2, 2));
+    }
+
+    #[test]
+    fn policies_have_the_words_of_the_configuration() {
+        let words = ["auto", "1g", "2m", "thp", "plain"];
+        let parsed: Vec<PagePolicy> = words.iter().map(|word| word.parse().unwrap()).collect();
+        assert_eq!(parsed[0], PagePolicy::Auto);
+        assert_eq!(parsed[4], PagePolicy::Plain);
+        let error = "2mb".parse::<PagePolicy>().unwrap_err();
+        assert!(error.to_string().contains("`2mb`"));
+    }
+
+    /// A file in place of the kernel's, which takes whatever is written.
+    struct PoolFile(std::path::PathBuf);
+
+    impl PoolFile {
+        fn new(name: &str, text: &str) -> Self {
+            let file = format!("hugepages-{}-{name}", std::process::id());
+            let path = std::env::temp_dir().join(file);
+            fs::write(&path, text).unwrap();
+            Self(path)
+        }
+
+        fn path(&self) -> &str {
+            self.0.to_str().unwrap()
+        }
+    }
+
+    impl Drop for PoolFile {
+        fn drop(&mut self) {
+            fs::remove_file(&self.0).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_reservation_adds_and_takes_back_only_its_own() {
+        let pool = PoolFile::new("adds", "3\n");
+        let reservation = reserve_at(pool.path(), 4).unwrap();
+        assert_eq!(read_pages(pool.path()).unwrap(), 7);
+        write_pages(pool.path(), 9).unwrap();
+        reservation.release().unwrap();
+        assert_eq!(read_pages(pool.path()).unwrap(), 5);
+    }
+
+    #[test]
+    fn a_pool_that_is_not_a_number_or_not_there_is_named() {
+        let pool = PoolFile::new("text", "many");
+        let error = reserve_at(pool.path(), 1).unwrap_err().to_string();
+        assert!(
+            error.contains(pool.path()) && error.contains("many"),
+            "{error}"
+        );
+        let error = reserve_at("/proc/popcache-no-such-file", 1).unwrap_err();
+        assert!(error.to_string().contains("/proc/popcache-no-such-file"));
+    }
+
+    /// The kernel's own pool, where this test may change it.
+    #[test]
+    fn reserved_pages_back_a_mapping() {
+        let reservation = match reserve_2m(4) {
+            Ok(reservation) => reservation,
+            Err(error) => return assert!(error.to_string().contains("vm.nr_hugepages"), "{error}"),
+        };
+        let (region, report) = Backing::map(8 << 20, PagePolicy::Huge2M).unwrap();
+        assert_eq!((report.kind, report.note.as_str()), (PageKind::Huge2M, ""));
+        fill(&region, 9);
+        assert_eq!(first_and_last(&region), (9, 9));
+        drop(region);
+        reservation.release().unwrap();
+    }
 }

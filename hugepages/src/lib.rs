@@ -7,15 +7,33 @@
 //!  Backing::map(bytes, policy)            1 GiB | 2 MiB | transparent | plain pages, and why
 //!      |  Region (unique, splits)
 //!      |---- Table    64-byte lines of eight AtomicU64 (an index)
-//!      '---- arena::new(region, config)
+//!      '---- Arena::split(region, ..)
 //!              |---- Writer   the owner shard: open, append, seal, retire, reclaim
 //!              '---- Reader   one a shard: borrowed reads, `Bytes` views, quiescence
 //! ```
 //!
 //! [`arena`] explains the protocol between writer and readers.
+//!
+//! # Checking it
+//! Models of the protocol under loom, and the tests under the address and thread sanitizers:
+//! ```text
+//! RUSTFLAGS="--cfg loom" cargo test -p hugepages --release --test loom --target-dir target/loom
+//! RUSTFLAGS=-Zsanitizer=address cargo +nightly test -p hugepages \
+//!     --target x86_64-unknown-linux-gnu --target-dir target/asan
+//! ```
 
+pub mod arena;
 mod backing;
+mod memory;
+mod reader;
+mod sync;
+mod table;
+mod writer;
 
+pub use arena::Arena;
 pub use backing::{
     Backing, BackingReport, Error, PageKind, PagePolicy, Region, Reservation, reserve_2m,
 };
+pub use reader::Reader;
+pub use table::{Line, Table};
+pub use writer::Writer;

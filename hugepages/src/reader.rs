@@ -1,0 +1,169 @@
+//! A shard's side of an arena: borrowed reads, views, and the announcement of quiescence.
+
+use bytes::Bytes;
+
+use crate::arena::{Shared, State};
+use crate::sync::{Arc, Ordering};
+
+/// Base views of one segment that one reader may have alive; far more than memory allows, and far
+/// below the counter's end.
+const MAX_HELD: u32 = 1 << 30;
+
+/// Reads one arena for one shard. Made by [`crate::Arena::split`], never copied.
+#[derive(Debug)]
+pub struct Reader {
+    shared: Arc<Shared>,
+    number: u16,
+    /// Retirements announced as seen.
+    seen: u64,
+    /// Per segment, its generation when this reader saw it retired. Generation 0 is never open.
+    closed: Box<[u32]>,
+    /// Per segment, the cached view of its committed prefix as it was when the view was made.
+    views: Box<[Option<Bytes>]>,
+}
+
+impl Reader {
+    pub(crate) fn new(shared: Arc<Shared>, number: u16) -> Self {
+        let segments = shared.segments() as usize;
+        Self {
+            number,
+            seen: 0,
+            closed: vec![0; segments].into(),
+            views: vec![None; segments].into(),
+            shared,
+        }
+    }
+
+    /// Committed bytes, borrowed until the next [`Reader::quiesce`]. `None`: not (or no longer)
+    /// committed.
+    #[inline]
+    pub fn read(&self, segment: u32, offset: u32, len: u32) -> Option<&[u8]> {
+        self.check(segment, offset, len)?;
+        let at = self.shared.start(segment) + offset as usize;
+        // SAFETY: the bytes are committed in a segment that this reader has not announced as
+        // closed. The writer writes committed bytes again only after this reader's announcement,
+        // which needs it `&mut` and so comes after the end of this borrow (or after the drop).
+        Some(unsafe { self.shared.memory.slice(at, len as usize) })
+    }
+
+    /// Committed bytes to keep for as long as wanted, on any thread. While they live their segment
+    /// is not reused. Allocates only when the cached view of the segment does not reach so far.
+    #[inline]
+    pub fn view(&mut self, segment: u32, offset: u32, len: u32) -> Option<Bytes> {
+        let state = self.check(segment, offset, len)?;
+        let range = offset as usize..offset as usize + len as usize;
+        match &self.views[segment as usize] {
+            Some(base) if base.len() >= range.end => Some(base.slice(range)),
+            _ => self.make_view(segment, state).map(|base| base.slice(range)),
+        }
+    }
+
+    /// The segment's generation: it changes when the segment is used for something else.
+    #[inline]
+    pub fn generation(&self, segment: u32) -> Option<u32> {
+        self.shared.state(segment).map(State::generation)
+    }
+
+    /// Announces that nothing borrowed before is used any more, and lets go of retired segments.
+    /// One load when nothing was retired since the last time.
+    #[inline]
+    pub fn quiesce(&mut self) {
+        let retirements = self.shared.retirements.load(Ordering::Acquire);
+        if retirements != self.seen {
+            self.close_until(retirements);
+        }
+    }
+
+    /// Whether these bytes lie in a segment of this arena that waits to be reused.
+    pub fn is_retired(&self, bytes: &[u8]) -> bool {
+        self.shared
+            .segment_of(bytes.as_ptr())
+            .and_then(|segment| self.shared.state(segment))
+            .is_some_and(State::is_retired)
+    }
+
+    #[inline]
+    fn check(&self, segment: u32, offset: u32, len: u32) -> Option<State> {
+        let state = self.shared.state(segment)?;
+        if state.is_retired() && self.closed[segment as usize] == state.generation() {
+            return None;
+        }
+        let end = offset.checked_add(len)?;
+        (end <= state.committed()).then_some(state)
+    }
+
+    /// Caches a view of the whole committed prefix.
+    #[cold]
+    fn make_view(&mut self, segment: u32, state: State) -> Option<&Bytes> {
+        let held = &self.shared.readers[usize::from(self.number)].held[segment as usize];
+        // Only this thread raises the count, so that it cannot pass the bound in between.
+        if held.load(Ordering::Relaxed) >= MAX_HELD {
+            return None;
+        }
+        held.fetch_add(1, Ordering::Relaxed);
+        let base = Bytes::from_owner(View {
+            shared: Arc::clone(&self.shared),
+            number: self.number,
+            segment,
+            len: state.committed(),
+        });
+        Some(self.views[segment as usize].insert(base))
+    }
+
+    #[cold]
+    fn close_until(&mut self, retirements: u64) {
+        for retirement in self.seen..retirements {
+            let segment = self.shared.log_entry(retirement).load(Ordering::Relaxed);
+            let state = State(self.shared.states[segment as usize].load(Ordering::Relaxed));
+            self.closed[segment as usize] = state.generation();
+            self.views[segment as usize] = None;
+        }
+        self.seen = retirements;
+        self.announce(retirements);
+    }
+
+    fn announce(&self, seen: u64) {
+        self.shared.readers[usize::from(self.number)]
+            .seen
+            .store(seen, Ordering::Release);
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.views.fill(None);
+        self.announce(u64::MAX);
+    }
+}
+
+/// Owns a base view: keeps the memory mapped and its segment from being reused.
+struct View {
+    shared: Arc<Shared>,
+    number: u16,
+    segment: u32,
+    len: u32,
+}
+
+impl AsRef<[u8]> for View {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: the bytes were committed when the view was made. The writer writes them again
+        // only after it has seen the held count of this reader and segment at zero, and
+        // it stays above until this view is dropped.
+        unsafe {
+            self.shared
+                .memory
+                .slice(self.shared.start(self.segment), self.len as usize)
+        }
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        #[cfg(loom)]
+        self.shared
+            .memory
+            .touch(self.shared.start(self.segment), self.len as usize);
+        self.shared.readers[usize::from(self.number)].held[self.segment as usize]
+            .fetch_sub(1, Ordering::Release);
+    }
+}

@@ -1,0 +1,222 @@
+//! The owner's side of an arena: it alone writes, publishes, retires and reuses segments.
+
+use std::collections::VecDeque;
+
+use crate::arena::{Shared, State};
+use crate::sync::{Arc, Ordering};
+
+/// Held-up segments looked at by one [`Writer::reclaim`].
+const RECLAIM_BATCH: usize = 64;
+
+/// Where a segment is, as only the writer knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Local {
+    Free,
+    Open,
+    Sealed,
+    Retired,
+}
+
+/// Writes one arena. Made by [`crate::Arena::split`], never copied.
+#[derive(Debug)]
+pub struct Writer {
+    shared: Arc<Shared>,
+    local: Vec<Local>,
+    free: Vec<u32>,
+    /// Retirements that some reader may not have seen, oldest first.
+    unseen: VecDeque<Retirement>,
+    /// Retired segments that every reader has seen and somebody still holds.
+    held: VecDeque<u32>,
+}
+
+#[derive(Debug)]
+struct Retirement {
+    number: u64,
+    segment: u32,
+}
+
+impl Writer {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            local: vec![Local::Free; shared.segments() as usize],
+            free: (0..shared.segments()).rev().collect(),
+            unseen: VecDeque::new(),
+            held: VecDeque::new(),
+            shared,
+        }
+    }
+
+    pub fn segments(&self) -> u32 {
+        self.shared.segments()
+    }
+
+    pub fn segment_bytes(&self) -> u32 {
+        self.shared.segment_bytes()
+    }
+
+    /// Takes a free segment to append to. `None`: there is none; see [`Writer::reclaim`].
+    pub fn open(&mut self) -> Option<u32> {
+        let segment = self.free.pop()?;
+        self.local[segment as usize] = Local::Open;
+        self.publish(segment, self.state(segment).reopened());
+        Some(segment)
+    }
+
+    /// Appends the parts one after the other, publishes them together, and returns the offset of
+    /// the first byte. `None`: the segment is not open, or has no room for all of them.
+    pub fn append(&mut self, segment: u32, parts: &[&[u8]]) -> Option<u32> {
+        let lengths = parts.iter().map(|part| part.len());
+        let len = lengths.fold(0, usize::saturating_add);
+        if len > self.room(segment) as usize {
+            return None;
+        }
+        let state = self.state(segment);
+        let mut at = self.shared.start(segment) + state.committed() as usize;
+        for part in parts {
+            // SAFETY: the bytes lie past the committed prefix of an open segment and within the
+            // segment (checked by `room`). Readers touch committed bytes only; when the segment
+            // was taken from `free` nothing of its former generation was borrowed or held; and
+            // this is the only writer (`&mut self`, never cloned).
+            unsafe { self.shared.memory.write(at, part) };
+            at += part.len();
+        }
+        self.publish(
+            segment,
+            state.with_committed(state.committed() + len as u32),
+        );
+        Some(state.committed())
+    }
+
+    /// Moves the end of an open segment up to a multiple of `alignment` (a power of two).
+    pub fn pad(&mut self, segment: u32, alignment: u32) {
+        let end = self.committed(segment);
+        let padding = end.wrapping_neg() & (alignment - 1);
+        if padding != 0 && padding <= self.room(segment) {
+            // The bytes skipped are initialised (zero or from a former generation) and will not be
+            // written any more, so that they may be committed as they are.
+            self.publish(segment, self.state(segment).with_committed(end + padding));
+        }
+    }
+
+    /// Bytes that can be appended; 0 when the segment is not open.
+    pub fn room(&self, segment: u32) -> u32 {
+        if self.local(segment) != Some(Local::Open) {
+            return 0;
+        }
+        self.segment_bytes() - self.committed(segment)
+    }
+
+    /// Bytes published in a segment.
+    pub fn committed(&self, segment: u32) -> u32 {
+        self.shared.state(segment).map_or(0, State::committed)
+    }
+
+    /// The segment's generation: it changes when the segment is opened.
+    pub fn generation(&self, segment: u32) -> u32 {
+        self.shared.state(segment).map_or(0, State::generation)
+    }
+
+    /// Ends appending to an open segment. `false`: it is not open.
+    pub fn seal(&mut self, segment: u32) -> bool {
+        let open = self.local(segment) == Some(Local::Open);
+        if open {
+            self.local[segment as usize] = Local::Sealed;
+        }
+        open
+    }
+
+    /// Gives up an open or sealed segment. Its bytes can be read until each reader announces
+    /// quiescence, and views of them live on. `false`: it is neither open nor sealed.
+    pub fn retire(&mut self, segment: u32) -> bool {
+        if !matches!(self.local(segment), Some(Local::Open | Local::Sealed)) {
+            return false;
+        }
+        self.local[segment as usize] = Local::Retired;
+        self.publish(segment, self.state(segment).retired());
+        let number = self.shared.retirements.load(Ordering::Relaxed);
+        let entry = self.shared.log_entry(number);
+        entry.store(segment, Ordering::Relaxed);
+        self.shared.retirements.store(number + 1, Ordering::Release);
+        self.unseen.push_back(Retirement { number, segment });
+        true
+    }
+
+    /// Makes retired segments free that nobody can read any more, and says how many. Looks at
+    /// a bounded number of held-up ones in turn.
+    pub fn reclaim(&mut self) -> usize {
+        if self.unseen.is_empty() && self.held.is_empty() {
+            return 0;
+        }
+        let mut candidates = self.held.len().min(RECLAIM_BATCH);
+        candidates += self.move_seen();
+        (0..candidates).filter(|_| self.reclaim_one()).count()
+    }
+
+    pub fn free_segments(&self) -> u32 {
+        self.free.len() as u32
+    }
+
+    /// Segments that were retired and are not free yet.
+    pub fn retired_segments(&self) -> u32 {
+        (self.unseen.len() + self.held.len()) as u32
+    }
+
+    /// Retired segments of which reader `number` (or who got views from it) holds bytes.
+    pub fn held_by(&self, number: u16) -> u32 {
+        let Some(counts) = self.shared.readers.get(usize::from(number)) else {
+            return 0;
+        };
+        let retired = self.unseen.iter().map(|retirement| retirement.segment);
+        retired
+            .chain(self.held.iter().copied())
+            .filter(|segment| counts.held[*segment as usize].load(Ordering::Relaxed) != 0)
+            .count() as u32
+    }
+
+    /// Passes retirements that every reader has seen on to `held`, in front.
+    fn move_seen(&mut self) -> usize {
+        let seen = self.shared.readers.iter();
+        let seen = seen.map(|reader| reader.seen.load(Ordering::Acquire)).min();
+        let seen = seen.unwrap_or(u64::MAX);
+        let mut moved = 0;
+        while let Some(retirement) = self.unseen.pop_front_if(|oldest| oldest.number < seen) {
+            self.held.push_front(retirement.segment);
+            moved += 1;
+        }
+        moved
+    }
+
+    /// Frees the first held-up segment, or puts it behind the others.
+    fn reclaim_one(&mut self) -> bool {
+        let Some(segment) = self.held.pop_front() else {
+            return false;
+        };
+        // Acquire: what was done with a view happened before its count went down, and so before
+        // this segment is written again.
+        let is_held = self
+            .shared
+            .readers
+            .iter()
+            .any(|reader| reader.held[segment as usize].load(Ordering::Acquire) != 0);
+        if is_held {
+            self.held.push_back(segment);
+            return false;
+        }
+        self.local[segment as usize] = Local::Free;
+        self.free.push(segment);
+        true
+    }
+
+    fn local(&self, segment: u32) -> Option<Local> {
+        self.local.get(segment as usize).copied()
+    }
+
+    /// The state of a segment that exists.
+    fn state(&self, segment: u32) -> State {
+        State(self.shared.states[segment as usize].load(Ordering::Relaxed))
+    }
+
+    fn publish(&mut self, segment: u32, state: State) {
+        self.shared.states[segment as usize].store(state.0, Ordering::Release);
+    }
+}

@@ -1,0 +1,153 @@
+//! Every interleaving (up to a bound of preemptions) of the retire, announce, view and reuse
+//! protocol. Under loom the arena's bytes have shadow cells, so that a read that is not ordered
+//! before a later write of the same line is reported even if its value happens to be right.
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test -p hugepages --release --test loom --target-dir target/loom`
+#![cfg(loom)]
+
+use hugepages::{Arena, Backing, PagePolicy, Reader, Writer};
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicU32, Ordering};
+use loom::thread;
+
+const SEGMENT: u32 = 64;
+/// The index entry that says: nothing here.
+const EMPTY: u32 = u32::MAX;
+
+fn arena(segments: u32, segment_bytes: u32, readers: u16) -> (Writer, Vec<Reader>) {
+    let bytes = (segments * segment_bytes) as usize;
+    let (mut region, _) = Backing::map(bytes, PagePolicy::Plain).unwrap();
+    // A mapping is whole pages; a model wants few segments.
+    let region = region.take(bytes).unwrap();
+    Arena::split(region, segment_bytes, readers).unwrap()
+}
+
+fn model(check: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(check);
+}
+
+/// Writes generation after generation into the only segment, as reuse allows.
+fn write_lives(writer: &mut Writer, index: &AtomicU32, lives: u8) {
+    for life in 1..=lives {
+        writer.reclaim();
+        let Some(segment) = writer.open() else {
+            return;
+        };
+        writer.append(segment, &[&[life; 8]]).unwrap();
+        index.store(segment, Ordering::Release);
+        index.store(EMPTY, Ordering::Release);
+        writer.retire(segment);
+    }
+}
+
+#[test]
+fn a_borrow_never_sees_a_later_life() {
+    model(|| {
+        let (mut writer, mut readers) = arena(1, SEGMENT, 1);
+        let index = Arc::new(AtomicU32::new(EMPTY));
+        let mut reader = readers.pop().unwrap();
+        let shared = Arc::clone(&index);
+        let reading = thread::spawn(move || {
+            for _ in 0..2 {
+                let segment = shared.load(Ordering::Acquire);
+                if let Some(bytes) = reader.read(segment, 0, 8) {
+                    let first = bytes[0];
+                    thread::yield_now();
+                    let again = reader.read(segment, 0, 8).unwrap();
+                    assert_eq!(again, [first; 8]);
+                }
+                reader.quiesce();
+            }
+        });
+        write_lives(&mut writer, &index, 3);
+        reading.join().unwrap();
+    });
+}
+
+#[test]
+fn a_view_never_sees_a_later_life() {
+    model(|| {
+        let (mut writer, mut readers) = arena(1, SEGMENT, 1);
+        let index = Arc::new(AtomicU32::new(EMPTY));
+        let mut reader = readers.pop().unwrap();
+        let shared = Arc::clone(&index);
+        let reading = thread::spawn(move || {
+            let view = reader.view(shared.load(Ordering::Acquire), 0, 8);
+            let first = view.as_ref().map(|view| view[0]);
+            reader.quiesce();
+            // The cache has let go by now if the segment is retired; the view has not.
+            if let Some(view) = view {
+                assert!(view.iter().all(|byte| Some(*byte) == first));
+            }
+            reader.quiesce();
+        });
+        write_lives(&mut writer, &index, 3);
+        reading.join().unwrap();
+    });
+}
+
+#[test]
+fn a_view_dropped_by_a_stranger_is_waited_for() {
+    model(|| {
+        let (mut writer, mut readers) = arena(1, SEGMENT, 1);
+        let mut reader = readers.pop().unwrap();
+        let segment = writer.open().unwrap();
+        writer.append(segment, &[&[1; 8]]).unwrap();
+        let view = reader.view(segment, 0, 8).unwrap();
+        writer.retire(segment);
+        drop(reader);
+        let stranger = thread::spawn(move || assert_eq!(&view[..], [1; 8]));
+        writer.reclaim();
+        if let Some(segment) = writer.open() {
+            writer.append(segment, &[&[2; 8]]).unwrap();
+        }
+        stranger.join().unwrap();
+        writer.reclaim();
+        assert_eq!(writer.retired_segments(), 0);
+    });
+}
+
+#[test]
+fn two_readers_are_both_waited_for() {
+    model(|| {
+        let (mut writer, mut readers) = arena(1, SEGMENT, 2);
+        let segment = writer.open().unwrap();
+        writer.append(segment, &[&[1; 8]]).unwrap();
+        let mut other = readers.pop().unwrap();
+        let mut reader = readers.pop().unwrap();
+        let reading = thread::spawn(move || {
+            if let Some(bytes) = reader.read(segment, 0, 8) {
+                assert_eq!(bytes, [1; 8]);
+            }
+            reader.quiesce();
+        });
+        writer.retire(segment);
+        other.quiesce();
+        writer.reclaim();
+        if let Some(segment) = writer.open() {
+            writer.append(segment, &[&[2; 8]]).unwrap();
+        }
+        reading.join().unwrap();
+    });
+}
+
+#[test]
+fn published_bytes_are_whole_while_the_segment_grows() {
+    model(|| {
+        let (mut writer, mut readers) = arena(1, 128, 1);
+        let mut reader = readers.pop().unwrap();
+        let segment = writer.open().unwrap();
+        writer.append(segment, &[&[1; 64]]).unwrap();
+        let reading = thread::spawn(move || {
+            let first = reader.view(segment, 0, 64).unwrap();
+            if let Some(second) = reader.view(segment, 64, 64) {
+                assert_eq!(&second[..], [2; 64]);
+            }
+            assert_eq!(&first[..], [1; 64]);
+        });
+        writer.append(segment, &[&[2; 64]]).unwrap();
+        reading.join().unwrap();
+    });
+}
