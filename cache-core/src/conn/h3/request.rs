@@ -113,11 +113,7 @@ impl RequestReader {
         matches!(self.state, State::Finished)
     }
 
-    fn step(
-        &mut self,
-        data: &mut &[u8],
-        scratch: &mut FieldSection,
-    ) -> Result<Progress, H3Error> {
+    fn step(&mut self, data: &mut &[u8], scratch: &mut FieldSection) -> Result<Progress, H3Error> {
         match self.state {
             State::Header(phase) => {
                 if let Some(header) = self.header.read(data) {

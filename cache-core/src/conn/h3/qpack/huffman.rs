@@ -396,7 +396,10 @@ mod tests {
             (249, 0xffffffe, 28),
         ];
         for (symbol, code, len) in rows {
-            assert_eq!((CODES[symbol as usize], LENGTHS[symbol as usize]), (code, len));
+            assert_eq!(
+                (CODES[symbol as usize], LENGTHS[symbol as usize]),
+                (code, len)
+            );
         }
         assert_eq!(CODES[EOS], 0x3fffffff);
     }
@@ -420,7 +423,11 @@ mod tests {
         encode(b"0123456789abcdef", &mut code);
         for room in 0..16 {
             let mut out = vec![0; room];
-            assert_eq!(decode(&code, &mut out), Err(HuffmanError::TooLong), "{room}");
+            assert_eq!(
+                decode(&code, &mut out),
+                Err(HuffmanError::TooLong),
+                "{room}"
+            );
         }
         assert_eq!(decode(&code, &mut [0; 16]), Ok(16));
     }
