@@ -1,6 +1,15 @@
 //! Response heads: pre-encoded when an object is stored, completed when it is served.
+//!
+//! ```text
+//!  HEADERS | length | prefix :status fields... | age | cache-status || DATA | length | (body)
+//!  `---------------'`-- encode_static, kept --'`-- written per response -----------'
+//! ```
 
+use http::header::{self, HeaderName};
 use http::{HeaderMap, StatusCode};
+
+use super::frame::{FrameHeader, kind, write_varint};
+use super::qpack;
 
 /// Fields that differ from one response to the next.
 #[derive(Clone, Copy, Debug, Default)]
@@ -14,22 +23,277 @@ pub struct Dynamic<'a> {
 /// Encodes what stays the same of a response head: section prefix, `:status` and the fields, but
 /// for hop-by-hop fields, Age and Cache-Status. No frame header.
 pub fn encode_static(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
-    let _ = (status, headers);
-    Vec::new()
+    let mut out = Vec::with_capacity(32 + headers.len() * 32);
+    qpack::write_prefix(&mut out);
+    qpack::write_field(&mut out, b":status", status.as_str().as_bytes());
+    for (name, value) in headers {
+        if !is_left_out(name, headers) {
+            qpack::write_field(&mut out, name.as_str().as_bytes(), value.as_bytes());
+        }
+    }
+    out
 }
 
 /// Appends a HEADERS frame of `static_head` and `dynamic` and, for a body of known length that
-/// follows, the header of its DATA frame. Allocates only if `out` must grow.
+/// follows, the header of its DATA frame (none for a length of 0, which needs no frame). Allocates
+/// only if `out` must grow.
 pub fn write_response(
     out: &mut Vec<u8>,
     static_head: &[u8],
     dynamic: Dynamic<'_>,
     body_len: Option<u64>,
 ) {
-    let _ = (out, static_head, dynamic, body_len);
+    let mut digits = [0; 20];
+    let age = dynamic.age.map(|age| decimal(age, &mut digits));
+    let length = static_head.len() + dynamic.encoded_len(age);
+    FrameHeader {
+        kind: kind::HEADERS,
+        length: length as u64,
+    }
+    .write(out);
+    let payload = out.len();
+    out.extend_from_slice(static_head);
+    dynamic.write(age, out);
+    debug_assert_eq!(out.len() - payload, length);
+    if let Some(len @ 1..) = body_len {
+        data_frame_header(out, len);
+    }
 }
 
 /// Appends the header of a DATA frame of `len` bytes.
 pub fn data_frame_header(out: &mut Vec<u8>, len: u64) {
-    let _ = (out, len);
+    write_varint(out, kind::DATA);
+    write_varint(out, len);
+}
+
+/// The index of Age in the static table.
+const AGE: u8 = 2;
+
+/// A literal field line's first half with the name `cache-status`.
+const CACHE_STATUS: &[u8] = b"\x27\x05cache-status";
+
+impl Dynamic<'_> {
+    fn encoded_len(&self, age: Option<&[u8]>) -> usize {
+        let age = age.map_or(0, |digits| 2 + digits.len());
+        let status = match self.cache_status.len() {
+            0 => 0,
+            len => CACHE_STATUS.len() + string_len(len),
+        };
+        age + status
+    }
+
+    fn write(&self, age: Option<&[u8]>, out: &mut Vec<u8>) {
+        if let Some(digits) = age {
+            qpack::write_plain_field(out, AGE, digits);
+        }
+        if !self.cache_status.is_empty() {
+            out.extend_from_slice(CACHE_STATUS);
+            qpack::write_prefixed_int(out, 0, 7, self.cache_status.len() as u64);
+            out.extend_from_slice(self.cache_status);
+        }
+    }
+}
+
+/// Bytes of a plain string of `len` bytes with its length before it.
+fn string_len(len: usize) -> usize {
+    let mut prefix = 1;
+    if len >= 127 {
+        let mut rest = len - 127;
+        prefix += 1;
+        while rest >= 128 {
+            rest >>= 7;
+            prefix += 1;
+        }
+    }
+    prefix + len
+}
+
+/// The decimal digits of `value`, written to the end of `digits`.
+fn decimal(mut value: u64, digits: &mut [u8; 20]) -> &[u8] {
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            return &digits[at..];
+        }
+    }
+}
+
+/// RFC 9114 section 4.2 (connection-specific fields and whatever Connection names), and the fields
+/// of [`Dynamic`].
+fn is_left_out(name: &HeaderName, headers: &HeaderMap) -> bool {
+    let fixed = *name == header::CONNECTION
+        || *name == header::TRANSFER_ENCODING
+        || *name == header::UPGRADE
+        || *name == header::TE
+        || *name == header::TRAILER
+        || *name == header::PROXY_AUTHENTICATE
+        || *name == header::AGE
+        || matches!(
+            name.as_str(),
+            "keep-alive" | "proxy-connection" | "cache-status"
+        );
+    fixed || is_named_by_connection(name, headers)
+}
+
+fn is_named_by_connection(name: &HeaderName, headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|&b| b == b','))
+        .any(|token| {
+            token
+                .trim_ascii()
+                .eq_ignore_ascii_case(name.as_str().as_bytes())
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::frame::FrameHeader;
+    use super::super::qpack::{Lines, Name, Text, static_table};
+    use super::*;
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    fn text(text: Text<'_>) -> String {
+        let mut out = vec![0; 70_000];
+        let len = text.decode(&mut out).unwrap();
+        String::from_utf8(out[..len].to_vec()).unwrap()
+    }
+
+    fn decode(section: &[u8]) -> Vec<(String, String)> {
+        let mut lines = Lines::new(section).unwrap();
+        let mut fields = Vec::new();
+        while let Some(line) = lines.next_line().unwrap() {
+            let name = match line.name {
+                Name::Static(index) => {
+                    String::from_utf8(static_table::ENTRIES[index as usize].0.to_vec()).unwrap()
+                }
+                Name::Literal(name) => text(name),
+            };
+            fields.push((name, text(line.value)));
+        }
+        fields
+    }
+
+    fn field(name: &str, value: &str) -> (String, String) {
+        (name.to_owned(), value.to_owned())
+    }
+
+    fn stored() -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("content-type", "image/png"),
+            ("content-length", "3"),
+            ("etag", "\"abc\""),
+            ("connection", "close, X-Hop"),
+            ("x-hop", "1"),
+            ("keep-alive", "timeout=5"),
+            ("transfer-encoding", "chunked"),
+            ("age", "7"),
+            ("cache-status", "shield; hit"),
+        ] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn the_kept_part_leaves_out_what_is_hop_by_hop() {
+        let head = encode_static(StatusCode::OK, &stored());
+        let want = [
+            field(":status", "200"),
+            field("content-type", "image/png"),
+            field("content-length", "3"),
+            field("etag", "\"abc\""),
+        ];
+        assert_eq!(decode(&head), want);
+    }
+
+    #[test]
+    fn every_status_can_be_sent() {
+        for status in 100..=999 {
+            let status = StatusCode::from_u16(status).unwrap();
+            let head = encode_static(status, &HeaderMap::new());
+            assert_eq!(decode(&head), [field(":status", status.as_str())]);
+        }
+    }
+
+    #[test]
+    fn a_whole_response() {
+        let head = encode_static(StatusCode::OK, &stored());
+        let dynamic = Dynamic {
+            age: Some(17),
+            cache_status: b"popcache; hit; ttl=43",
+        };
+        let mut out = Vec::new();
+        write_response(&mut out, &head, dynamic, Some(3));
+        let (headers, used) = FrameHeader::parse(&out).unwrap();
+        assert_eq!(headers.kind, kind::HEADERS);
+        let (section, rest) = out[used..].split_at(headers.length as usize);
+        let fields = decode(section);
+        let want = [
+            field("age", "17"),
+            field("cache-status", "popcache; hit; ttl=43"),
+        ];
+        assert_eq!(fields[4..], want);
+        assert_eq!(rest, [0, 3]);
+    }
+
+    #[test]
+    fn an_empty_body_needs_no_frame() {
+        let head = encode_static(StatusCode::NO_CONTENT, &HeaderMap::new());
+        for body in [None, Some(0)] {
+            let mut out = Vec::new();
+            write_response(&mut out, &head, Dynamic::default(), body);
+            assert_eq!(out, [&[1, head.len() as u8][..], &head].concat());
+        }
+    }
+
+    #[test]
+    fn a_response_fits_the_room_it_had() {
+        let head = encode_static(StatusCode::OK, &stored());
+        let mut out = Vec::with_capacity(256);
+        let before = out.as_ptr();
+        let dynamic = Dynamic {
+            age: Some(u64::MAX),
+            cache_status: b"popcache; hit; ttl=43",
+        };
+        write_response(&mut out, &head, dynamic, Some(1 << 40));
+        assert_eq!(out.as_ptr(), before);
+    }
+
+    proptest! {
+        #[test]
+        fn frame_length_is_right(
+            age in prop::option::of(any::<u64>()),
+            status in "[ -~]{0,300}",
+            static_len in 0usize..40_000,
+            body in prop::option::of(0u64..1 << 40),
+        ) {
+            let mut headers = HeaderMap::new();
+            headers.insert("x", HeaderValue::from_str(&"v".repeat(static_len)).unwrap());
+            let head = encode_static(StatusCode::OK, &headers);
+            let dynamic = Dynamic { age, cache_status: status.as_bytes() };
+            let mut out = Vec::new();
+            write_response(&mut out, &head, dynamic, body);
+            let (frame, used) = FrameHeader::parse(&out).unwrap();
+            let (section, rest) = out[used..].split_at(frame.length as usize);
+            let fields = decode(section);
+            let mut want = vec![field(":status", "200"), field("x", &"v".repeat(static_len))];
+            want.extend(age.map(|age| field("age", &age.to_string())));
+            want.extend((!status.is_empty()).then(|| field("cache-status", &status)));
+            prop_assert_eq!(fields, want);
+            match body {
+                None | Some(0) => prop_assert!(rest.is_empty()),
+                Some(len) => {
+                    let (data, _) = FrameHeader::parse(rest).unwrap();
+                    prop_assert_eq!(data, FrameHeader { kind: kind::DATA, length: len });
+                }
+            }
+        }
+    }
 }

@@ -16,6 +16,7 @@ pub mod head;
 pub mod qpack;
 
 mod connection;
+mod control;
 mod priority;
 mod request;
 mod section;

@@ -158,7 +158,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn decode(section: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, DecodeError> {
+    type Owned = (Vec<u8>, Vec<u8>);
+
+    fn decode(section: &[u8]) -> Result<Vec<Owned>, DecodeError> {
         let text = |text: Text<'_>| -> Result<Vec<u8>, DecodeError> {
             let mut out = vec![0; 4096];
             let len = text.decode(&mut out)?;

@@ -187,8 +187,7 @@ fn mask_below(bits: u32) -> u64 {
 #[cold]
 fn long_symbol(bits: &mut Bits, out: &mut [u8]) -> Result<usize, HuffmanError> {
     let top = (bits.acc >> (64 - MAX_LEN)) as u32;
-    for len in STEP as usize + 1..=MAX_LEN {
-        let group = &GROUPS[len];
+    for (len, group) in GROUPS.iter().enumerate().skip(STEP as usize + 1) {
         let code = top >> (MAX_LEN - len);
         if group.count > 0 && code < group.first_code + u32::from(group.count) {
             let index = group.first_index + (code - group.first_code) as u16;
