@@ -1,1 +1,10 @@
+//! popcache's shells: everything around the shards of cache-core that touches the machine.
 
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod node;
+pub mod rt;
+pub mod status;
+pub mod tls_files;
+pub mod upstream;

@@ -1,1 +1,5 @@
-fn main() {}
+//! The program `popcache`. Everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    cache_userspace::cli::main()
+}

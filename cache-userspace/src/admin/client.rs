@@ -1,0 +1,158 @@
+//! The admin API's client: what `popcache status` and `popcache purge` talk through.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HOST};
+use http::{Method, Request};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::net::UnixStream;
+
+use crate::node::PurgeReport;
+use crate::status::StatusDocument;
+
+/// The whole of a request and its answer; longer than a node waits for its shards.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Largest answer read, in bytes.
+const MAX_ANSWER: usize = 8 << 20;
+
+/// Why a node did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("no popcache answers on {}: {reason}", socket.display())]
+    Unreachable { socket: PathBuf, reason: String },
+    #[error("the node refuses: {error} ({hint})")]
+    Refused { error: String, hint: String },
+    #[error("the node's answer makes no sense: {0}")]
+    Nonsense(String),
+}
+
+impl ClientError {
+    /// Whether there was no node to ask, as opposed to one that refused.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+}
+
+/// Asks the node at `socket` how it is.
+pub async fn status(socket: &Path) -> Result<StatusDocument, ClientError> {
+    ask(socket, Method::GET, "/v1/status", None).await
+}
+
+/// Makes the node at `socket` forget a URL.
+pub async fn purge_url(socket: &Path, url: &str) -> Result<PurgeReport, ClientError> {
+    ask(
+        socket,
+        Method::POST,
+        "/v1/purge",
+        Some(json!({ "url": url })),
+    )
+    .await
+}
+
+/// Makes the node at `socket` forget everything.
+pub async fn purge_all(socket: &Path) -> Result<PurgeReport, ClientError> {
+    ask(
+        socket,
+        Method::POST,
+        "/v1/purge",
+        Some(json!({ "all": true })),
+    )
+    .await
+}
+
+async fn ask<T: DeserializeOwned>(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Option<Value>,
+) -> Result<T, ClientError> {
+    let unreachable = |reason: String| ClientError::Unreachable {
+        socket: socket.to_owned(),
+        reason,
+    };
+    let exchange = exchange(socket, method, path, body);
+    match tokio::time::timeout(TIMEOUT, exchange).await {
+        Ok(answer) => decode(answer?),
+        Err(_) => Err(unreachable(format!(
+            "no answer within {} s",
+            TIMEOUT.as_secs()
+        ))),
+    }
+}
+
+/// A status code and a body.
+type Answer = (http::StatusCode, Bytes);
+
+async fn exchange(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Option<Value>,
+) -> Result<Answer, ClientError> {
+    let broken = |error: hyper::Error| ClientError::Unreachable {
+        socket: socket.to_owned(),
+        reason: format!("the connection broke: {error}"),
+    };
+    let stream = UnixStream::connect(socket)
+        .await
+        .map_err(|error| ClientError::Unreachable {
+            socket: socket.to_owned(),
+            reason: why_unreachable(&error),
+        })?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(broken)?;
+    let driver = tokio::spawn(connection);
+    let body = body.map(|value| value.to_string()).unwrap_or_default();
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(HOST, "popcache")
+        .header(CONTENT_TYPE, "application/json")
+        .body(Full::new(Bytes::from(body)))
+        .map_err(|error| ClientError::Nonsense(error.to_string()))?;
+    let response = sender.send_request(request).await.map_err(broken)?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MAX_ANSWER)
+        .collect()
+        .await
+        .map_err(|error| ClientError::Nonsense(error.to_string()))?
+        .to_bytes();
+    driver.abort();
+    Ok((status, body))
+}
+
+fn decode<T: DeserializeOwned>((status, body): Answer) -> Result<T, ClientError> {
+    let nonsense = |error: serde_json::Error| ClientError::Nonsense(format!("{status}: {error}"));
+    if status.is_success() {
+        return serde_json::from_slice(&body).map_err(nonsense);
+    }
+    let error: Value = serde_json::from_slice(&body).map_err(nonsense)?;
+    let field = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
+    Err(ClientError::Refused {
+        error: field("error"),
+        hint: field("hint"),
+    })
+}
+
+fn why_unreachable(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::NotFound => {
+            "there is no such socket; is it running, and is this its admin.socket?".to_owned()
+        }
+        ErrorKind::ConnectionRefused => {
+            "it is not running (the socket is left from a crash)".to_owned()
+        }
+        ErrorKind::PermissionDenied => {
+            "you may not use this socket: be root or in its group".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,23 @@
+//! The admin API: HTTP/1.1 with JSON over a Unix socket, and over TCP with a bearer token.
+//!
+//! ```text
+//!  popcache status|purge --client--> Unix socket (0660) --.
+//!  anything else ------------------> TCP + bearer token --+--> server (routes) --> NodeHandle
+//! ```
+//!
+//! | method and path | body | answer |
+//! |---|---|---|
+//! | `GET /v1/status` | | [`crate::status::StatusDocument`] |
+//! | `GET /v1/config` | | the effective configuration, as `popcache check --json` prints it |
+//! | `POST /v1/purge` | `{"url": "https://host/path"}` or `{"all": true}` | [`crate::node::PurgeReport`] |
+//!
+//! Every error is `{"error": "...", "hint": "..."}`. The API runs on the control thread: nothing it
+//! does can hold a shard.
+
+pub mod client;
+pub mod listen;
+mod server;
+pub mod token;
+
+pub use listen::{Listeners, bind};
+pub use server::serve_admin;

@@ -1,0 +1,233 @@
+//! The admin API's routes, and the loop that accepts its connections.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{get, post};
+use axum::serve::Listener;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+
+use super::listen::Listeners;
+use super::token::Token;
+use crate::node::{NodeError, NodeHandle, PurgeReport};
+use crate::status::StatusDocument;
+
+/// Largest request body, in bytes.
+const MAX_BODY: usize = 16 << 10;
+
+/// Connections at a time on each listener; more wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 32;
+
+/// A connection must send its request head within this, and again after each answer.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Answers the admin API until the returned future is dropped.
+///
+/// # Errors
+/// The listeners cannot be handed to the runtime.
+pub async fn serve_admin(listeners: Listeners, node: NodeHandle) -> anyhow::Result<()> {
+    let Listeners { unix, tcp, socket } = listeners;
+    let unix = UnixListener::from_std(unix).context("admin socket")?;
+    let open = routes(node.clone());
+    match tcp {
+        None => accept(unix, open).await,
+        Some((listener, token)) => {
+            let listener = TcpListener::from_std(listener).context("admin TCP listener")?;
+            let closed = routes(node).layer(middleware::from_fn_with_state(token, authorize));
+            tokio::join!(accept(unix, open), accept(listener, closed));
+        }
+    }
+    drop(socket);
+    Ok(())
+}
+
+fn routes(node: NodeHandle) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/config", get(config))
+        .route("/v1/purge", post(purge))
+        .method_not_allowed_fallback(wrong_method)
+        .fallback(unknown_path)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(node)
+}
+
+async fn status(State(node): State<NodeHandle>) -> Json<StatusDocument> {
+    Json(node.status())
+}
+
+async fn config(State(node): State<NodeHandle>) -> Json<serde_json::Value> {
+    Json(node.config().clone())
+}
+
+/// What to forget: one of the two.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PurgeRequest {
+    url: Option<String>,
+    #[serde(default)]
+    all: bool,
+}
+
+async fn purge(
+    State(node): State<NodeHandle>,
+    request: Result<Json<PurgeRequest>, JsonRejection>,
+) -> Result<Json<PurgeReport>, ApiError> {
+    let Json(request) = request.map_err(ApiError::from_rejection)?;
+    let report = match request {
+        PurgeRequest {
+            url: Some(url),
+            all: false,
+        } => node.purge_url(&url).await?,
+        PurgeRequest {
+            url: None,
+            all: true,
+        } => node.purge_all().await?,
+        _ => {
+            return Err(ApiError::new(
+                StatusCode::BAD_REQUEST,
+                "say what to purge: a url, or all, not both",
+                PURGE_HINT,
+            ));
+        }
+    };
+    tracing::info!(objects = report.objects, "purged");
+    Ok(Json(report))
+}
+
+const PURGE_HINT: &str = r#"send {"url": "https://host/path"} or {"all": true}"#;
+
+async fn wrong_method(request: Request) -> ApiError {
+    ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!(
+            "{} does not apply to {}",
+            request.method(),
+            request.uri().path()
+        ),
+        "GET /v1/status, GET /v1/config, POST /v1/purge",
+    )
+}
+
+async fn unknown_path(request: Request) -> ApiError {
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        format!("there is no {}", request.uri().path()),
+        "GET /v1/status, GET /v1/config, POST /v1/purge",
+    )
+}
+
+async fn authorize(State(token): State<Token>, request: Request, next: Next) -> Response {
+    let field = request.headers().get(header::AUTHORIZATION);
+    if field.is_some_and(|field| token.authorizes(field.as_bytes())) {
+        return next.run(request).await;
+    }
+    let error = ApiError::new(
+        StatusCode::UNAUTHORIZED,
+        "the bearer token is missing or wrong",
+        "send Authorization: Bearer with the content of admin.token_file",
+    );
+    ([(header::WWW_AUTHENTICATE, "Bearer")], error).into_response()
+}
+
+/// An error as clients see it.
+#[derive(Debug)]
+struct ApiError {
+    status: StatusCode,
+    body: ErrorBody,
+}
+
+#[derive(Debug, Serialize)]
+struct ErrorBody {
+    error: String,
+    hint: String,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, error: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            status,
+            body: ErrorBody {
+                error: error.into(),
+                hint: hint.into(),
+            },
+        }
+    }
+
+    fn from_rejection(rejection: JsonRejection) -> Self {
+        let hint = match rejection.status() {
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => "set Content-Type: application/json".to_owned(),
+            StatusCode::PAYLOAD_TOO_LARGE => format!("a request has at most {MAX_BODY} bytes"),
+            _ => PURGE_HINT.to_owned(),
+        };
+        Self::new(rejection.status(), rejection.body_text(), hint)
+    }
+}
+
+impl From<NodeError> for ApiError {
+    fn from(error: NodeError) -> Self {
+        let (status, hint) = match &error {
+            NodeError::Url { .. } => (
+                StatusCode::BAD_REQUEST,
+                "write the URL as a client asks for it: https://host/path?query",
+            ),
+            NodeError::NoAnswer { .. } => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "other shards may have purged already; asking again is harmless",
+            ),
+            NodeError::Stopping { .. } => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the node is stopping: what it held in memory goes with it",
+            ),
+        };
+        Self::new(status, error.to_string(), hint)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body)).into_response()
+    }
+}
+
+/// Accepts for ever. (The listener itself waits out a lack of descriptors.)
+async fn accept<L: Listener>(mut listener: L, routes: Router) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let place = places.clone().acquire_owned().await;
+        let (stream, _) = listener.accept().await;
+        let connection = converse(stream, routes.clone());
+        tokio::spawn(async move {
+            connection.await;
+            drop(place);
+        });
+    }
+}
+
+/// One connection from its first request to its end.
+async fn converse<S>(stream: S, routes: Router)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = TowerToHyperService::new(routes);
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "admin API: connection ended");
+    }
+}

@@ -1,0 +1,214 @@
+//! The command line: what can be asked, and how the answer ends the process.
+//!
+//! | exit code | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | it failed while running |
+//! | 2 | the command line or the configuration is wrong |
+//! | 3 | no node answers |
+
+mod check;
+mod documents;
+mod logging;
+mod remote;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config;
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Done = 0,
+    Failed = 1,
+    Usage = 2,
+    Unreachable = 3,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// popcache, an L1 edge cache appliance: HTTP/3 from hugepage arenas, steered by XDP
+#[derive(Debug, Parser)]
+#[command(name = "popcache", version, after_long_help = EXIT_CODES)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  it failed while running
+  2  the command line or the configuration is wrong
+  3  no node answers
+
+Examples:
+  popcache check --config popcache.toml
+  popcache serve --config popcache.toml
+  popcache status
+  popcache purge https://edge.example/emotes/42.png";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the node until SIGINT or SIGTERM
+    #[command(after_long_help = SERVE_HELP)]
+    Serve(ConfigFile),
+    /// Explain the whole effective configuration, or every problem in it
+    #[command(after_long_help = CHECK_HELP)]
+    Check {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Print JSON instead of text
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show how the running node is
+    #[command(after_long_help = STATUS_HELP)]
+    Status {
+        #[command(flatten)]
+        node: Node,
+        /// Print JSON instead of a page
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make the running node forget an object, or all of them
+    #[command(after_long_help = PURGE_HELP)]
+    Purge {
+        /// The URL as clients ask for it
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        url: Option<String>,
+        /// Forget every object
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        node: Node,
+    },
+    /// Print a completion script for a shell
+    #[command(after_long_help = COMPLETIONS_HELP)]
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page (roff)
+    #[command(after_long_help = MAN_HELP)]
+    Man {
+        /// Write one page per command into this directory instead
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The configuration file
+    #[arg(long, short, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+    config: PathBuf,
+}
+
+/// Which node to talk to.
+#[derive(Debug, Args)]
+struct Node {
+    /// The node's admin socket [default: /run/popcache/admin.sock]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Take the admin socket from this configuration file
+    #[arg(long, short, value_name = "FILE", conflicts_with = "socket")]
+    config: Option<PathBuf>,
+}
+
+const SERVE_HELP: &str = "\
+It says `popcache: ready on ADDRESS backend BACKEND` on stderr once it answers. POPCACHE_LOG
+overrides log.level, for example POPCACHE_LOG=debug or POPCACHE_LOG=info,cache_core=trace.
+
+Examples:
+  popcache serve
+  POPCACHE_LOG=debug popcache serve --config ./popcache.toml";
+
+const CHECK_HELP: &str = "\
+Prints every setting with its value, the line that it comes from (or `default`) and the reason for
+it, the memory that follows, and warnings. Exit code 2 when something is wrong; all problems are
+listed, each with its line.
+
+Examples:
+  popcache check
+  popcache check --config ./popcache.toml --json | jq .memory";
+
+const STATUS_HELP: &str = "\
+Examples:
+  popcache status
+  popcache status --socket /run/popcache/admin.sock --json | jq '.shards[].counters.hits'";
+
+const PURGE_HELP: &str = "\
+Examples:
+  popcache purge https://edge.example/emotes/42.png
+  popcache purge --all";
+
+const COMPLETIONS_HELP: &str = "\
+Examples:
+  popcache completions bash > /usr/share/bash-completion/completions/popcache
+  popcache completions zsh > /usr/share/zsh/vendor-completions/_popcache";
+
+const MAN_HELP: &str = "\
+Examples:
+  popcache man | man -l -
+  popcache man --dir /usr/local/share/man/man1";
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    run(Arguments::parse()).into()
+}
+
+fn run(arguments: Arguments) -> Exit {
+    match arguments.command {
+        Command::Serve(file) => serve::serve(&file.config),
+        Command::Check { file, json } => check::check(&file.config, json),
+        Command::Status { node, json } => remote::status(&node, json),
+        Command::Purge { url, node, .. } => remote::purge(&node, url.as_deref()),
+        Command::Completions { shell } => documents::completions(shell),
+        Command::Man { dir } => documents::man(dir.as_deref()),
+    }
+}
+
+/// Writes to stdout. A reader that has gone away (`| head`) is not a failure.
+fn print(text: &str) -> Exit {
+    use std::io::{ErrorKind, Write as _};
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Exit::Done,
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Exit::Done,
+        Err(error) => fail(Exit::Failed, format_args!("cannot write: {error}")),
+    }
+}
+
+/// Says what went wrong on stderr.
+fn fail(exit: Exit, what: impl std::fmt::Display) -> Exit {
+    eprintln!("popcache: {what}");
+    exit
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_purge_names_a_url_or_all() {
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
+        assert!(parse("popcache purge https://edge.test/").is_ok());
+        assert!(parse("popcache purge --all").is_ok());
+        assert!(parse("popcache purge").is_err());
+        assert!(parse("popcache purge --all https://edge.test/").is_err());
+        assert!(parse("popcache status --socket a --config b").is_err());
+    }
+}

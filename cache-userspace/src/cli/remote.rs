@@ -1,0 +1,61 @@
+//! `popcache status` and `popcache purge`: questions to a running node.
+
+use std::path::{Path, PathBuf};
+
+use super::{Exit, Node, fail, print};
+use crate::admin::client::{self, ClientError};
+use crate::config::{self, Machine};
+
+pub(super) fn status(node: &Node, as_json: bool) -> Exit {
+    let document = match ask(node, async |socket| client::status(socket).await) {
+        Ok(document) => document,
+        Err(exit) => return exit,
+    };
+    if !as_json {
+        return print(&document.page());
+    }
+    match serde_json::to_string_pretty(&document) {
+        Ok(text) => print(&(text + "\n")),
+        Err(error) => fail(Exit::Failed, error),
+    }
+}
+
+pub(super) fn purge(node: &Node, url: Option<&str>) -> Exit {
+    let asked = ask(node, async |socket| match url {
+        Some(url) => client::purge_url(socket, url).await,
+        None => client::purge_all(socket).await,
+    });
+    match asked {
+        Ok(report) if report.objects == 1 => print("1 object purged\n"),
+        Ok(report) => print(&format!("{} objects purged\n", report.objects)),
+        Err(exit) => exit,
+    }
+}
+
+/// Puts one question to the node, and says so where it fails.
+fn ask<T>(node: &Node, question: impl AsyncFn(&Path) -> Result<T, ClientError>) -> Result<T, Exit> {
+    let socket = socket(node)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| fail(Exit::Failed, error))?;
+    runtime.block_on(question(&socket)).map_err(|error| {
+        let exit = if error.is_unreachable() {
+            Exit::Unreachable
+        } else {
+            Exit::Failed
+        };
+        fail(exit, error)
+    })
+}
+
+fn socket(node: &Node) -> Result<PathBuf, Exit> {
+    match (&node.socket, &node.config) {
+        (Some(socket), _) => Ok(socket.clone()),
+        (None, None) => Ok(PathBuf::from(config::DEFAULT_SOCKET)),
+        (None, Some(path)) => match config::load(path, &Machine::this()) {
+            Ok(config) => Ok(config.admin.socket),
+            Err(error) => Err(fail(Exit::Usage, error)),
+        },
+    }
+}

@@ -1,0 +1,27 @@
+//! `popcache serve`.
+
+use std::path::Path;
+
+use super::{Exit, fail, logging};
+use crate::config::{self, Machine};
+
+pub(super) fn serve(path: &Path) -> Exit {
+    let config = match config::load(path, &Machine::this()) {
+        Ok(config) => config,
+        Err(error) => return fail(Exit::Usage, error),
+    };
+    if let Err(error) = logging::start(&config.log.level) {
+        return fail(Exit::Usage, error);
+    }
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let started: anyhow::Result<()> = Err(anyhow::anyhow!(
+        "{} is sound, but this build has no runtime",
+        config.path.display()
+    ));
+    match started {
+        Ok(()) => Exit::Done,
+        Err(error) => fail(Exit::Failed, format_args!("{error:#}")),
+    }
+}

@@ -1,0 +1,355 @@
+//! A running node as the control thread sees it: facts, counters, and a way to ask the shards.
+//!
+//! [`NodeHandle`] is what the admin API holds. It reads counters where they lie and sends commands
+//! over one bounded channel; whoever runs the shards drains it and answers each command once.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use cache_core::io::{Command, Reply, ShardId};
+use cache_core::stats::ShardStats;
+use hugepages::BackingReport;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use crate::status::{
+    BackendStatus, MemoryStatus, OriginStatus, ShardStatus, StatusDocument, XdpStatus,
+};
+
+/// How long a shard may take to answer a command before it is said to be stuck.
+pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Commands that may wait for the shards; more senders wait for room, up to [`COMMAND_TIMEOUT`].
+pub const COMMAND_QUEUE: usize = 64;
+
+/// A question to one shard.
+#[derive(Debug)]
+pub struct ShardCommand {
+    pub shard: ShardId,
+    pub command: Command,
+    /// Dropped without an answer, it counts as a shard that is stopping.
+    pub reply: oneshot::Sender<Reply>,
+}
+
+/// What does not change while the node runs.
+#[derive(Debug)]
+pub struct NodeFacts {
+    pub name: String,
+    /// What moves packets, as it was decided at start.
+    pub backend: BackendStatus,
+    pub listen: Vec<SocketAddr>,
+    pub interface: Option<String>,
+    /// How the XDP program is attached, or why it is not.
+    pub xdp: XdpFacts,
+    pub memory: BackingReport,
+    /// Shard i runs on `cpus[i]`.
+    pub cpus: Vec<usize>,
+    pub warnings: Vec<String>,
+    /// What `GET /v1/config` answers: [`crate::config::explain::json`].
+    pub config: serde_json::Value,
+}
+
+#[derive(Debug)]
+pub struct XdpFacts {
+    pub attached: bool,
+    /// `native on eth0, link pinned`, or the reason why there is none.
+    pub detail: String,
+}
+
+/// Reads something that changes. Called on the control thread; must not block.
+pub type Reading<T> = Box<dyn Fn() -> T + Send + Sync>;
+
+/// Where a node's counters are read and its shards are asked.
+pub struct Sources {
+    /// In the order of the shards.
+    pub shards: Vec<Arc<ShardStats>>,
+    pub upstream: Reading<Vec<OriginStatus>>,
+    /// Counters of the XDP program, summed over the CPUs.
+    pub xdp: Reading<Vec<(String, u64)>>,
+    pub commands: mpsc::Sender<ShardCommand>,
+}
+
+/// Why a node could not do what it was asked.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NodeError {
+    #[error("{url:?}: {reason}")]
+    Url { url: String, reason: String },
+    #[error("shard {shard} did not answer within {} s", COMMAND_TIMEOUT.as_secs())]
+    NoAnswer { shard: ShardId },
+    #[error("shard {shard} is stopping")]
+    Stopping { shard: ShardId },
+}
+
+/// What a purge did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PurgeReport {
+    /// Objects forgotten, over all shards.
+    pub objects: u64,
+    /// Shards that answered: all of them.
+    pub shards: usize,
+}
+
+/// A cheap handle on the running node.
+#[derive(Clone)]
+pub struct NodeHandle {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    facts: NodeFacts,
+    sources: Sources,
+    started: Instant,
+    started_unix: u64,
+}
+
+impl NodeHandle {
+    pub fn new(facts: NodeFacts, sources: Sources) -> Self {
+        let started_unix = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        Self {
+            inner: Arc::new(Inner {
+                facts,
+                sources,
+                started: Instant::now(),
+                started_unix,
+            }),
+        }
+    }
+
+    /// The node as it is now.
+    pub fn status(&self) -> StatusDocument {
+        let Inner {
+            facts,
+            sources,
+            started,
+            started_unix,
+        } = &*self.inner;
+        let shards = sources.shards.iter().zip(&facts.cpus).enumerate();
+        StatusDocument {
+            name: facts.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started_unix: *started_unix,
+            uptime_seconds: started.elapsed().as_secs(),
+            listen: facts.listen.iter().map(SocketAddr::to_string).collect(),
+            backend: facts.backend.clone(),
+            xdp: XdpStatus {
+                attached: facts.xdp.attached,
+                interface: facts.interface.clone(),
+                detail: facts.xdp.detail.clone(),
+                counters: (sources.xdp)().into_iter().collect(),
+            },
+            memory: MemoryStatus {
+                bytes: facts.memory.bytes,
+                pages: facts.memory.kind.to_string(),
+                note: facts.memory.note.clone(),
+            },
+            shards: shards
+                .map(|(shard, (stats, cpu))| ShardStatus::new(shard, *cpu, &stats.snapshot()))
+                .collect(),
+            origins: (sources.upstream)(),
+            warnings: facts.warnings.clone(),
+        }
+    }
+
+    /// The effective configuration with the origin of each value.
+    pub fn config(&self) -> &serde_json::Value {
+        &self.inner.facts.config
+    }
+
+    /// Forgets the object under a URL, whichever shard owns it.
+    ///
+    /// # Errors
+    /// The URL has no cache key, or a shard did not answer; in the latter case some shards may
+    /// have purged already, and asking again is harmless.
+    pub async fn purge_url(&self, url: &str) -> Result<PurgeReport, NodeError> {
+        let key = cache_core::http::key::key_of_url(url).map_err(|error| NodeError::Url {
+            url: url.to_owned(),
+            reason: error.to_string(),
+        })?;
+        let key = Bytes::from(key);
+        self.purge(|| Command::PurgeKey(key.clone())).await
+    }
+
+    /// Forgets every object of the node.
+    pub async fn purge_all(&self) -> Result<PurgeReport, NodeError> {
+        self.purge(|| Command::PurgeAll).await
+    }
+
+    async fn purge(&self, command: impl Fn() -> Command) -> Result<PurgeReport, NodeError> {
+        let replies = self.ask_all(command).await?;
+        let objects = replies.iter().map(|reply| match reply {
+            Reply::Purged { objects } => *objects,
+            Reply::Draining { .. } => 0,
+        });
+        Ok(PurgeReport {
+            objects: objects.sum(),
+            shards: replies.len(),
+        })
+    }
+
+    /// Asks every shard, all at the same time, and waits for every answer.
+    async fn ask_all(&self, command: impl Fn() -> Command) -> Result<Vec<Reply>, NodeError> {
+        let mut pending = Vec::new();
+        for shard in 0..self.inner.sources.shards.len() {
+            let shard = shard as ShardId;
+            pending.push((shard, self.send(shard, command()).await?));
+        }
+        let mut replies = Vec::new();
+        for (shard, answer) in pending {
+            match timeout(COMMAND_TIMEOUT, answer).await {
+                Ok(Ok(reply)) => replies.push(reply),
+                Ok(Err(_)) => return Err(NodeError::Stopping { shard }),
+                Err(_) => return Err(NodeError::NoAnswer { shard }),
+            }
+        }
+        Ok(replies)
+    }
+
+    async fn send(
+        &self,
+        shard: ShardId,
+        command: Command,
+    ) -> Result<oneshot::Receiver<Reply>, NodeError> {
+        let (reply, answer) = oneshot::channel();
+        let command = ShardCommand {
+            shard,
+            command,
+            reply,
+        };
+        match timeout(COMMAND_TIMEOUT, self.inner.sources.commands.send(command)).await {
+            Ok(Ok(())) => Ok(answer),
+            Ok(Err(_)) => Err(NodeError::Stopping { shard }),
+            Err(_) => Err(NodeError::NoAnswer { shard }),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use hugepages::PageKind;
+
+    use super::*;
+
+    /// A node of two shards without any shard behind it: the receiver plays them.
+    pub(crate) fn node() -> (NodeHandle, mpsc::Receiver<ShardCommand>) {
+        let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
+        let shards: Vec<Arc<ShardStats>> = (0..2).map(|_| Arc::default()).collect();
+        shards[0].requests.add(10);
+        shards[0].hits.add(9);
+        shards[0].misses.add(1);
+        shards[1].waiters_refused.add(7);
+        let facts = NodeFacts {
+            name: "popcache".to_owned(),
+            backend: BackendStatus {
+                kind: "udp".to_owned(),
+                reason: "no packet.interface".to_owned(),
+            },
+            listen: vec!["127.0.0.1:443".parse().expect("address")],
+            interface: None,
+            xdp: XdpFacts {
+                attached: false,
+                detail: "no packet.interface".to_owned(),
+            },
+            memory: BackingReport {
+                kind: PageKind::Huge2M,
+                bytes: 256 << 20,
+                note: String::new(),
+            },
+            cpus: vec![0, 1],
+            warnings: vec!["self-signed".to_owned()],
+            config: serde_json::json!({"settings": []}),
+        };
+        let sources = Sources {
+            shards,
+            upstream: Box::new(|| {
+                vec![OriginStatus {
+                    name: "demo".to_owned(),
+                    ..OriginStatus::default()
+                }]
+            }),
+            xdp: Box::new(Vec::new),
+            commands,
+        };
+        (NodeHandle::new(facts, sources), receiver)
+    }
+
+    #[tokio::test]
+    async fn a_purge_asks_every_shard_and_adds_up() {
+        let (node, mut receiver) = node();
+        let shards = tokio::spawn(async move {
+            let mut asked = Vec::new();
+            while let Some(command) = receiver.recv().await {
+                assert!(matches!(command.command, Command::PurgeAll));
+                asked.push(command.shard);
+                let objects = u64::from(command.shard) + 1;
+                command
+                    .reply
+                    .send(Reply::Purged { objects })
+                    .expect("someone waits");
+            }
+            asked
+        });
+        let report = node.purge_all().await;
+        drop(node);
+        assert_eq!(
+            report,
+            Ok(PurgeReport {
+                objects: 3,
+                shards: 2
+            })
+        );
+        assert_eq!(shards.await.expect("shards"), [0, 1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stuck_shard_is_named() {
+        let (node, mut receiver) = node();
+        let stuck = tokio::spawn(async move {
+            let mut kept = Vec::new();
+            while let Some(command) = receiver.recv().await {
+                match command.shard {
+                    0 => command
+                        .reply
+                        .send(Reply::Purged { objects: 0 })
+                        .expect("someone waits"),
+                    _ => kept.push(command),
+                }
+            }
+        });
+        assert_eq!(
+            node.purge_all().await,
+            Err(NodeError::NoAnswer { shard: 1 })
+        );
+        drop(node);
+        stuck.await.expect("shards");
+    }
+
+    #[tokio::test]
+    async fn stopped_shards_and_bad_urls_are_errors() {
+        let (node, receiver) = node();
+        assert!(matches!(
+            node.purge_url("not a url").await,
+            Err(NodeError::Url { .. })
+        ));
+        drop(receiver);
+        assert_eq!(
+            node.purge_all().await,
+            Err(NodeError::Stopping { shard: 0 })
+        );
+    }
+
+    #[test]
+    fn the_status_shows_facts_and_counters() {
+        let (node, _receiver) = node();
+        let status = node.status();
+        assert_eq!(status.shards.len(), 2);
+        assert_eq!(status.shards[0].get("hits"), 9);
+        assert_eq!(status.memory.pages, "2 MiB hugepages");
+        assert_eq!(status.backend.reason, "no packet.interface");
+    }
+}
