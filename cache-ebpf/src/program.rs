@@ -38,20 +38,29 @@ pub fn popcache_xdp(ctx: XdpContext) -> u32 {
     // SAFETY: the kernel keeps data..data_end readable while the program runs.
     let packet = unsafe { Packet::new(ctx.data() as *const u8, ctx.data_end() as *const u8) };
 
+    if rules.layout != LAYOUT {
+        return mismatch(&ctx, rules, counters);
+    }
     let decision = decide(&packet, ctx.rx_queue_index(), rules, keys);
-    let before = decision.count(counters);
-    if decision.reason == Reason::LayoutMismatch && before == 0 {
+    decision.count(counters);
+    match decision.verdict {
+        Verdict::Pass => XDP_PASS,
+        Verdict::Redirect { queue } => redirect(queue, counters),
+    }
+}
+
+/// Maps of another layout: says so at the first packet of each CPU and passes all of them.
+#[cold]
+fn mismatch(ctx: &XdpContext, rules: &Rules, counters: &mut Counters) -> u32 {
+    if counters.count(Reason::LayoutMismatch) == 0 {
         aya_log_ebpf::warn!(
-            &ctx,
+            ctx,
             "maps have layout {}, this program wants {}: every packet passes",
             rules.layout,
             LAYOUT
         );
     }
-    match decision.verdict {
-        Verdict::Pass => XDP_PASS,
-        Verdict::Redirect { queue } => redirect(queue, counters),
-    }
+    XDP_PASS
 }
 
 #[inline(always)]
