@@ -1,12 +1,16 @@
 // Fetches paths in headless Chromium; prints one line of JSON for each.
 //
-// Usage: node chromium.mjs PLAYWRIGHT_FOLDER HOST PORT ADDRESS KEY_PIN PAGE PATH...
+// Usage: node chromium.mjs PLAYWRIGHT_FOLDER CERTIFICATE HOST PORT ADDRESS PAGE PATH...
 // PAGE is opened first. The PATHs are then fetched by the page's own script; a line says which
-// protocol the browser used for it (nextHopProtocol).
+// protocol the browser used for it (nextHopProtocol), and how many pictures of the page it shows.
 
+import { createHash, X509Certificate } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 
-const [folder, host, port, address, pin, page, ...paths] = process.argv.slice(2);
+const [folder, certificate, host, port, address, page, ...paths] = process.argv.slice(2);
+const publicKey = new X509Certificate(readFileSync(certificate)).publicKey;
+const pin = createHash('sha256').update(publicKey.export({ type: 'spki', format: 'der' })).digest('base64');
 const { chromium } = createRequire(`${folder}/`)('playwright-core');
 
 const browser = await chromium.launch({

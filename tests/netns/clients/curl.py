@@ -48,7 +48,7 @@ def arguments():
 def fetch(session, options, url, number):
     headers = dict(line.split(": ", 1) for line in options.header)
     try:
-        response = session.request(options.method, url, headers=headers)
+        response = session.request(options.method, url, headers=headers, allow_redirects=False)
     except requests.exceptions.RequestException as error:
         return {"url": url, "error": str(error)}
     found = {

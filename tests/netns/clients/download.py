@@ -18,13 +18,13 @@ async def main():
     async with quic.connection(options, quic.Client) as client:
         downloads = [client.start(path, options.method) for path in options.path]
         if options.vanish_at is not None:
-            await downloads[0].reach(options.vanish_at)
+            await asyncio.wait_for(downloads[0].reach(options.vanish_at), options.timeout)
             print(json.dumps({"vanished_after": downloads[0].received}), flush=True)
             # At once: leaving the block would say goodbye.
             os._exit(0)
         ports = [local_port(client)]
         if options.rebind_at is not None:
-            await downloads[0].reach(options.rebind_at)
+            await asyncio.wait_for(downloads[0].reach(options.rebind_at), options.timeout)
             rebound_at = downloads[0].received
             await rebind(client)
             ports.append(local_port(client))

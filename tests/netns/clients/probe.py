@@ -1,4 +1,5 @@
-"""Breaks one rule of HTTP/3 or QPACK and prints what the server made of it, as one line of JSON.
+"""Breaks one rule of HTTP/3 or QPACK per probe, each on a connection of its own; prints what the
+server made of it, as one line of JSON for each.
 
 `connection`: the error code of the connection's close. `stream`: that of the request stream's reset.
 `status`: that of a response. `nothing`: none of these came in time.
@@ -192,26 +193,31 @@ async def byte_by_byte(p):
         p.send(stream, data[at : at + 1], at + 1 == len(data))
 
 
-async def main():
-    options = arguments()
+async def probe(options, name):
     async with quic.connection(options, Prober) as prober:
-        if options.probe == "byte-by-byte":
+        if name == "byte-by-byte":
             await byte_by_byte(prober)
         else:
-            PROBES[options.probe](prober)
+            PROBES[name](prober)
         prober.transmit()
         try:
-            outcome = await asyncio.wait_for(prober.outcome, options.timeout)
+            return await asyncio.wait_for(prober.outcome, options.timeout)
         except asyncio.TimeoutError:
-            outcome = {"nothing": True}
-        print(json.dumps(outcome), flush=True)
+            return {"nothing": True}
+
+
+async def main():
+    options = arguments()
+    outcomes = await asyncio.gather(*(probe(options, name) for name in options.probe))
+    for name, outcome in zip(options.probe, outcomes):
+        print(json.dumps({"probe": name, **outcome}), flush=True)
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     quic.add_target(parser)
-    parser.add_argument("--timeout", type=float, default=5)
-    parser.add_argument("probe", choices=sorted(PROBES))
+    parser.add_argument("--timeout", type=float, default=10)
+    parser.add_argument("probe", nargs="+", choices=sorted(PROBES))
     return parser.parse_args()
 
 

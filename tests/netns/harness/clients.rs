@@ -1,0 +1,191 @@
+//! HTTP/3 clients of others, run in the clients' namespace.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::process::inside;
+use super::{Edge, HOST, SERVER, places};
+
+/// What a client saw of one response.
+#[derive(Debug, Deserialize)]
+pub struct Fetched {
+    /// 0 where no whole response came.
+    #[serde(default)]
+    pub status: u16,
+    #[serde(default)]
+    pub http_version: String,
+    #[serde(default)]
+    pub headers: Vec<(String, String)>,
+    #[serde(default)]
+    pub length: u64,
+    #[serde(default)]
+    pub sha256: String,
+    pub error: Option<String>,
+    /// Local ports used (aioquic).
+    #[serde(default)]
+    pub ports: Vec<u16>,
+    /// Bytes received before the port changed (aioquic).
+    #[serde(default)]
+    pub rebound_at: u64,
+    /// Pictures of the page that were drawn (Chromium).
+    #[serde(default)]
+    pub pictures: u64,
+}
+
+impl Fetched {
+    /// The value of a header, empty where there is none.
+    pub fn header(&self, name: &str) -> &str {
+        let found = self.headers.iter().find(|(have, _)| have == name);
+        found.map_or("", |(_, value)| value)
+    }
+
+    pub fn cache_status(&self) -> &str {
+        self.header("cache-status")
+    }
+
+    pub fn is_hit(&self) -> bool {
+        self.cache_status().contains("; hit")
+    }
+
+    /// Asserts a whole 200 over HTTP/3 with exactly these bytes.
+    #[track_caller]
+    pub fn assert_body(&self, expected: &[u8]) {
+        assert_eq!(self.error, None, "{self:?}");
+        assert_eq!(self.status, 200, "{self:?}");
+        assert_eq!(self.http_version, "h3", "{self:?}");
+        assert_eq!(self.length, expected.len() as u64, "{self:?}");
+        assert_eq!(self.sha256, sha256(expected), "{self:?}");
+    }
+}
+
+/// What became of a broken rule.
+#[derive(Debug, Deserialize)]
+pub struct Outcome {
+    pub probe: String,
+    /// The error code of the connection's close.
+    pub connection: Option<u64>,
+    /// The error code of the stream's reset.
+    pub stream: Option<u64>,
+    pub status: Option<u16>,
+}
+
+impl Edge {
+    /// GET by libcurl, one after the other on one connection.
+    pub fn curl(&self, paths: &[&str]) -> Vec<Fetched> {
+        self.curl_with(&[], paths)
+    }
+
+    /// Like [`Self::curl`], with options of the script.
+    pub fn curl_with(&self, options: &[&str], paths: &[&str]) -> Vec<Fetched> {
+        let (address, port) = SERVER.split_once(':').expect("an address and a port");
+        let mut command = self.python("curl.py");
+        command
+            .args(["--resolve", &format!("{HOST}:{port}:{address}")])
+            .args(options)
+            .args(paths.iter().map(|path| format!("https://{HOST}{path}")));
+        self.lines(&command)
+    }
+
+    /// GET by aioquic, all at once on one connection.
+    pub fn aioquic(&self, options: &[&str], paths: &[&str]) -> Vec<Fetched> {
+        let mut command = self.python("download.py");
+        command.args(["--server", SERVER]).args(options).args(paths);
+        self.lines(&command)
+    }
+
+    /// Starts a download with aioquic and leaves without a word after so many bytes.
+    pub fn vanish_after(&self, bytes: u64, path: &str) {
+        let mut command = self.python("download.py");
+        command.args(["--server", SERVER, "--vanish-at", &bytes.to_string(), path]);
+        self.run_client(&command);
+    }
+
+    /// Breaks rules with aioquic, each on a connection of its own.
+    pub fn probe(&self, names: &[&str]) -> Vec<Outcome> {
+        let mut command = self.python("probe.py");
+        command.args(["--server", SERVER]).args(names);
+        self.lines(&command)
+    }
+
+    /// Opens `page` in headless Chromium and fetches the paths from its script.
+    pub fn chromium(&self, page: &str, paths: &[&str]) -> Vec<Fetched> {
+        let (address, port) = SERVER.split_once(':').expect("an address and a port");
+        let mut command = Command::new("node");
+        command
+            .arg(places::script("chromium.mjs"))
+            .arg(places::node_folder())
+            .arg(self.certificate())
+            .args([HOST, port, address, page])
+            .args(paths);
+        self.lines(&command)
+    }
+
+    /// Asks for one path very often at the same time; what became of it as `popcache-bench load
+    /// --herd` reports it.
+    pub fn herd(&self, path: &str, requests: u64) -> serde_json::Value {
+        let mut command = Command::new(places::binary("popcache-bench"));
+        command
+            .args([
+                "load",
+                "--herd",
+                &requests.to_string(),
+                "--connections",
+                "100",
+                "--json",
+            ])
+            .args(["--name", HOST, SERVER, path]);
+        let output = self.run_client(&command);
+        serde_json::from_slice(&output.stdout).expect("popcache-bench load --json prints JSON")
+    }
+
+    /// The file of the certificate to trust.
+    pub fn certificate(&self) -> std::path::PathBuf {
+        self.folder.path().join("cert.pem")
+    }
+
+    fn python(&self, script: &str) -> Command {
+        let mut command = Command::new(places::python());
+        command
+            .arg(places::script(script))
+            .arg("--ca")
+            .arg(self.certificate());
+        command
+    }
+
+    /// Runs a client that prints a line of JSON for each thing it did.
+    fn lines<T: DeserializeOwned>(&self, command: &Command) -> Vec<T> {
+        let output = self.run_client(command);
+        let text = String::from_utf8(output.stdout).expect("clients print UTF-8");
+        let parse =
+            |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        text.lines().map(parse).collect()
+    }
+
+    fn run_client(&self, command: &Command) -> Output {
+        let output = inside(self.network.client(), command, &["timeout", "180"])
+            .output()
+            .expect("start a client");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let name = Path::new(command.get_program()).display();
+        assert!(
+            output.status.success(),
+            "{name} ended with {}: {errors}",
+            output.status
+        );
+        output
+    }
+}
+
+/// In hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    let digest = digest(&SHA256, bytes);
+    digest
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}

@@ -1,0 +1,223 @@
+//! A whole small world for one test: origin, appliance, NIC, clients. All of it goes when it is
+//! dropped; on a failing test the logs are printed first.
+
+mod certificate;
+mod clients;
+mod network;
+mod origin;
+mod places;
+mod process;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+pub use clients::{Fetched, Outcome};
+pub use network::{Network, within};
+pub use origin::Origin;
+use process::Process;
+
+/// The host name that clients ask for.
+pub const HOST: &str = "edge.test";
+/// Where popcache serves.
+pub const SERVER: &str = "10.77.0.1:443";
+
+const READY: &str = "popcache: ready on ";
+const START: Duration = Duration::from_secs(30);
+
+/// How packets reach popcache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    Udp,
+    AfXdp,
+}
+
+impl Backend {
+    /// Its name in the configuration, in the ready line and in the status.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::AfXdp => "af_xdp",
+        }
+    }
+}
+
+/// A running appliance with its origin and its network.
+pub struct Edge {
+    popcache: Option<Process>,
+    pub origin: Origin,
+    network: Network,
+    backend: Backend,
+    folder: Folder,
+    _alone: Flock<File>,
+}
+
+impl Edge {
+    /// Starts everything with the defaults.
+    pub fn start(backend: Backend) -> Self {
+        Self::start_with(backend, "")
+    }
+
+    /// Starts everything with more configuration: whole sections other than server, packet, tls,
+    /// memory, origin and admin.
+    pub fn start_with(backend: Backend, more: &str) -> Self {
+        let alone = lock();
+        let network = Network::make();
+        let folder = Folder::make(network.name());
+        certificate::write(&folder.path(), HOST);
+        let origin = Origin::start(network.server(), &folder.path().join("origin.log"));
+        fs::write(folder.config(), configuration(&folder, backend, more))
+            .expect("write the configuration");
+        let mut edge = Self {
+            popcache: None,
+            origin,
+            network,
+            backend,
+            folder,
+            _alone: alone,
+        };
+        edge.start_popcache();
+        edge
+    }
+
+    /// Starts popcache (again) and waits until it is ready on the backend that was asked for.
+    pub fn start_popcache(&mut self) {
+        assert!(self.popcache.is_none(), "popcache runs already");
+        let mut popcache = Process::start(
+            self.network.server(),
+            Command::new(places::binary("popcache"))
+                .arg("serve")
+                .arg("--config")
+                .arg(self.folder.config()),
+            &self.folder.path().join("popcache.log"),
+        );
+        let ready = popcache.wait_for_line(READY, START);
+        let expected = format!("backend {}", self.backend.name());
+        assert!(
+            ready.ends_with(&expected),
+            "`{ready}` does not end with `{expected}`"
+        );
+        self.popcache = Some(popcache);
+    }
+
+    /// Ends popcache as an operator does (SIGTERM). Its XDP program stays attached.
+    pub fn stop_popcache(&mut self) {
+        let popcache = self.popcache.take().expect("popcache runs");
+        let status = popcache.stop();
+        assert!(status.success(), "popcache ended with {status}");
+    }
+
+    /// Asserts that popcache has not ended by itself.
+    pub fn assert_alive(&mut self) {
+        let popcache = self.popcache.as_mut().expect("popcache was started");
+        popcache.assert_running();
+    }
+
+    /// Runs `popcache ARGS --socket ...` and returns its standard output.
+    pub fn control(&self, args: &[&str]) -> String {
+        let output = Command::new(places::binary("popcache"))
+            .args(args)
+            .arg("--socket")
+            .arg(self.folder.socket())
+            .output()
+            .expect("start popcache");
+        assert!(
+            output.status.success(),
+            "popcache {args:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).expect("popcache prints UTF-8")
+    }
+
+    /// The node's status as it reports it.
+    pub fn status(&self) -> serde_json::Value {
+        let text = self.control(&["status", "--json"]);
+        serde_json::from_str(&text).expect("status --json prints JSON")
+    }
+
+    /// A counter of the status, added up over the shards.
+    pub fn counter(&self, name: &str) -> u64 {
+        let status = self.status();
+        let shards = status["shards"].as_array().expect("status has shards");
+        let value = |shard: &serde_json::Value| {
+            let value = shard["counters"][name].as_u64();
+            value.unwrap_or_else(|| panic!("no counter {name} in {shard:#}"))
+        };
+        shards.iter().map(value).sum()
+    }
+
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+}
+
+/// One end-to-end test at a time on this machine.
+fn lock() -> Flock<File> {
+    let file = File::create("/run/popcache-tests.lock")
+        .expect("end-to-end tests need root: sudo -E env PATH=$PATH cargo xtask test");
+    Flock::lock(file, FlockArg::LockExclusive).expect("lock /run/popcache-tests.lock")
+}
+
+/// Files of one test, with a BPF file system of their own for the pins.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn make(name: &str) -> Self {
+        let folder = Self(Path::new("/run").join(name));
+        fs::create_dir_all(folder.bpf()).expect("make the test's folder in /run");
+        mount(
+            Some("bpf"),
+            &folder.bpf(),
+            Some("bpf"),
+            MsFlags::empty(),
+            None::<&str>,
+        )
+        .expect("mount a BPF file system");
+        folder
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn bpf(&self) -> PathBuf {
+        self.0.join("bpf")
+    }
+
+    fn config(&self) -> PathBuf {
+        self.0.join("popcache.toml")
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.0.join("admin.sock")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let unmounted = umount2(&self.bpf(), MntFlags::MNT_DETACH);
+        let removed = fs::remove_dir_all(&self.0);
+        if unmounted.is_err() || removed.is_err() {
+            eprintln!("could not remove {}", self.0.display());
+        }
+    }
+}
+
+fn configuration(folder: &Folder, backend: Backend, more: &str) -> String {
+    let path = folder.path().display();
+    format!(
+        "[server]\nlisten = \"{SERVER}\"\ncores = [0, 1]\n\
+         [packet]\nbackend = \"{}\"\ninterface = \"{}\"\npin_dir = \"{path}/bpf/popcache\"\n\
+         [tls]\ncertificate = \"{path}/cert.pem\"\nkey = \"{path}/key.pem\"\n\
+         [memory]\nram = \"128 MiB\"\n\
+         [[origin]]\nname = \"demo\"\nhosts = [\"{HOST}\"]\nurl = \"http://{}\"\n\
+         [admin]\nsocket = \"{path}/admin.sock\"\n{more}\n",
+        backend.name(),
+        network::INTERFACE,
+        origin::ADDRESS,
+    )
+}

@@ -1,0 +1,125 @@
+//! A program in a namespace, with its output in a file.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// How long a program may take to end after SIGTERM.
+const GRACE: Duration = Duration::from_secs(15);
+const TICK: Duration = Duration::from_millis(10);
+/// How much of a log a failing test shows.
+const SHOWN_LINES: usize = 60;
+
+/// Stopped when dropped; its log is printed when the test is failing.
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+    stopped: bool,
+}
+
+impl Process {
+    /// Starts the program; it is killed should the test die without stopping it.
+    pub fn start(namespace: &str, program: &Command, log: &Path) -> Self {
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .expect("open a log");
+        let child = inside(namespace, program, &["setpriv", "--pdeathsig", "KILL"])
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().expect("share a log"))
+            .stderr(file)
+            .spawn()
+            .expect("start a program in a namespace");
+        Self {
+            child,
+            log: log.to_owned(),
+            stopped: false,
+        }
+    }
+
+    /// Waits for a line that starts with `prefix`, and takes it.
+    pub fn wait_for_line(&mut self, prefix: &str, at_most: Duration) -> String {
+        let deadline = Instant::now() + at_most;
+        loop {
+            let log = self.log();
+            if let Some(line) = log.lines().rev().find(|line| line.starts_with(prefix)) {
+                return line.to_owned();
+            }
+            self.assert_running();
+            assert!(
+                Instant::now() < deadline,
+                "no `{prefix}` within {at_most:?}"
+            );
+            thread::sleep(TICK);
+        }
+    }
+
+    pub fn assert_running(&mut self) {
+        let ended = self.child.try_wait().expect("ask for a child");
+        if let Some(status) = ended {
+            self.stopped = true;
+            panic!("it ended by itself ({status}):\n{}", tail(&self.log()));
+        }
+    }
+
+    /// Asks it to end (SIGTERM) and waits until it has.
+    pub fn stop(mut self) -> ExitStatus {
+        self.end()
+    }
+
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    fn end(&mut self) -> ExitStatus {
+        self.stopped = true;
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a process id"));
+        if let Some(status) = self.child.try_wait().expect("ask for a child") {
+            return status;
+        }
+        kill(pid, Signal::SIGTERM).expect("signal a child");
+        let deadline = Instant::now() + GRACE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().expect("ask for a child") {
+                return status;
+            }
+            thread::sleep(TICK);
+        }
+        self.child.kill().expect("kill a child");
+        self.child.wait().expect("wait for a child")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !self.stopped {
+            self.end();
+        }
+        if thread::panicking() {
+            eprintln!("--- {}\n{}", self.log.display(), tail(&self.log()));
+        }
+    }
+}
+
+/// `program` as a command that runs in a namespace, started by `wrapper`.
+pub fn inside(namespace: &str, program: &Command, wrapper: &[&str]) -> Command {
+    let mut command = Command::new("ip");
+    command
+        .args(["netns", "exec", namespace])
+        .args(wrapper)
+        .arg(program.get_program())
+        .args(program.get_args())
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+}
+
+fn tail(text: &str) -> String {
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
+}

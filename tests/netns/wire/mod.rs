@@ -1,0 +1,26 @@
+//! What goes over the wire. `cargo xtask test --quick` leaves out everything below this module.
+
+/// Makes two tests of one function: with each of the packet backends.
+macro_rules! on_both_backends {
+    ($($check:ident),+ $(,)?) => {$(
+        mod $check {
+            use crate::harness::Backend;
+
+            #[test]
+            fn udp() {
+                super::$check(Backend::Udp);
+            }
+
+            #[test]
+            fn af_xdp() {
+                super::$check(Backend::AfXdp);
+            }
+        }
+    )+};
+}
+
+mod control;
+mod faults;
+mod fetch;
+mod herd;
+mod malformed;
