@@ -1,9 +1,9 @@
-//! Cache-Status (RFC 9211).
+//! Cache-Status (RFC 9211): how a request was answered, for whoever debugs.
 
 /// Why a request was forwarded (RFC 9211 section 2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forward {
-    /// The method is not cached, e.g. POST.
+    /// The request's method is not answered from the cache.
     Method,
     /// Nothing was stored for the URI.
     UriMiss,
@@ -27,11 +27,122 @@ pub enum CacheStatus {
         /// A token that says more, e.g. the reason of [`super::freshness::Decision`].
         detail: Option<&'static str>,
     },
-    /// Answered by the node itself, e.g. 503; `detail` says why.
+    /// Answered by the node itself, e.g. 503; `detail`, a token, says why.
     Own { detail: &'static str },
 }
 
-/// Appends the field value for the cache called `name`. Allocates only if `out` must grow.
+impl Forward {
+    fn token(self) -> &'static str {
+        match self {
+            Self::Method => "method",
+            Self::UriMiss => "uri-miss",
+            Self::Stale => "stale",
+            Self::Bypass => "bypass",
+        }
+    }
+}
+
+/// Appends the field value for the cache called `name`, a token. Allocates only if `out` must grow.
 pub fn write(out: &mut Vec<u8>, name: &str, status: &CacheStatus) {
-    let _ = (out, name, status);
+    out.extend_from_slice(name.as_bytes());
+    match *status {
+        CacheStatus::Hit { ttl } => {
+            out.extend_from_slice(b"; hit; ttl=");
+            write_int(out, ttl);
+        }
+        CacheStatus::Forwarded {
+            why,
+            stored,
+            collapsed,
+            detail,
+        } => {
+            write_parameter(out, "fwd", why.token());
+            if stored {
+                out.extend_from_slice(b"; stored");
+            }
+            if collapsed {
+                out.extend_from_slice(b"; collapsed");
+            }
+            if let Some(detail) = detail {
+                write_parameter(out, "detail", detail);
+            }
+        }
+        CacheStatus::Own { detail } => write_parameter(out, "detail", detail),
+    }
+}
+
+fn write_parameter(out: &mut Vec<u8>, name: &str, token: &str) {
+    out.extend_from_slice(b"; ");
+    out.extend_from_slice(name.as_bytes());
+    out.push(b'=');
+    out.extend_from_slice(token.as_bytes());
+}
+
+fn write_int(out: &mut Vec<u8>, value: i64) {
+    if value < 0 {
+        out.push(b'-');
+    }
+    let mut digits = [0; 20];
+    out.extend_from_slice(super::decimal(value.unsigned_abs(), &mut digits));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(status: CacheStatus) -> String {
+        let mut out = Vec::new();
+        write(&mut out, "popcache", &status);
+        String::from_utf8(out).unwrap()
+    }
+
+    fn forwarded(why: Forward) -> CacheStatus {
+        CacheStatus::Forwarded {
+            why,
+            stored: false,
+            collapsed: false,
+            detail: None,
+        }
+    }
+
+    /// RFC 9211 section 2.
+    #[test]
+    fn every_form() {
+        let stored = CacheStatus::Forwarded {
+            why: Forward::UriMiss,
+            stored: true,
+            collapsed: false,
+            detail: None,
+        };
+        let collapsed = CacheStatus::Forwarded {
+            why: Forward::Stale,
+            stored: true,
+            collapsed: true,
+            detail: Some("no-store"),
+        };
+        let cases = [
+            (CacheStatus::Hit { ttl: 43 }, "popcache; hit; ttl=43"),
+            (CacheStatus::Hit { ttl: 0 }, "popcache; hit; ttl=0"),
+            (CacheStatus::Hit { ttl: -7 }, "popcache; hit; ttl=-7"),
+            (stored, "popcache; fwd=uri-miss; stored"),
+            (
+                collapsed,
+                "popcache; fwd=stale; stored; collapsed; detail=no-store",
+            ),
+            (forwarded(Forward::Bypass), "popcache; fwd=bypass"),
+            (forwarded(Forward::Method), "popcache; fwd=method"),
+            (CacheStatus::Own { detail: "busy" }, "popcache; detail=busy"),
+        ];
+        for (status, want) in cases {
+            assert_eq!(written(status), want);
+        }
+    }
+
+    #[test]
+    fn the_ends_of_the_range() {
+        for ttl in [i64::MIN, i64::MAX] {
+            let want = format!("popcache; hit; ttl={ttl}");
+            assert_eq!(written(CacheStatus::Hit { ttl }), want);
+        }
+    }
 }

@@ -7,3 +7,16 @@ pub mod forward;
 pub mod freshness;
 pub mod key;
 pub mod request;
+
+/// The decimal digits of `value`, written to the end of `digits`.
+pub(crate) fn decimal(mut value: u64, digits: &mut [u8; 20]) -> &[u8] {
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            return &digits[at..];
+        }
+    }
+}

@@ -10,6 +10,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::frame::{FrameHeader, kind, write_varint};
 use super::qpack;
+use crate::http::decimal;
 
 /// Fields that differ from one response to the next.
 #[derive(Clone, Copy, Debug, Default)]
@@ -106,19 +107,6 @@ fn string_len(len: usize) -> usize {
         }
     }
     prefix + len
-}
-
-/// The decimal digits of `value`, written to the end of `digits`.
-fn decimal(mut value: u64, digits: &mut [u8; 20]) -> &[u8] {
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (value % 10) as u8;
-        value /= 10;
-        if value == 0 {
-            return &digits[at..];
-        }
-    }
 }
 
 /// RFC 9114 section 4.2 (connection-specific fields and whatever Connection names), and the fields
