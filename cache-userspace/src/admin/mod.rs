@@ -21,3 +21,6 @@ pub mod token;
 
 pub use listen::{Listeners, bind};
 pub use server::serve_admin;
+
+#[cfg(test)]
+mod tests;

@@ -174,6 +174,11 @@ impl<'d, 't> Reader<'d, 't> {
         }
     }
 
+    /// Whether the file says anything under this name, well or badly.
+    pub fn has(&self, section: &str) -> bool {
+        self.root.contains_key(section)
+    }
+
     /// Where a setting of a plain section is written, if it is.
     pub fn span(&self, section: &str, key: &str) -> Option<Range<usize>> {
         let table = self.root.get(section)?.get_ref().as_table()?;

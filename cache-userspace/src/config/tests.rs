@@ -144,7 +144,7 @@ fn one_problem_each() {
             2,
             "leave out the scheme",
         ),
-        ("[tls]\nnames = \"*\"", 2, "every host"),
+        ("[tls]\nnames = \"*\"", 2, "not the name of one host"),
         ("[memory]\nram = \"lots\"", 2, "\"lots\" is not a size"),
         ("[memory]\nram = \"1.5 GiB\"", 2, "write a whole number"),
         (
@@ -385,7 +385,7 @@ fn values_reach_where_they_are_used() {
     let files = config.tls.files.as_ref().expect("files");
     assert_eq!(files.certificate, Path::new("/etc/popcache/tls/c.pem"));
     assert_eq!(files.key, Path::new("/k.pem"));
-    assert_eq!(config.line_of("limits", "max_waiters"), Some(12));
+    assert_eq!(config.line_of("limits", "max_waiters"), Some(11));
     assert_eq!(config.line_of("limits", "max_flights"), None);
 }
 

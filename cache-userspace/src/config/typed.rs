@@ -17,8 +17,8 @@ use super::kinds::{
 };
 use super::raw::{Problem, Reader, Section};
 use super::units::{
-    ADDRESS, ADDRESSES, BOOL, COUNT, COUNT_U32, DURATION, HOST, HOSTS, INTERFACE, PATH, SIZE,
-    TOKEN, show_list,
+    ADDRESS, ADDRESSES, BOOL, COUNT, COUNT_U32, DURATION, HOST, HOSTS, INTERFACE, NAMES, PATH,
+    SIZE, TOKEN, show_list,
 };
 use super::{Machine, checks};
 use crate::upstream::{self, Http2Mode, UpstreamConfig};
@@ -300,7 +300,7 @@ fn read_tls(s: &mut Section<'_, '_, '_>, base: &Path) -> TlsConfig {
     let key = s.optional("key", &PATH, "PEM file with the private key of the leaf");
     let names = s.optional(
         "names",
-        &HOSTS,
+        &NAMES,
         "host names of the self-signed certificate; unset: those of the origins",
     );
     match (&certificate, &key) {

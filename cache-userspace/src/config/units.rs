@@ -142,11 +142,14 @@ pub const ADDRESSES: Kind<Vec<SocketAddr>> = Kind {
 
 /// One host name, lower-cased.
 pub const HOST: Kind<String> = Kind {
-    parse: |node| match host(node)? {
-        star if star == "*" => Err(Invalid::new(node, "\"*\" is not the name of one host")),
-        name => Ok(name),
-    },
+    parse: named_host,
     show: |host| quote(host),
+};
+
+/// One host name or a list of them, lower-cased.
+pub const NAMES: Kind<Vec<String>> = Kind {
+    parse: |node| one_or_more(node, "a host name", named_host),
+    show: |hosts| show_list(hosts, |h| quote(h)),
 };
 
 /// One host name or a list of them, lower-cased. `*` stands for every host.
@@ -344,6 +347,13 @@ fn address(node: &Node<'_>) -> Result<SocketAddr, Invalid> {
         node,
         format!("{found:?} is not an address: {hint}"),
     ))
+}
+
+fn named_host(node: &Node<'_>) -> Result<String, Invalid> {
+    match host(node)? {
+        star if star == "*" => Err(Invalid::new(node, "\"*\" is not the name of one host")),
+        name => Ok(name),
+    }
 }
 
 fn host(node: &Node<'_>) -> Result<String, Invalid> {
