@@ -1,0 +1,230 @@
+//! What must hold for every answer and at the end of a run.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use cache_core::config::Limits;
+use cache_core::shard::Holdings;
+
+use crate::client::{Answer, Exchange, Outcome};
+use crate::origin::{Origin, Version, body};
+use crate::plan::{Kind, Plan, Resource};
+
+/// Ages are whole seconds, and lanes take their time.
+const SLACK: Duration = Duration::from_millis(1_100);
+
+/// A purge that was answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Purge {
+    pub at: Duration,
+    pub resource: Option<usize>,
+}
+
+/// Checks every exchange of a finished run.
+pub fn exchanges<'a>(
+    plan: &Plan,
+    origin: &Origin,
+    purges: &[Purge],
+    clients: impl Iterator<Item = &'a [Exchange]>,
+) -> Result<(), String> {
+    let mut private_served: BTreeMap<usize, usize> = BTreeMap::new();
+    for (index, list) in clients.enumerate() {
+        for exchange in list {
+            exchange_holds(plan, origin, purges, exchange, &mut private_served).map_err(|why| {
+                format!(
+                    "client {index}, request {:?} sent at {:?}: {why}",
+                    exchange.plan, exchange.sent_at
+                )
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn exchange_holds(
+    plan: &Plan,
+    origin: &Origin,
+    purges: &[Purge],
+    exchange: &Exchange,
+    private_served: &mut BTreeMap<usize, usize>,
+) -> Result<(), String> {
+    let resource = &plan.resources[exchange.plan.resource];
+    match &exchange.outcome {
+        None => Err("neither answered nor reset".to_owned()),
+        Some(Outcome::Unsent | Outcome::Cancelled) => Ok(()),
+        Some(Outcome::ConnectionLost(reason)) => clean_forbids(plan, resource, reason),
+        Some(Outcome::Reset(code)) => {
+            clean_forbids(plan, resource, &format!("reset with {code:#x}"))
+        }
+        Some(Outcome::Answered(answer)) => match answer.version {
+            Some(version) => {
+                let version = (
+                    version,
+                    origin.versions.get(version).ok_or("no such version")?,
+                );
+                content_holds(plan, resource, exchange, answer, version)?;
+                purge_holds(exchange, version.1, purges)?;
+                once_only(resource, version, private_served)
+            }
+            None => own_answer_holds(plan, resource, answer),
+        },
+    }
+}
+
+/// In a run without faults only an object that grows past what is kept may be cut off.
+fn clean_forbids(plan: &Plan, resource: &Resource, what: &str) -> Result<(), String> {
+    let outgrows = !resource.declared && resource.size as u64 > plan.limits.max_object;
+    if plan.is_clean() && !outgrows {
+        return Err(format!("{what}, though nothing went wrong"));
+    }
+    Ok(())
+}
+
+/// The body is the origin's for this key, whole, and the answer was fresh when it was asked for.
+fn content_holds(
+    plan: &Plan,
+    resource: &Resource,
+    exchange: &Exchange,
+    answer: &Answer,
+    (number, version): (usize, &Version),
+) -> Result<(), String> {
+    if version.resource != exchange.plan.resource {
+        return Err(format!(
+            "got version {number} of resource {}",
+            version.resource
+        ));
+    }
+    let status = match resource.kind {
+        Kind::NotFound { .. } => 404,
+        Kind::Broken => 500,
+        _ => 200,
+    };
+    if answer.status != status {
+        return Err(format!("status {} for {status}", answer.status));
+    }
+    let expected = body(version.resource, number, resource.size);
+    if exchange.plan.head {
+        if !answer.body.is_empty() {
+            return Err("a body in the answer to HEAD".to_owned());
+        }
+    } else if answer.body != expected {
+        return Err(format!(
+            "version {number}: {} bytes that are not the {} of the origin",
+            answer.body.len(),
+            expected.len()
+        ));
+    }
+    let head_at = version
+        .head_at
+        .ok_or("a version whose head was never sent")?;
+    let fresh_until = head_at + lifetime(resource.kind);
+    let flight_until = version.ended_at.unwrap_or(Duration::MAX);
+    let last = fresh_until.max(flight_until).saturating_add(SLACK);
+    if exchange.sent_at > last {
+        return Err(format!("version {number} was stale since {last:?}"));
+    }
+    if plan.is_clean() || version.whole || exchange.plan.head {
+        return Ok(());
+    }
+    Err(format!(
+        "version {number} came broken and was answered as whole"
+    ))
+}
+
+/// How long after its arrival an answer may be given, stale windows included.
+fn lifetime(kind: Kind) -> Duration {
+    let seconds = match kind {
+        Kind::Cacheable { max_age } | Kind::NotFound { max_age } => max_age,
+        Kind::StaleWhileRevalidate { max_age, window } | Kind::StaleIfError { max_age, window } => {
+            max_age + window
+        }
+        Kind::NoStore | Kind::Private | Kind::Silent | Kind::Broken => 0,
+    };
+    Duration::from_secs(u64::from(seconds))
+}
+
+/// What was asked for after a purge must have been fetched after it.
+fn purge_holds(exchange: &Exchange, version: &Version, purges: &[Purge]) -> Result<(), String> {
+    let broken = purges.iter().find(|purge| {
+        purge.resource.is_none_or(|index| index == version.resource)
+            && exchange.sent_at > purge.at
+            && version.fetch_started < purge.at
+    });
+    match broken {
+        Some(purge) => Err(format!(
+            "fetched at {:?}, purged at {:?}, and served after",
+            version.fetch_started, purge.at
+        )),
+        None => Ok(()),
+    }
+}
+
+/// An answer for one request was given to one.
+fn once_only(
+    resource: &Resource,
+    (number, version): (usize, &Version),
+    served: &mut BTreeMap<usize, usize>,
+) -> Result<(), String> {
+    let for_one = matches!(resource.kind, Kind::NoStore | Kind::Private) || version.authorized;
+    if !for_one {
+        return Ok(());
+    }
+    let count = served.entry(number).or_default();
+    *count += 1;
+    if *count > 1 {
+        return Err(format!(
+            "private version {number} was given to {count} requests"
+        ));
+    }
+    Ok(())
+}
+
+/// Answers of the node itself: only for faults and bounds, and a 503 says when to try again.
+fn own_answer_holds(plan: &Plan, resource: &Resource, answer: &Answer) -> Result<(), String> {
+    match answer.status {
+        502..=504 if plan.is_clean() => clean_forbids(plan, resource, &answer.cache_status),
+        502 | 504 => Ok(()),
+        503 if answer.retry_after => Ok(()),
+        status => Err(format!(
+            "status {status} from the node itself ({})",
+            answer.cache_status
+        )),
+    }
+}
+
+/// Bounds that hold at any moment.
+pub fn bounds(limits: &Limits, shard: usize, holdings: &Holdings) -> Result<(), String> {
+    let within = |what: &str, value: u64, limit: u64| match value > limit {
+        true => Err(format!("shard {shard}: {value} {what}, bound {limit}")),
+        false => Ok(()),
+    };
+    within(
+        "waiters",
+        holdings.waiters as u64,
+        limits.max_waiters as u64,
+    )?;
+    within(
+        "flights",
+        (holdings.flights + holdings.settling) as u64,
+        limits.max_flights as u64,
+    )?;
+    within("passes", holdings.passes as u64, limits.max_passes as u64)?;
+    within("heap bytes", holdings.heap_bytes, limits.max_heap_fill)
+}
+
+/// Nothing is held once clients and fetches are gone.
+pub fn at_rest(shard: usize, holdings: &Holdings) -> Result<(), String> {
+    let rest = holdings.connections
+        + holdings.waiters
+        + holdings.local_flights
+        + holdings.flights
+        + holdings.settling
+        + holdings.passes
+        + holdings.heap_bytes as usize
+        + holdings.store.fills as usize;
+    let held: u32 = holdings.store.held_up.iter().sum();
+    if rest > 0 || held > 0 {
+        return Err(format!("shard {shard} still holds {holdings:?}"));
+    }
+    Ok(())
+}

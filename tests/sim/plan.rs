@@ -1,0 +1,277 @@
+//! What a seed stands for: the node, the network, the objects and what the clients do.
+
+use std::time::Duration;
+
+use cache_core::config::Limits;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+/// Everything a run draws before it starts.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub shards: u8,
+    pub ram_bytes: u64,
+    pub limits: Limits,
+    pub network: Network,
+    pub faults: OriginFaults,
+    pub resources: Vec<Resource>,
+    pub clients: Vec<ClientPlan>,
+    /// Purges: when, and of which resource (`None`: all).
+    pub purges: Vec<(Duration, Option<usize>)>,
+}
+
+/// How datagrams fare, in each direction. Chances are in percent.
+#[derive(Clone, Copy, Debug)]
+pub struct Network {
+    pub delay: Duration,
+    pub jitter: Duration,
+    pub loss: u32,
+    pub duplication: u32,
+    /// A datagram arrives at a shard other than its flow's.
+    pub misrouting: u32,
+    /// A lane message takes this long at most.
+    pub lane_delay: Duration,
+}
+
+/// How fetches fare, in percent.
+#[derive(Clone, Copy, Debug)]
+pub struct OriginFaults {
+    pub refuse: u32,
+    pub truncate: u32,
+    pub lie: u32,
+    pub slow: u32,
+}
+
+impl OriginFaults {
+    pub fn any(&self) -> bool {
+        self.refuse + self.truncate + self.lie > 0
+    }
+}
+
+/// What the origin says about a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// max-age, seconds.
+    Cacheable {
+        max_age: u32,
+    },
+    /// max-age and stale-while-revalidate, seconds.
+    StaleWhileRevalidate {
+        max_age: u32,
+        window: u32,
+    },
+    /// max-age and stale-if-error, seconds.
+    StaleIfError {
+        max_age: u32,
+        window: u32,
+    },
+    NoStore,
+    Private,
+    /// 200 without any lifetime.
+    Silent,
+    NotFound {
+        max_age: u32,
+    },
+    /// 500 without a lifetime.
+    Broken,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Resource {
+    pub kind: Kind,
+    pub size: usize,
+    /// The length is declared.
+    pub declared: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct ClientPlan {
+    pub start: Duration,
+    pub requests: Vec<RequestPlan>,
+    /// Changes its port then.
+    pub rebind: Option<Duration>,
+    /// Falls silent then, for ever.
+    pub vanish: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct RequestPlan {
+    pub at: Duration,
+    pub resource: usize,
+    pub head: bool,
+    /// Carries credentials.
+    pub authorization: bool,
+    /// Gives up this long after the request.
+    pub cancel: Option<Duration>,
+}
+
+/// Virtual time in which requests are made.
+pub const SPAN: Duration = Duration::from_secs(20);
+
+impl Plan {
+    pub fn new(seed: u64) -> Self {
+        let rng = &mut StdRng::seed_from_u64(seed);
+        let clean = rng.random_ratio(1, 5);
+        let limits = Limits {
+            max_object: 1 << 20,
+            max_heap_fill: 2 << 20,
+            fetch_window: rng.random_range(1..=8) * (16 << 10),
+            max_waiters: if rng.random_ratio(1, 10) { 4 } else { 10_000 },
+            max_flights: if rng.random_ratio(1, 10) { 2 } else { 4_096 },
+            max_passes: if rng.random_ratio(1, 10) { 2 } else { 1_024 },
+            idle_timeout: Duration::from_secs(10),
+            ..Limits::default()
+        };
+        let resources = (0..rng.random_range(3..16))
+            .map(|_| resource(rng))
+            .collect::<Vec<_>>();
+        let clients = (0..rng.random_range(1..8))
+            .map(|_| client(rng, resources.len(), clean))
+            .collect();
+        let purges = (0..rng.random_range(0..4))
+            .map(|_| {
+                let what = rng
+                    .random_ratio(3, 4)
+                    .then(|| rng.random_range(0..resources.len()));
+                (instant(rng, SPAN), what)
+            })
+            .collect();
+        Self {
+            seed,
+            shards: rng.random_range(1..=3),
+            ram_bytes: 64 << 20,
+            limits: if clean { generous(limits) } else { limits },
+            network: network(rng, clean),
+            faults: faults(rng, clean),
+            resources,
+            clients,
+            purges,
+        }
+    }
+
+    /// No fault and no bound in the way: every request must succeed.
+    pub fn is_clean(&self) -> bool {
+        !self.faults.any()
+            && self.network.loss == 0
+            && self.limits.max_waiters > 100
+            && self.limits.max_flights > 100
+            && self.limits.max_passes > 100
+    }
+}
+
+fn generous(limits: Limits) -> Limits {
+    let default = Limits::default();
+    Limits {
+        max_waiters: default.max_waiters,
+        max_flights: default.max_flights,
+        max_passes: default.max_passes,
+        ..limits
+    }
+}
+
+fn network(rng: &mut StdRng, clean: bool) -> Network {
+    Network {
+        delay: Duration::from_micros(rng.random_range(20..40_000)),
+        jitter: Duration::from_micros(rng.random_range(1..5_000)),
+        loss: if clean { 0 } else { rng.random_range(0..12) },
+        duplication: rng.random_range(0..5),
+        misrouting: rng.random_range(0..20),
+        lane_delay: Duration::from_micros(rng.random_range(1..300)),
+    }
+}
+
+fn faults(rng: &mut StdRng, clean: bool) -> OriginFaults {
+    if clean || rng.random_ratio(1, 4) {
+        return OriginFaults {
+            refuse: 0,
+            truncate: 0,
+            lie: 0,
+            slow: rng.random_range(0..40),
+        };
+    }
+    OriginFaults {
+        refuse: rng.random_range(0..25),
+        truncate: rng.random_range(0..25),
+        lie: rng.random_range(0..15),
+        slow: rng.random_range(0..40),
+    }
+}
+
+fn resource(rng: &mut StdRng) -> Resource {
+    let kind = match rng.random_range(0..16) {
+        0..=6 => Kind::Cacheable {
+            max_age: rng.random_range(1..30),
+        },
+        7 => Kind::StaleWhileRevalidate {
+            max_age: rng.random_range(1..4),
+            window: rng.random_range(1..20),
+        },
+        8 => Kind::StaleIfError {
+            max_age: rng.random_range(1..4),
+            window: rng.random_range(1..20),
+        },
+        9 => Kind::NoStore,
+        10 => Kind::Private,
+        11 | 12 => Kind::Silent,
+        13 => Kind::NotFound {
+            max_age: rng.random_range(1..10),
+        },
+        _ => Kind::Broken,
+    };
+    let size = match rng.random_range(0..10) {
+        0 => 0,
+        1 => rng.random_range(1..64),
+        2..=6 => rng.random_range(1_000..8_192),
+        7 => rng.random_range(60_000..70_000),
+        8 => rng.random_range(100_000..700_000),
+        // Larger than what is kept.
+        _ => rng.random_range((1 << 20) - 2..(1 << 20) + 40_000),
+    };
+    Resource {
+        kind,
+        size,
+        declared: rng.random_ratio(3, 4),
+    }
+}
+
+fn client(rng: &mut StdRng, resources: usize, clean: bool) -> ClientPlan {
+    let start = instant(rng, Duration::from_secs(5));
+    let mut requests = Vec::new();
+    for _ in 0..rng.random_range(1..12) {
+        // Bursts for one resource are what collapsing is about.
+        let burst = if rng.random_ratio(1, 4) {
+            rng.random_range(2..10)
+        } else {
+            1
+        };
+        let at = start + instant(rng, SPAN - start);
+        let resource = rng
+            .random_range(0..resources)
+            .min(rng.random_range(0..resources));
+        for _ in 0..burst {
+            requests.push(RequestPlan {
+                at,
+                resource,
+                head: rng.random_ratio(1, 10),
+                authorization: rng.random_ratio(1, 20),
+                cancel: rng
+                    .random_ratio(1, 15)
+                    .then(|| instant(rng, Duration::from_millis(500))),
+            });
+        }
+    }
+    requests.sort_by_key(|request| request.at);
+    ClientPlan {
+        start,
+        requests,
+        rebind: rng
+            .random_ratio(1, 3)
+            .then(|| start + instant(rng, SPAN - start)),
+        vanish: (!clean && rng.random_ratio(1, 8)).then(|| start + instant(rng, SPAN - start)),
+    }
+}
+
+fn instant(rng: &mut StdRng, span: Duration) -> Duration {
+    Duration::from_micros(rng.random_range(0..=span.as_micros() as u64))
+}
