@@ -7,7 +7,8 @@ use hugepages::PagePolicy;
 
 use super::kinds::MIN_SHARD_RAM;
 use super::raw::{Problem, Reader};
-use super::typed::{Backend, Config, FoundOrigin};
+use super::read::FoundOrigin;
+use super::typed::{Backend, Config};
 use super::units::show_size;
 use super::{Machine, explain};
 use crate::admin::token;

@@ -1,7 +1,7 @@
 //! The configuration file: read once, typed once, never looked at again.
 //!
 //! ```text
-//!  text --raw::parse--> tree with positions --typed::read--> Config + every Setting
+//!  text --raw::parse--> tree with positions --read-------> Config + every Setting
 //!                             |                                |
 //!                             '--- Problems (all of them) -----+-- checks (across settings, files)
 //!                                                              '-- explain (what `popcache check` prints)
@@ -14,6 +14,7 @@ mod checks;
 pub mod explain;
 mod kinds;
 pub mod raw;
+mod read;
 pub mod typed;
 pub mod units;
 
@@ -113,7 +114,7 @@ pub fn parse(text: &str, path: &Path, machine: &Machine) -> Result<Config, Confi
     };
     let root = raw::parse(text).map_err(invalid)?;
     let reader = raw::Reader::new(text, root.get_ref());
-    typed::read(reader, path, machine).map_err(invalid)
+    read::read(reader, path, machine).map_err(invalid)
 }
 
 fn read_text(path: &Path) -> Result<String, String> {

@@ -276,8 +276,9 @@ impl<'d, 't> Section<'_, 'd, 't> {
         default: T,
         why: &'static str,
     ) -> T {
-        self.lookup(key, kind, Some(default), why)
-            .unwrap_or_else(|| unreachable!("a setting with a default has a value"))
+        let value = self.read(key, kind).unwrap_or(default);
+        self.record(key, Some((kind.show)(&value)), Source::Default, why);
+        value
     }
 
     /// A setting with a default, and bounds (both inclusive).
@@ -304,7 +305,9 @@ impl<'d, 't> Section<'_, 'd, 't> {
         kind: &Kind<T>,
         why: &'static str,
     ) -> Option<T> {
-        self.lookup(key, kind, None, why)
+        let value = self.read(key, kind);
+        self.record(key, value.as_ref().map(kind.show), Source::Unset, why);
+        value
     }
 
     /// A setting without which the section means nothing. `None` only after a recorded problem.
@@ -314,7 +317,7 @@ impl<'d, 't> Section<'_, 'd, 't> {
         kind: &Kind<T>,
         why: &'static str,
     ) -> Option<T> {
-        let value = self.lookup(key, kind, None, why);
+        let value = self.optional(key, kind, why);
         if value.is_none() && self.node(key).is_none() {
             let at = self.at.clone().unwrap_or(0..0);
             let message = format!("[[{}]] needs `{key}`", self.name);
@@ -343,37 +346,37 @@ impl<'d, 't> Section<'_, 'd, 't> {
         self.table?.get(key)
     }
 
-    fn lookup<T>(
-        &mut self,
-        key: &'static str,
-        kind: &Kind<T>,
-        default: Option<T>,
-        why: &'static str,
-    ) -> Option<T> {
-        self.known.push(key);
-        let mut source = match default {
-            Some(_) => Source::Default,
-            None => Source::Unset,
-        };
-        let mut value = default;
-        if let Some(node) = self.node(key) {
-            source = Source::Line(self.log.position(node.span().start).0);
-            match (kind.parse)(node) {
-                Ok(read) => value = Some(read),
-                Err(Invalid { span, message }) => {
-                    self.log.problem(span, format!("{key}: {message}"), None);
-                }
+    /// The value of `key`, unless it is absent or (after a recorded problem) bad.
+    fn read<T>(&mut self, key: &str, kind: &Kind<T>) -> Option<T> {
+        match (kind.parse)(self.node(key)?) {
+            Ok(value) => Some(value),
+            Err(Invalid { span, message }) => {
+                self.log.problem(span, format!("{key}: {message}"), None);
+                None
             }
         }
+    }
+
+    fn record(
+        &mut self,
+        key: &'static str,
+        value: Option<String>,
+        otherwise: Source,
+        why: &'static str,
+    ) {
+        let source = match self.span(key) {
+            Some(span) => Source::Line(self.log.position(span.start).0),
+            None => otherwise,
+        };
+        self.known.push(key);
         self.log.settings.push(Setting {
             section: self.name,
             index: self.index,
             key,
-            value: value.as_ref().map(kind.show),
+            value,
             source,
             why,
         });
-        value
     }
 
     fn note_unknown(&mut self) {

@@ -1,0 +1,510 @@
+//! From the file's sections to the typed configuration.
+//!
+//! One function per section, in the order of the file. Each setting stands with its default, its
+//! bounds and its reason in one place.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cache_core::config::Limits;
+use hugepages::PagePolicy;
+
+use super::kinds::{
+    BACKEND, CORES, Cores, DEFAULT_SOCKET, LOG_LEVEL, MAX_SHARDS, MIN_SHARD_RAM, ORIGIN_URL, PAGES,
+    POWER_OF_TWO, SIZE_U32, SIZE_USIZE, SOCKET_PATH, XDP_MODE,
+};
+use super::raw::{Problem, Reader, Section};
+use super::typed::{
+    AdminConfig, Backend, CacheConfig, Config, LogConfig, MemoryConfig, OriginConfig, PacketConfig,
+    ServerConfig, TlsConfig, TlsFiles, XdpMode,
+};
+use super::units::{
+    ADDRESS, ADDRESSES, BOOL, COUNT, COUNT_U32, DURATION, HOST, HOSTS, INTERFACE, NAMES, PATH,
+    SIZE, TOKEN, show_list,
+};
+use super::{Machine, checks};
+use crate::upstream::{self, Http2Mode, UpstreamConfig};
+
+/// Reads every section, then checks them against each other.
+pub(super) fn read(
+    mut reader: Reader<'_, '_>,
+    path: &Path,
+    machine: &Machine,
+) -> Result<Config, Vec<Problem>> {
+    let base = path.parent().unwrap_or(Path::new("")).to_owned();
+    let server = reader.section("server", |s| read_server(s, machine));
+    let packet = reader.section("packet", read_packet);
+    let mut tls = reader.section("tls", |s| read_tls(s, &base));
+    let memory = reader.section("memory", read_memory);
+    let (cache, max_object) = reader.section("cache", read_cache);
+    let found = reader.sections("origin", |s| read_origin(s, &base));
+    let (bounds, http2) = reader.section("upstream", read_upstream);
+    let admin = reader.section("admin", |s| read_admin(s, &base));
+    let limits = reader.section("limits", |s| read_limits(s, max_object));
+    let log = reader.section("log", read_log);
+
+    checks::origins(&mut reader, &found);
+    let origins: Vec<OriginConfig> = found.into_iter().filter_map(|f| f.origin).collect();
+    if tls.names.is_empty() {
+        tls.names = names_of(&origins);
+    }
+    let upstream = UpstreamConfig {
+        origins: origins
+            .iter()
+            .map(|origin| upstream_origin(origin, http2))
+            .collect(),
+        node_name: server.name.clone(),
+        ..bounds
+    };
+    let mut config = Config {
+        path: path.to_owned(),
+        server,
+        packet,
+        tls,
+        memory,
+        cache,
+        origins,
+        upstream,
+        admin,
+        limits,
+        log,
+        settings: Vec::new(),
+        warnings: Vec::new(),
+    };
+    checks::across(&mut reader, &config);
+    config.settings = reader.finish()?;
+    config.warnings = checks::warnings(&config, machine);
+    Ok(config)
+}
+
+fn read_server(s: &mut Section<'_, '_, '_>, machine: &Machine) -> ServerConfig {
+    let listen = s.setting(
+        "listen",
+        &ADDRESSES,
+        vec![SocketAddr::from(([0, 0, 0, 0], 443))],
+        "UDP addresses served over HTTP/3; 443 is where browsers ask",
+    );
+    let cores = s.setting(
+        "cores",
+        &CORES,
+        Cores::Auto,
+        "CPUs, one shard each; auto takes every CPU this process may run on",
+    );
+    let name = s.setting(
+        "name",
+        &TOKEN,
+        "popcache".to_owned(),
+        "how this node calls itself in Via and Cache-Status",
+    );
+    let cpus = match cores {
+        Cores::Auto => machine.cpus.iter().copied().take(MAX_SHARDS).collect(),
+        Cores::List(cpus) => cpus,
+    };
+    for cpu in &cpus {
+        if !machine.cpus.contains(cpu) {
+            let usable = show_list(&machine.cpus, usize::to_string);
+            s.refuse(
+                "cores",
+                format!("cores: CPU {cpu} is not usable here (usable: {usable})"),
+            );
+        }
+    }
+    ServerConfig { listen, cpus, name }
+}
+
+fn read_packet(s: &mut Section<'_, '_, '_>) -> PacketConfig {
+    PacketConfig {
+        backend: s.setting(
+            "backend",
+            &BACKEND,
+            Backend::Auto,
+            "auto is AF_XDP where the driver does zero-copy, else UDP with segmentation offload",
+        ),
+        interface: s.optional(
+            "interface",
+            &INTERFACE,
+            "the XDP program is attached here; unset: no XDP, and the backend is UDP",
+        ),
+        xdp_mode: s.setting(
+            "xdp_mode",
+            &XDP_MODE,
+            XdpMode::Native,
+            "native runs in the driver; skb works on every driver and is slower",
+        ),
+        pin_dir: s.setting(
+            "pin_dir",
+            &PATH,
+            PathBuf::from("/sys/fs/bpf/popcache"),
+            "bpffs directory of the pinned link and maps, so that a restart does not detach",
+        ),
+        queue_depth: s.bounded(
+            "queue_depth",
+            &POWER_OF_TWO,
+            4096,
+            64..=32_768,
+            "AF_XDP ring entries a queue; 4096 frames ride out 4 ms at a million packets a second",
+        ),
+        spin: s.bounded(
+            "spin",
+            &DURATION,
+            Duration::from_micros(50),
+            Duration::ZERO..=Duration::from_millis(100),
+            "busy-poll after the last packet before sleeping; 50us saves most wake-ups, idle stays below 1 % of a core",
+        ),
+    }
+}
+
+fn read_tls(s: &mut Section<'_, '_, '_>, base: &Path) -> TlsConfig {
+    let certificate = s.optional(
+        "certificate",
+        &PATH,
+        "PEM file with the chain, leaf first; unset: self-signed for `names`",
+    );
+    let key = s.optional("key", &PATH, "PEM file with the private key of the leaf");
+    let names = s.optional(
+        "names",
+        &NAMES,
+        "host names of the self-signed certificate; unset: those of the origins",
+    );
+    match (&certificate, &key) {
+        (Some(_), None) if s.span("key").is_none() => {
+            s.refuse(
+                "certificate",
+                "certificate without `key`: set both, or neither",
+            );
+        }
+        (None, Some(_)) if s.span("certificate").is_none() => {
+            s.refuse("key", "key without `certificate`: set both, or neither");
+        }
+        _ => {}
+    }
+    TlsConfig {
+        files: certificate.zip(key).map(|(certificate, key)| TlsFiles {
+            certificate: base.join(certificate),
+            key: base.join(key),
+        }),
+        names: names.unwrap_or_default(),
+    }
+}
+
+fn read_memory(s: &mut Section<'_, '_, '_>) -> MemoryConfig {
+    MemoryConfig {
+        ram: s.bounded(
+            "ram",
+            &SIZE,
+            256 << 20,
+            MIN_SHARD_RAM..=1 << 44,
+            "bytes of all arenas together, shared evenly by the shards",
+        ),
+        pages: s.setting(
+            "pages",
+            &PAGES,
+            PagePolicy::Auto,
+            "what backs the arenas; auto takes the largest pages to be had and says which",
+        ),
+    }
+}
+
+fn read_cache(s: &mut Section<'_, '_, '_>) -> (CacheConfig, u64) {
+    let cache = CacheConfig {
+        default_ttl: s.setting(
+            "default_ttl",
+            &DURATION,
+            Duration::ZERO,
+            "lifetime of a response that names none; 0s: it is not kept",
+        ),
+    };
+    let max_object = s.bounded(
+        "max_object",
+        &SIZE,
+        Limits::default().max_object,
+        1..=1 << 40,
+        "largest object kept; a larger one is streamed through",
+    );
+    (cache, max_object)
+}
+
+/// An origin as far as it could be read, for the checks across origins.
+pub(super) struct FoundOrigin {
+    pub origin: Option<OriginConfig>,
+    pub at: Option<std::ops::Range<usize>>,
+    pub hosts_at: Option<std::ops::Range<usize>>,
+}
+
+fn read_origin(s: &mut Section<'_, '_, '_>, base: &Path) -> FoundOrigin {
+    let name = s.required("name", &TOKEN, "how status and the log call it");
+    let hosts = s.required(
+        "hosts",
+        &HOSTS,
+        "host names of requests that go there; \"*\" is any",
+    );
+    let url = s.required("url", &ORIGIN_URL, "http:// or https:// with host and port");
+    let ca = s.optional(
+        "ca",
+        &PATH,
+        "PEM file of authorities trusted for its certificate; unset: the public ones",
+    );
+    let server_name = s.optional(
+        "server_name",
+        &HOST,
+        "the name verified by TLS; unset: the host of url",
+    );
+    if ca.is_some()
+        && url
+            .as_ref()
+            .is_some_and(|u| u.scheme_str() != Some("https"))
+    {
+        s.refuse("ca", "ca: the url is http, so no certificate is verified");
+    }
+    let origin = match (name, hosts, url) {
+        (Some(name), Some(hosts), Some(url)) => Some(OriginConfig {
+            name,
+            hosts,
+            url,
+            ca: ca.map(|ca| base.join(ca)),
+            server_name,
+        }),
+        _ => None,
+    };
+    FoundOrigin {
+        origin,
+        at: s.at(),
+        hosts_at: s.span("hosts"),
+    }
+}
+
+fn read_upstream(s: &mut Section<'_, '_, '_>) -> (UpstreamConfig, Http2Mode) {
+    let d = UpstreamConfig::default();
+    let timeout = Duration::from_millis(1)..=Duration::from_secs(86_400);
+    let bounds = UpstreamConfig {
+        connect_timeout: s.bounded(
+            "connect_timeout",
+            &DURATION,
+            d.connect_timeout,
+            timeout.clone(),
+            "DNS, TCP and TLS together, and the wait for a free connection",
+        ),
+        first_byte_timeout: s.bounded(
+            "first_byte_timeout",
+            &DURATION,
+            d.first_byte_timeout,
+            timeout.clone(),
+            "from the request to the response head",
+        ),
+        idle_timeout: s.bounded(
+            "idle_timeout",
+            &DURATION,
+            d.idle_timeout,
+            timeout.clone(),
+            "longest pause within a body",
+        ),
+        total_timeout: s.bounded(
+            "total_timeout",
+            &DURATION,
+            d.total_timeout,
+            timeout,
+            "a whole fetch, so that a trickling origin cannot hold a flight for ever",
+        ),
+        max_connections: s.bounded(
+            "max_connections",
+            &COUNT,
+            d.max_connections,
+            1..=65_536,
+            "connections to one origin; past it fetches wait up to connect_timeout",
+        ),
+        max_fetches: s.bounded(
+            "max_fetches",
+            &COUNT,
+            d.max_fetches,
+            1..=1 << 20,
+            "fetches of the whole node at a time; past it a fetch fails at once",
+        ),
+        ..d
+    };
+    let http2 = s.setting(
+        "http2",
+        &BOOL,
+        false,
+        "offer HTTP/2 to https origins; off, since HTTP/1.1 fetches do not block each other",
+    );
+    match http2 {
+        true => (bounds, Http2Mode::Negotiate),
+        false => (bounds, Http2Mode::Off),
+    }
+}
+
+fn upstream_origin(origin: &OriginConfig, http2: Http2Mode) -> upstream::OriginConfig {
+    upstream::OriginConfig {
+        ca: origin.ca.clone(),
+        server_name: origin.server_name.clone(),
+        http2,
+        ..upstream::OriginConfig::new(origin.name.clone(), origin.url.clone())
+    }
+}
+
+fn read_admin(s: &mut Section<'_, '_, '_>, base: &Path) -> AdminConfig {
+    AdminConfig {
+        socket: base.join(s.setting(
+            "socket",
+            &SOCKET_PATH,
+            PathBuf::from(DEFAULT_SOCKET),
+            "the admin API's Unix socket, mode 0660: its file permissions are its credential",
+        )),
+        tcp: s.optional(
+            "tcp",
+            &ADDRESS,
+            "the admin API over TCP as well, with a bearer token; unset: no TCP",
+        ),
+        token_file: s
+            .optional(
+                "token_file",
+                &PATH,
+                "file with the bearer token of `tcp`, not readable by others",
+            )
+            .map(|path| base.join(path)),
+    }
+}
+
+#[allow(
+    clippy::needless_update,
+    reason = "a bound that is new in the core must not break this crate; a test asks for its key"
+)]
+fn read_limits(s: &mut Section<'_, '_, '_>, max_object: u64) -> Limits {
+    let d = Limits::default();
+    let seconds = |n| Duration::from_secs(n);
+    Limits {
+        max_connections: s.bounded(
+            "max_connections",
+            &COUNT,
+            d.max_connections,
+            1..=1 << 24,
+            "QUIC connections of a shard; past it new ones are refused",
+        ),
+        max_streams_per_connection: s.bounded(
+            "max_streams_per_connection",
+            &COUNT_U32,
+            d.max_streams_per_connection,
+            1..=65_536,
+            "concurrent requests of one connection; browsers keep below 128",
+        ),
+        idle_timeout: s.bounded(
+            "idle_timeout",
+            &DURATION,
+            d.idle_timeout,
+            seconds(1)..=seconds(3600),
+            "a connection without traffic is closed after this",
+        ),
+        send_window: s.bounded(
+            "send_window",
+            &SIZE,
+            d.send_window,
+            4 << 10..=1 << 30,
+            "unacknowledged response bytes of a connection; 2 MiB fill 160 Mbit/s at 100 ms",
+        ),
+        max_field_section: s.bounded(
+            "max_field_section",
+            &SIZE_USIZE,
+            d.max_field_section,
+            1 << 10..=1 << 20,
+            "bytes of a request's header section once decoded (RFC 9114 section 4.2.2)",
+        ),
+        max_target: s.bounded(
+            "max_target",
+            &SIZE_USIZE,
+            d.max_target,
+            64..=64 << 10,
+            "bytes of a request's path and query; past it 414",
+        ),
+        max_flights: s.bounded(
+            "max_flights",
+            &COUNT,
+            d.max_flights,
+            1..=1 << 20,
+            "objects a shard fetches at a time; past it 503 with Retry-After",
+        ),
+        max_waiters: s.bounded(
+            "max_waiters",
+            &COUNT,
+            d.max_waiters,
+            1..=1 << 24,
+            "requests of a shard that wait for a fetch; past it 503 with Retry-After",
+        ),
+        max_passes: s.bounded(
+            "max_passes",
+            &COUNT,
+            d.max_passes,
+            1..=1 << 20,
+            "uncollapsed fetches of a shard (uncacheable answers) at a time",
+        ),
+        max_object,
+        max_heap_fill: s.bounded(
+            "max_heap_fill",
+            &SIZE,
+            d.max_heap_fill,
+            0..=1 << 40,
+            "body bytes of a shard that found no room in the arena, together; past it a fetch fails",
+        ),
+        fetch_window: s.bounded(
+            "fetch_window",
+            &SIZE_U32,
+            d.fetch_window,
+            64 << 10..=1 << 30,
+            "body bytes a fetch may deliver ahead of their consumption",
+        ),
+        max_lane_backlog: s.bounded(
+            "max_lane_backlog",
+            &COUNT,
+            d.max_lane_backlog,
+            64..=1 << 24,
+            "messages to one other shard that wait for room in its lane",
+        ),
+        uncacheable_ttl: s.bounded(
+            "uncacheable_ttl",
+            &DURATION,
+            d.uncacheable_ttl,
+            Duration::ZERO..=seconds(3600),
+            "how long a key stays marked uncacheable, so that its requests do not queue",
+        ),
+        max_uncacheable: s.bounded(
+            "max_uncacheable",
+            &COUNT,
+            d.max_uncacheable,
+            1..=1 << 24,
+            "keys marked uncacheable in a shard",
+        ),
+        retry_after: s.bounded(
+            "retry_after",
+            &COUNT_U32,
+            d.retry_after,
+            0..=86_400,
+            "seconds in the Retry-After of a 503 of our own",
+        ),
+        ..d
+    }
+}
+
+fn read_log(s: &mut Section<'_, '_, '_>) -> LogConfig {
+    LogConfig {
+        level: s.setting(
+            "level",
+            &LOG_LEVEL,
+            "info".to_owned(),
+            "error, warn, info, debug, trace or a filter; POPCACHE_LOG overrides it",
+        ),
+    }
+}
+
+/// The host names that a self-signed certificate is made for when none are configured.
+fn names_of(origins: &[OriginConfig]) -> Vec<String> {
+    let mut names: Vec<String> = origins
+        .iter()
+        .flat_map(|origin| origin.hosts.iter())
+        .filter(|host| *host != "*")
+        .cloned()
+        .collect();
+    if names.is_empty() {
+        names.push("localhost".to_owned());
+    }
+    names
+}
