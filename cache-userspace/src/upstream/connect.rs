@@ -18,6 +18,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -51,11 +52,34 @@ pub(super) enum Protocol {
 #[derive(Debug)]
 pub(super) enum Sender {
     Http1(http1::SendRequest<Empty<Bytes>>),
-    /// `streams` is how many the origin allows at the moment.
     Http2 {
         sender: http2::SendRequest<Empty<Bytes>>,
-        streams: Arc<AtomicUsize>,
+        limit: Arc<StreamLimit>,
     },
+}
+
+/// How many streams at once an origin allows on one HTTP/2 connection. It says so by SETTINGS, at the
+/// start and whenever it likes, and only the connection's driver can see it.
+#[derive(Debug)]
+pub(super) struct StreamLimit {
+    streams: AtomicUsize,
+    changed: Notify,
+}
+
+impl StreamLimit {
+    pub(super) fn get(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    /// Has the driver look again; for after a response, when SETTINGS have surely arrived.
+    pub(super) fn look_again(&self) {
+        self.changed.notify_one();
+    }
+
+    fn set(&self, streams: usize) {
+        let streams = streams.clamp(1, MAX_STREAMS);
+        self.streams.store(streams, Ordering::Relaxed);
+    }
 }
 
 /// Runs a connection; must be polled for requests to proceed.
@@ -218,16 +242,20 @@ where
         .keep_alive_timeout(PING_INTERVAL)
         .handshake(TokioIo::new(stream))
         .await?;
-    let streams = Arc::new(AtomicUsize::new(MAX_STREAMS));
-    let allowed = streams.clone();
-    let driver = std::future::poll_fn(move |context| {
-        let result = Pin::new(&mut connection).poll(context);
-        // The origin's SETTINGS may change it at any time; the pool reads it at each checkout.
-        let current = connection.current_max_send_streams().clamp(1, MAX_STREAMS);
-        allowed.store(current, Ordering::Relaxed);
-        result
+    let limit = Arc::new(StreamLimit {
+        streams: AtomicUsize::new(MAX_STREAMS),
+        changed: Notify::new(),
     });
-    Ok((Sender::Http2 { sender, streams }, Box::pin(driver)))
+    let seen = limit.clone();
+    let driver = Box::pin(async move {
+        loop {
+            tokio::select! {
+                result = &mut connection => return result,
+                () = seen.changed.notified() => seen.set(connection.current_max_send_streams()),
+            }
+        }
+    });
+    Ok((Sender::Http2 { sender, limit }, driver))
 }
 
 fn split_url(origin: &OriginConfig) -> Result<(Scheme, String, u16), UpstreamError> {

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use cache_core::io::{FetchError, FetchErrorKind};
 
+use super::connect::{MAX_HEAD_BYTES, MAX_HEAD_FIELDS};
+
 /// Which origin an error is about, for its detail.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
@@ -130,10 +132,23 @@ impl Place {
         if error.is_parse_too_large() {
             return self.head_too_large();
         }
-        if error.is_parse() || h2_local(error) {
+        if h2_local(error) {
+            // h2 does not tell the two apart.
             return self.error(
                 FetchErrorKind::ProtocolError,
-                format_args!("the response is not valid HTTP: {}; check that this port speaks HTTP as configured", chain(error)),
+                format_args!(
+                    "the response is not valid HTTP/2 or its head is larger than {MAX_HEAD_BYTES} bytes: {}; check what the origin sends",
+                    chain(error)
+                ),
+            );
+        }
+        if error.is_parse() {
+            return self.error(
+                FetchErrorKind::ProtocolError,
+                format_args!(
+                    "the response is not valid HTTP: {}; check that this port speaks HTTP as configured",
+                    chain(error)
+                ),
             );
         }
         self.error(
@@ -145,15 +160,14 @@ impl Place {
         )
     }
 
-    /// The response head went past [`super::connect::MAX_HEAD_BYTES`] or
-    /// [`super::connect::MAX_HEAD_FIELDS`].
+    /// The response head went past [`MAX_HEAD_BYTES`] or [`MAX_HEAD_FIELDS`].
     pub(super) fn head_too_large(&self) -> FetchError {
         self.error(
             FetchErrorKind::ProtocolError,
             format_args!(
                 "the response head is larger than {} bytes or has more than {} fields; make the origin send less",
-                super::connect::MAX_HEAD_BYTES,
-                super::connect::MAX_HEAD_FIELDS
+                MAX_HEAD_BYTES,
+                MAX_HEAD_FIELDS
             ),
         )
     }
@@ -256,7 +270,10 @@ fn certificate_advice(problem: &rustls::CertificateError) -> &'static str {
         E::NotValidForName | E::NotValidForNameContext { .. } => {
             "set server_name to a name in the origin's certificate"
         }
-        E::UnknownIssuer => "set ca to the PEM file of the authority that signed it",
+        // A bad signature is an authority's name with another key, as after a re-key.
+        E::UnknownIssuer | E::BadSignature => {
+            "set ca to the PEM file of the authority that signed it"
+        }
         E::Expired | E::ExpiredContext { .. } | E::NotValidYet | E::NotValidYetContext { .. } => {
             "renew the origin's certificate or correct this node's clock"
         }

@@ -16,7 +16,7 @@
 //! cancelled at any await.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ use hyper::client::conn::{http1, http2};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::connect::{Dialer, Driver, Protocol, Sender};
+use super::connect::{Dialer, Driver, Protocol, Sender, StreamLimit};
 use super::fields::Form;
 use super::stats::{OriginStats, count};
 
@@ -74,7 +74,7 @@ struct Idle {
 struct Shared {
     id: u64,
     sender: http2::SendRequest<Empty<Bytes>>,
-    allowed: Arc<AtomicUsize>,
+    limit: Arc<StreamLimit>,
     used: usize,
     since: Instant,
 }
@@ -185,7 +185,7 @@ impl Pool {
         let shared = state
             .shared
             .iter_mut()
-            .find(|shared| shared.used < shared.allowed.load(Ordering::Relaxed))?;
+            .find(|shared| shared.used < shared.limit.get())?;
         shared.used += 1;
         Some(Lease {
             pool: self.clone(),
@@ -193,6 +193,7 @@ impl Pool {
             reused: true,
             sender: LeaseSender::Http2 {
                 sender: shared.sender.clone(),
+                limit: shared.limit.clone(),
                 _stream: Stream::new(self, shared.id),
             },
         })
@@ -240,17 +241,18 @@ impl Pool {
                     surplus: surplus.clone(),
                 }
             }
-            Sender::Http2 { sender, streams } => {
+            Sender::Http2 { sender, limit } => {
                 state.speaks = Some(Protocol::Http2);
                 state.shared.push(Shared {
                     id,
                     sender: sender.clone(),
-                    allowed: streams,
+                    limit: limit.clone(),
                     used: 1,
                     since: Instant::now(),
                 });
                 LeaseSender::Http2 {
                     sender,
+                    limit,
                     _stream: Stream::new(self, id),
                 }
             }
@@ -428,6 +430,7 @@ enum LeaseSender {
     },
     Http2 {
         sender: http2::SendRequest<Empty<Bytes>>,
+        limit: Arc<StreamLimit>,
         _stream: Stream,
     },
 }
@@ -484,7 +487,11 @@ impl Lease {
         }
         match &mut self.sender {
             LeaseSender::Http1 { sender, .. } => sender.send_request(request).await,
-            LeaseSender::Http2 { sender, .. } => sender.send_request(request).await,
+            LeaseSender::Http2 { sender, limit, .. } => {
+                let response = sender.send_request(request).await;
+                limit.look_again();
+                response
+            }
         }
     }
 
