@@ -1,15 +1,31 @@
-//! What may be kept, for how long, and how old it is (RFC 9111 sections 3 and 4).
+//! What may be kept, for how long, and how old it is: RFC 9111 sections 3 and 4 for a shared cache,
+//! RFC 5861 for staleness.
+//!
+//! Stricter than the RFC on purpose, for now:
+//! - a response with Set-Cookie is for the one who asked;
+//! - so is one with a Vary that names anything but Accept-Encoding (the upstream is always asked
+//!   for the identity coding, so that one variant is all there is);
+//! - so is a 206 and a 304: ranges are cut from whole objects, and validation is not asked for;
+//! - `no-cache` is not kept, and `max-age=0` not either, as nothing is validated yet;
+//! - there is no heuristic but the configured default lifetime.
+//!
+//! Laxer in one point: a response that is not kept for want of a lifetime may still answer the
+//! requests that were waiting for it ([`Storage::Share`]). They came before it was made, so it is as
+//! fresh for them as for the first.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use http::header::{self, AsHeaderName};
 use http::{HeaderMap, StatusCode};
+
+use super::cache_control::{MAX_SECONDS, ResponseDirectives, delta_seconds};
 
 /// What of the request bears on storing its response.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RequestFacts {
-    /// It carried Authorization (RFC 9111 section 3.5).
+    /// It was sent upstream with Authorization (RFC 9111 section 3.5).
     pub authorization: bool,
-    /// When it was sent upstream, milliseconds since the Unix epoch.
+    /// When it was sent upstream, milliseconds since the Unix epoch; 0: not known.
     pub sent_unix_ms: u64,
 }
 
@@ -31,7 +47,7 @@ pub struct Decision {
     pub reason: &'static str,
 }
 
-/// Times of a storable response, in seconds.
+/// Times of a storable response, in seconds, none above [`MAX_SECONDS`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lifetime {
     /// Freshness lifetime (RFC 9111 section 4.2.1).
@@ -50,7 +66,7 @@ pub struct Lifetime {
 pub struct Flags(pub u8);
 
 impl Flags {
-    /// Never to be served stale (must-revalidate, proxy-revalidate, s-maxage).
+    /// Never to be served stale (must-revalidate, proxy-revalidate); the windows are 0 too.
     pub const MUST_REVALIDATE: Self = Self(1);
     /// May answer requests with Authorization (RFC 9111 section 3.5).
     pub const AUTHORIZED: Self = Self(2);
@@ -59,6 +75,10 @@ impl Flags {
 
     pub fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    fn with(self, other: Self, wanted: bool) -> Self {
+        if wanted { Self(self.0 | other.0) } else { self }
     }
 }
 
@@ -82,7 +102,7 @@ pub enum State {
     Expired,
 }
 
-/// Decides about a response that arrived at `now_unix_ms`.
+/// Decides about a response that arrived at `now_unix_ms`, milliseconds since the Unix epoch.
 pub fn policy(
     request: RequestFacts,
     status: StatusCode,
@@ -90,24 +110,48 @@ pub fn policy(
     now_unix_ms: u64,
     default_ttl: Duration,
 ) -> Decision {
-    let _ = (request, status, headers, now_unix_ms, default_ttl);
-    Decision {
-        storage: Storage::Share,
-        reason: "no-lifetime",
+    let lines = headers.get_all(header::CACHE_CONTROL);
+    let directives = ResponseDirectives::read(lines.iter().map(|value| value.as_bytes()));
+    if let Some(reason) = private_reason(request, status, headers, &directives) {
+        return decision(Storage::Private, reason);
+    }
+    let clock = Clock::read(request, headers, now_unix_ms);
+    let (lifetime_s, reason) = match explicit_lifetime(headers, &directives, &clock) {
+        Some(explicit) => (explicit, "explicit"),
+        None if may_default(status, &directives) => (seconds(default_ttl), "default-ttl"),
+        None => return decision(Storage::Share, "no-lifetime"),
+    };
+    let times = Lifetime {
+        lifetime_s,
+        initial_age_s: clock.initial_age_s,
+        ..stale_windows(&directives)
+    };
+    if times.initial_age_s < lifetime_s.saturating_add(times.swr_s.max(times.sie_s)) {
+        return decision(Storage::Store(times), reason);
+    }
+    // Never fresh, not even on arrival.
+    match directives.must_revalidate
+        || directives.proxy_revalidate
+        || directives.s_maxage == Some(0)
+    {
+        true => decision(Storage::Private, "must-revalidate"),
+        false if lifetime_s == 0 => decision(Storage::Share, "no-lifetime"),
+        false => decision(Storage::Share, "already-stale"),
     }
 }
 
-/// How a response stored at `stored_unix_ms` stands at `now_unix_ms`.
+/// How a response stored at `stored_unix_ms` stands at `now_unix_ms`. A clock that was put back
+/// makes it no younger than it was.
 pub fn fresh_at(times: &Lifetime, stored_unix_ms: u64, now_unix_ms: u64) -> Freshness {
     let resident_s = now_unix_ms.saturating_sub(stored_unix_ms) / 1000;
     let age_s = u64::from(times.initial_age_s) + resident_s;
     let ttl_s = i64::from(times.lifetime_s) - age_s as i64;
-    let over_s = -ttl_s;
+    let stale_s = -ttl_s;
     let state = if ttl_s > 0 {
         State::Fresh
-    } else if over_s < i64::from(times.swr_s) {
+    } else if stale_s < i64::from(times.swr_s) {
         State::StaleWhileRevalidate
-    } else if over_s < i64::from(times.sie_s) {
+    } else if stale_s < i64::from(times.sie_s) {
         State::StaleIfError
     } else {
         State::Expired
@@ -118,3 +162,181 @@ pub fn fresh_at(times: &Lifetime, stored_unix_ms: u64, now_unix_ms: u64) -> Fres
         state,
     }
 }
+
+/// Why a response may be given to nobody but the one who asked (RFC 9111 sections 3 and 3.5).
+fn private_reason(
+    request: RequestFacts,
+    status: StatusCode,
+    headers: &HeaderMap,
+    directives: &ResponseDirectives,
+) -> Option<&'static str> {
+    // RFC 9111 section 5.2.2.3: made for caches that know the status, to ignore the no-store which
+    // stands beside it for the others.
+    let excused = directives.must_understand && is_understood(status) && !directives.malformed;
+    let reasons = [
+        (directives.malformed, "malformed-cache-control"),
+        (directives.no_store && !excused, "no-store"),
+        (directives.private, "private"),
+        (directives.no_cache, "no-cache"),
+        (
+            directives.must_understand && !is_understood(status),
+            "must-understand",
+        ),
+        (
+            request.authorization && !allows_authorized(directives),
+            "authorization",
+        ),
+        (headers.contains_key(header::SET_COOKIE), "set-cookie"),
+        (varies(headers), "vary"),
+        (status.is_informational(), "not-final"),
+        (status == StatusCode::PARTIAL_CONTENT, "partial"),
+        (status == StatusCode::NOT_MODIFIED, "not-modified"),
+    ];
+    reasons
+        .into_iter()
+        .find_map(|(holds, reason)| holds.then_some(reason))
+}
+
+/// RFC 9111 section 3.5.
+fn allows_authorized(directives: &ResponseDirectives) -> bool {
+    directives.public || directives.must_revalidate || directives.s_maxage.is_some()
+}
+
+fn varies(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::VARY)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|&b| b == b','))
+        .map(<[u8]>::trim_ascii)
+        .any(|name| !name.is_empty() && !name.eq_ignore_ascii_case(b"accept-encoding"))
+}
+
+/// Statuses whose meaning for caches we know (RFC 9110 section 15).
+fn is_understood(status: StatusCode) -> bool {
+    is_heuristically_cacheable(status)
+        || matches!(
+            status.as_u16(),
+            302 | 303 | 307 | 400 | 401 | 403 | 409 | 421 | 429 | 451 | 500 | 502 | 503 | 504
+        )
+}
+
+/// RFC 9110 section 15.1, without 206.
+fn is_heuristically_cacheable(status: StatusCode) -> bool {
+    matches!(
+        status.as_u16(),
+        200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501
+    )
+}
+
+/// RFC 9111 section 4.2.2, but for failures of the origin: an error is kept only if it asks to be.
+fn may_default(status: StatusCode, directives: &ResponseDirectives) -> bool {
+    !status.is_server_error() && (is_heuristically_cacheable(status) || directives.public)
+}
+
+/// RFC 9111 section 4.2.1: s-maxage, else max-age, else Expires.
+fn explicit_lifetime(
+    headers: &HeaderMap,
+    directives: &ResponseDirectives,
+    clock: &Clock,
+) -> Option<u32> {
+    directives
+        .s_maxage
+        .or(directives.max_age)
+        .or_else(|| expires_lifetime(headers, clock))
+}
+
+/// Expires less Date. Section 5.3: what is no date is in the past; so is one of several.
+fn expires_lifetime(headers: &HeaderMap, clock: &Clock) -> Option<u32> {
+    if !headers.contains_key(header::EXPIRES) {
+        return None;
+    }
+    let expires_s = single_date(headers, header::EXPIRES).unwrap_or(0);
+    Some(clamp(expires_s.saturating_sub(clock.date_s)))
+}
+
+/// The windows of RFC 5861 and the flags. must-revalidate and proxy-revalidate close the windows;
+/// s-maxage, which implies proxy-revalidate, does not: an origin that names both means both.
+fn stale_windows(directives: &ResponseDirectives) -> Lifetime {
+    let must_revalidate = directives.must_revalidate || directives.proxy_revalidate;
+    let window = |seconds: Option<u32>| match must_revalidate {
+        true => 0,
+        false => seconds.unwrap_or(0),
+    };
+    Lifetime {
+        swr_s: window(directives.stale_while_revalidate),
+        sie_s: window(directives.stale_if_error),
+        flags: Flags::default()
+            .with(Flags::MUST_REVALIDATE, must_revalidate)
+            .with(Flags::AUTHORIZED, allows_authorized(directives))
+            .with(Flags::IMMUTABLE, directives.immutable),
+        ..Lifetime::default()
+    }
+}
+
+/// The times of a response.
+struct Clock {
+    /// Date, or the time of arrival where there is none; seconds since the Unix epoch.
+    date_s: u64,
+    /// RFC 9111 section 4.2.3.
+    initial_age_s: u32,
+}
+
+impl Clock {
+    fn read(request: RequestFacts, headers: &HeaderMap, now_unix_ms: u64) -> Self {
+        let now_s = now_unix_ms / 1000;
+        let date_s = single_date(headers, header::DATE).unwrap_or(now_s);
+        let apparent_age_s = now_s.saturating_sub(date_s);
+        let response_delay_s = now_unix_ms.saturating_sub(request.sent_unix_ms) / 1000;
+        // A request that was never given a time is taken to have been answered at once.
+        let response_delay_s = match request.sent_unix_ms {
+            0 => 0,
+            _ => response_delay_s,
+        };
+        let corrected_age_s = age_value(headers).saturating_add(response_delay_s);
+        Self {
+            date_s,
+            initial_age_s: clamp(apparent_age_s.max(corrected_age_s)),
+        }
+    }
+}
+
+/// RFC 9111 section 5.1: the first member of the field; what is no number is ignored.
+fn age_value(headers: &HeaderMap) -> u64 {
+    let value = headers.get(header::AGE).map(|value| value.as_bytes());
+    let first = value.and_then(|value| value.split(|&b| b == b',').next());
+    let seconds = first.and_then(|first| delta_seconds(first.trim_ascii()));
+    u64::from(seconds.unwrap_or(0))
+}
+
+/// The date of a field that must appear once, in seconds since the Unix epoch.
+fn single_date(headers: &HeaderMap, name: impl AsHeaderName) -> Option<u64> {
+    let mut values = headers.get_all(name).iter();
+    let (first, more) = (values.next()?, values.next());
+    if more.is_some() {
+        return None;
+    }
+    unix_seconds(first.as_bytes())
+}
+
+/// An HTTP-date (RFC 9110 section 5.6.7) in seconds since the Unix epoch.
+pub(super) fn unix_seconds(date: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(date).ok()?;
+    let time = httpdate::parse_http_date(text.trim()).ok()?;
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    Some(since.as_secs())
+}
+
+fn seconds(duration: Duration) -> u32 {
+    clamp(duration.as_secs())
+}
+
+fn clamp(seconds: u64) -> u32 {
+    seconds.min(u64::from(MAX_SECONDS)) as u32
+}
+
+fn decision(storage: Storage, reason: &'static str) -> Decision {
+    Decision { storage, reason }
+}
+
+#[cfg(test)]
+mod tests;

@@ -11,8 +11,9 @@ use super::error::H3Error;
 use super::error::QPACK_DECOMPRESSION_FAILED;
 use super::qpack::{DecodeError, Line, Lines, Name, Text, static_table};
 
-/// Scratch of a shard: holds one request's fields until the next request is read into it.
-#[derive(Debug)]
+/// Scratch of a shard: holds one request's fields until the next request is read into it. The
+/// default one takes no memory and has room for nothing: what to leave in the place of another.
+#[derive(Debug, Default)]
 pub struct FieldSection {
     limit: usize,
     buf: Vec<u8>,
@@ -84,13 +85,8 @@ impl FieldSection {
         Self {
             limit,
             buf: vec![0; limit + SLACK],
-            used: 0,
-            size: 0,
-            fields: Vec::with_capacity(64),
-            name_lengths: 0,
-            pseudo: [None; 4],
-            host: None,
-            content_length: None,
+            fields: Vec::with_capacity(limit.div_ceil(FIELD_OVERHEAD).min(64)),
+            ..Self::default()
         }
     }
 

@@ -284,3 +284,14 @@ fn trailers() {
     let long = "v".repeat(LIMIT);
     assert_eq!(check(&[("x", &long)]), Err(SectionError::TooLarge));
 }
+
+#[test]
+fn the_default_holds_nothing() {
+    let mut empty = FieldSection::default();
+    assert_eq!((empty.buf.capacity(), empty.fields.capacity()), (0, 0));
+    assert_eq!((empty.method(), empty.authority()), (&b""[..], &b""[..]));
+    assert_eq!(
+        empty.read_request(&section(BASE)),
+        Err(SectionError::TooLarge)
+    );
+}
