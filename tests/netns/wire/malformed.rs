@@ -199,8 +199,9 @@ fn every_broken_rule_gets_its_error_code(backend: Backend) {
         .iter()
         .zip(&outcomes)
         .filter(|((_, due, _), outcome)| !is_due(due, outcome))
+        .map(|((_, due, rfc), outcome)| format!("{outcome:x?} instead of {due:x?} ({rfc})"))
         .collect();
-    assert!(wrong.is_empty(), "{wrong:#x?}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     edge.assert_alive();
 }
 

@@ -111,7 +111,8 @@ impl Demo {
              # forget one object\n\
              {popcache} purge --socket {STATE_DIR}/admin.sock {url}/emotes/1.png\n\n\
              # load\n\
-             {netns} {bench} load --help\n\n\
+             {netns} {bench} load --connect {server}:{port} --name {HOST} --path-template '/emotes/{{}}.png' \
+             --connections 16 --streams 32 --seconds 5 --verify\n\n\
              Ctrl-C ends it and puts everything back.",
             ready = self.ready,
             origin = self.origin_address,
