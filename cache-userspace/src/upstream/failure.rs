@@ -209,9 +209,9 @@ pub(super) fn may_retry(error: &hyper::Error) -> bool {
     }
 }
 
-/// Whether only this stream was turned away and the HTTP/2 connection goes on.
-pub(super) fn stream_refused(error: &hyper::Error) -> bool {
-    source_of::<h2::Error>(error).is_some_and(refused_stream)
+/// Whether only one stream failed and its HTTP/2 connection goes on.
+pub(super) fn stream_only(error: &hyper::Error) -> bool {
+    source_of::<h2::Error>(error).is_some_and(h2::Error::is_reset)
 }
 
 fn refused_stream(error: &h2::Error) -> bool {

@@ -14,7 +14,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::events::{Credit, EventSender, ShardGone};
 use super::failure::{self, Place};
 use super::fields::{self, Outgoing};
-use super::pool::{After, Freshness, Lease, Pool};
+use super::lease::{After, Lease};
+use super::pool::{Freshness, Pool};
 use super::stats::{OriginStats, count};
 
 /// Body bytes of one event, as [`FetchEvent::Body`] promises.
@@ -75,23 +76,21 @@ impl Fetch {
     /// Gets the response head, from a second connection where a pooled one turned out closed.
     async fn ask(&self) -> Result<(Response<Incoming>, Lease), FetchError> {
         let mut lease = self.pool.checkout(Freshness::Any).await?;
-        match self.send(&mut lease).await? {
+        let error = match self.send(&mut lease).await? {
             Ok(response) => return Ok((response, lease)),
-            Err(error) if self.may_retry(&lease, &error) => {
-                tracing::debug!(%error, "pooled connection was closed, asking again");
-                count(&self.stats.retried);
-                let turned_away = failure::stream_refused(&error);
-                if turned_away {
-                    drop(lease);
-                } else {
-                    lease.discard();
-                }
-            }
-            Err(error) => {
-                lease.discard();
-                return Err(self.place().before_head(&error));
-            }
+            Err(error) => error,
+        };
+        let again = self.may_retry(&lease, &error);
+        if !failure::stream_only(&error) {
+            lease.discard();
         }
+        if !again {
+            return Err(self.place().before_head(&error));
+        }
+        // Its place may be the one that the second connection needs.
+        drop(lease);
+        tracing::debug!(%error, "a pooled connection did not take the request, asking again");
+        count(&self.stats.retried);
         let mut lease = self.pool.checkout(Freshness::New).await?;
         match self.send(&mut lease).await? {
             Ok(response) => Ok((response, lease)),
@@ -110,7 +109,7 @@ impl Fetch {
     }
 
     fn may_retry(&self, lease: &Lease, error: &hyper::Error) -> bool {
-        lease.reused() && self.outgoing.method().is_safe() && failure::may_retry(error)
+        lease.reused && self.outgoing.method().is_safe() && failure::may_retry(error)
     }
 
     /// Passes the response on.

@@ -137,7 +137,7 @@ fn request_fields(mut headers: HeaderMap, identity: &Identity) -> HeaderMap {
 
 /// A response head as the shard gets it.
 #[derive(Debug)]
-pub(super) struct Incoming {
+pub(super) struct ResponseHead {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     /// The declared length of the body that follows. `None` where none was declared, and where the
@@ -150,7 +150,7 @@ pub(super) fn response_head<B>(
     response: Response<B>,
     method: &Method,
     place: &Place,
-) -> Result<(Incoming, B), FetchError> {
+) -> Result<(ResponseHead, B), FetchError> {
     let (parts, body) = response.into_parts();
     let mut headers = parts.headers;
     if headers.len() > MAX_HEAD_FIELDS {
@@ -177,12 +177,12 @@ pub(super) fn response_head<B>(
         return invalid("sent a Content-Length that is not one number".to_owned());
     };
     remove_hop_by_hop(&mut headers);
-    let incoming = Incoming {
+    let head = ResponseHead {
         status: parts.status,
         headers,
         length: declared.filter(|_| has_body(method, parts.status)),
     };
-    Ok((incoming, body))
+    Ok((head, body))
 }
 
 /// RFC 9112 section 6.3, items 1 and 2 (CONNECT is never sent).
@@ -304,7 +304,7 @@ mod tests {
             .collect()
     }
 
-    fn head(list: &[(&'static str, &'static str)]) -> Result<Incoming, FetchError> {
+    fn head(list: &[(&'static str, &'static str)]) -> Result<ResponseHead, FetchError> {
         let mut response = Response::new(());
         for (name, value) in list {
             response

@@ -12,7 +12,7 @@
 //!
 //! - `config`: what it is told; `events`: the edge to the shards; `stats`: what is counted.
 //! - `fetch`: one fetch from request to end; `fields`: heads in and out.
-//! - `pool`, `connect`: the connections; `failure`: errors in the terms of RFC 9209.
+//! - `pool`, `lease`, `connect`: the connections; `failure`: errors in the terms of RFC 9209.
 
 mod config;
 mod connect;
@@ -20,6 +20,7 @@ mod events;
 mod failure;
 mod fetch;
 mod fields;
+mod lease;
 mod pool;
 mod stats;
 #[cfg(test)]

@@ -22,28 +22,24 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cache_core::io::FetchError;
-use http::{Request, Response};
 use http_body_util::Empty;
-use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::connect::{Dialer, Driver, Protocol, Sender, StreamLimit};
-use super::fields::Form;
-use super::stats::{OriginStats, count};
+use super::lease::{Lease, Requests, Stream};
+use super::stats::OriginStats;
 
 /// A connection without requests is closed after this long, give or take as long again.
 const KEEP_IDLE: Duration = Duration::from_secs(60);
-/// How long a connection may take to become ready again after a whole response.
-const SETTLE: Duration = Duration::from_secs(1);
 
 /// See the module's description.
 pub(super) struct Pool {
     pub(super) dialer: Dialer,
     max: usize,
     patience: Duration,
-    stats: Arc<OriginStats>,
+    pub(super) stats: Arc<OriginStats>,
     state: Mutex<State>,
 }
 
@@ -191,7 +187,7 @@ impl Pool {
             pool: self.clone(),
             id: shared.id,
             reused: true,
-            sender: LeaseSender::Http2 {
+            requests: Requests::Http2 {
                 sender: shared.sender.clone(),
                 limit: shared.limit.clone(),
                 _stream: Stream::new(self, shared.id),
@@ -206,7 +202,7 @@ impl Pool {
                     pool: self.clone(),
                     id: idle.id,
                     reused: true,
-                    sender: LeaseSender::Http1 {
+                    requests: Requests::Http1 {
                         sender: idle.sender,
                         surplus: idle.surplus,
                     },
@@ -233,10 +229,10 @@ impl Pool {
         state.connecting -= 1;
         let id = state.next_id;
         state.next_id += 1;
-        let sender = match sender {
+        let requests = match sender {
             Sender::Http1(sender) => {
                 state.speaks = Some(Protocol::Http1);
-                LeaseSender::Http1 {
+                Requests::Http1 {
                     sender,
                     surplus: surplus.clone(),
                 }
@@ -250,7 +246,7 @@ impl Pool {
                     used: 1,
                     since: Instant::now(),
                 });
-                LeaseSender::Http2 {
+                Requests::Http2 {
                     sender,
                     limit,
                     _stream: Stream::new(self, id),
@@ -266,7 +262,7 @@ impl Pool {
             pool: self.clone(),
             id,
             reused: false,
-            sender,
+            requests,
         }
     }
 
@@ -309,7 +305,7 @@ impl Pool {
         Some((turn, grant))
     }
 
-    fn keep(
+    pub(super) fn keep(
         self: &Arc<Self>,
         id: u64,
         sender: http1::SendRequest<Empty<Bytes>>,
@@ -325,7 +321,7 @@ impl Pool {
         self.serve_waiting();
     }
 
-    fn release_stream(self: &Arc<Self>, id: u64) {
+    pub(super) fn release_stream(self: &Arc<Self>, id: u64) {
         if let Some(shared) = self.lock().shared.iter_mut().find(|shared| shared.id == id) {
             shared.used -= 1;
             shared.since = Instant::now();
@@ -334,7 +330,7 @@ impl Pool {
     }
 
     /// Drops our hold on a connection; it closes when its last request is done.
-    fn forget(&self, id: u64) {
+    pub(super) fn forget(&self, id: u64) {
         let mut state = self.lock();
         state.idle.retain(|idle| idle.id != id);
         state.shared.retain(|shared| shared.id != id);
@@ -411,111 +407,5 @@ impl Drop for Slot {
         state.connecting -= usize::from(self.connecting);
         drop(state);
         pool.serve_waiting();
-    }
-}
-
-/// A connection, or a stream of one, for one fetch. Dropped before the response was read to its end,
-/// an HTTP/1.1 connection closes and an HTTP/2 stream is reset.
-pub(super) struct Lease {
-    pool: Arc<Pool>,
-    id: u64,
-    reused: bool,
-    sender: LeaseSender,
-}
-
-enum LeaseSender {
-    Http1 {
-        sender: http1::SendRequest<Empty<Bytes>>,
-        surplus: Arc<AtomicBool>,
-    },
-    Http2 {
-        sender: http2::SendRequest<Empty<Bytes>>,
-        limit: Arc<StreamLimit>,
-        _stream: Stream,
-    },
-}
-
-/// One of the streams that an HTTP/2 connection allows.
-struct Stream {
-    pool: Arc<Pool>,
-    id: u64,
-}
-
-impl Stream {
-    fn new(pool: &Arc<Pool>, id: u64) -> Self {
-        Self {
-            pool: pool.clone(),
-            id,
-        }
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.pool.release_stream(self.id);
-    }
-}
-
-/// What a connection said after a whole response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum After {
-    Nothing,
-    /// Bytes that belong to no response.
-    Surplus,
-}
-
-impl Lease {
-    /// Whether the connection had carried a request before.
-    pub(super) fn reused(&self) -> bool {
-        self.reused
-    }
-
-    pub(super) fn form(&self) -> Form {
-        match self.sender {
-            LeaseSender::Http1 { .. } => Form::Origin,
-            LeaseSender::Http2 { .. } => Form::Pseudo,
-        }
-    }
-
-    /// Sends a request in the lease's form and waits for the final response head.
-    pub(super) async fn send(
-        &mut self,
-        request: Request<Empty<Bytes>>,
-    ) -> hyper::Result<Response<Incoming>> {
-        if self.reused {
-            count(&self.pool.stats.reused);
-        }
-        match &mut self.sender {
-            LeaseSender::Http1 { sender, .. } => sender.send_request(request).await,
-            LeaseSender::Http2 { sender, limit, .. } => {
-                let response = sender.send_request(request).await;
-                limit.look_again();
-                response
-            }
-        }
-    }
-
-    /// Lets nobody use this connection any more.
-    pub(super) fn discard(self) {
-        self.pool.forget(self.id);
-    }
-
-    /// Keeps the connection for the next request. For after the last byte of a response.
-    pub(super) async fn give_back(self) -> After {
-        let LeaseSender::Http1 {
-            mut sender,
-            surplus,
-        } = self.sender
-        else {
-            return After::Nothing;
-        };
-        let ready = timeout(SETTLE, sender.ready()).await;
-        if surplus.load(Ordering::Acquire) {
-            return After::Surplus;
-        }
-        if matches!(ready, Ok(Ok(()))) {
-            self.pool.keep(self.id, sender, surplus);
-        }
-        After::Nothing
     }
 }

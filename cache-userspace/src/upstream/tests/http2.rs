@@ -37,7 +37,12 @@ where
             let respond = respond.clone();
             let service = service_fn(move |request| {
                 let response = respond(request);
-                async move { Ok::<_, Infallible>(response) }
+                async move {
+                    match response.extensions().get() {
+                        Some(Reset) => Err(Reset),
+                        None => Ok(response),
+                    }
+                }
             });
             let connection = http2::Builder::new(TokioExecutor::new())
                 .max_concurrent_streams(max_streams)
@@ -47,6 +52,11 @@ where
     });
     Server { url, first }
 }
+
+/// Marks a response in whose stead the server resets the stream.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("told to reset")]
+struct Reset;
 
 fn shard(server: &Server) -> Shard {
     shard_with(server, |_| ())
@@ -196,6 +206,28 @@ async fn cancel_resets_the_stream_and_nothing_else() {
     shard.get("/");
     assert_eq!(shard.answer().await.expect("an answer").body, b"hello");
     assert_eq!(shard.stats().connections_made, 1);
+}
+
+#[tokio::test]
+async fn a_stream_that_the_origin_resets_fails_alone() {
+    let server = serve(100, |request| {
+        let mut response = full("hello");
+        if request.uri().path() == "/broken" {
+            response.extensions_mut().insert(Reset);
+        }
+        response
+    })
+    .await;
+    let mut shard = shard(&server);
+    shard.get("/");
+    shard.answer().await.expect("before");
+    shard.get("/broken");
+    let error = shard.fails().await;
+    assert_eq!(error.kind, FetchErrorKind::ConnectionTerminated, "{error}");
+    shard.get("/");
+    shard.answer().await.expect("after");
+    let stats = shard.stats();
+    assert_eq!((stats.connections_made, stats.retried), (1, 0));
 }
 
 #[tokio::test]

@@ -260,6 +260,20 @@ async fn many_fetches_use_no_more_connections_than_allowed() {
 }
 
 #[tokio::test]
+async fn a_connection_nobody_needs_is_closed() {
+    let (origin, mut shard) = start(|_| ()).await;
+    shard.get("/");
+    let connection = origin.answer(HELLO).await;
+    shard.answer().await.expect("an answer");
+    tokio::time::pause();
+    for _ in 0..2 {
+        tokio::time::advance(Duration::from_secs(61)).await;
+    }
+    tokio::time::resume();
+    connection.closed().await;
+}
+
+#[tokio::test]
 async fn fetches_end_with_their_shard() {
     let (origin, mut shard) = start(|_| ()).await;
     shard.get("/");

@@ -1,0 +1,124 @@
+//! One fetch's hold on a connection of the [`Pool`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use tokio::time::timeout;
+
+use super::connect::StreamLimit;
+use super::fields::Form;
+use super::pool::Pool;
+use super::stats::count;
+
+/// How long a connection may take to become ready again after a whole response.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// A connection, or a stream of one, for one fetch. Dropped before the response was read to its end,
+/// an HTTP/1.1 connection closes and an HTTP/2 stream is reset.
+pub(super) struct Lease {
+    pub(super) pool: Arc<Pool>,
+    /// The connection's number in its pool.
+    pub(super) id: u64,
+    /// Whether the connection had carried a request before.
+    pub(super) reused: bool,
+    pub(super) requests: Requests,
+}
+
+/// The sending half of the leased connection.
+pub(super) enum Requests {
+    Http1 {
+        sender: http1::SendRequest<Empty<Bytes>>,
+        surplus: Arc<AtomicBool>,
+    },
+    Http2 {
+        sender: http2::SendRequest<Empty<Bytes>>,
+        limit: Arc<StreamLimit>,
+        _stream: Stream,
+    },
+}
+
+/// One of the streams that an HTTP/2 connection allows.
+pub(super) struct Stream {
+    pool: Arc<Pool>,
+    id: u64,
+}
+
+impl Stream {
+    pub(super) fn new(pool: &Arc<Pool>, id: u64) -> Self {
+        Self {
+            pool: pool.clone(),
+            id,
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.pool.release_stream(self.id);
+    }
+}
+
+/// What a connection said after a whole response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    Nothing,
+    /// Bytes that belong to no response.
+    Surplus,
+}
+
+impl Lease {
+    pub(super) fn form(&self) -> Form {
+        match self.requests {
+            Requests::Http1 { .. } => Form::Origin,
+            Requests::Http2 { .. } => Form::Pseudo,
+        }
+    }
+
+    /// Sends a request in the lease's form and waits for the final response head.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<Empty<Bytes>>,
+    ) -> hyper::Result<Response<Incoming>> {
+        if self.reused {
+            count(&self.pool.stats.reused);
+        }
+        match &mut self.requests {
+            Requests::Http1 { sender, .. } => sender.send_request(request).await,
+            Requests::Http2 { sender, limit, .. } => {
+                let response = sender.send_request(request).await;
+                limit.look_again();
+                response
+            }
+        }
+    }
+
+    /// Lets nobody else use this connection any more.
+    pub(super) fn discard(&self) {
+        self.pool.forget(self.id);
+    }
+
+    /// Keeps the connection for the next request. For after the last byte of a response.
+    pub(super) async fn give_back(self) -> After {
+        let Requests::Http1 {
+            mut sender,
+            surplus,
+        } = self.requests
+        else {
+            return After::Nothing;
+        };
+        let ready = timeout(SETTLE, sender.ready()).await;
+        if surplus.load(Ordering::Acquire) {
+            return After::Surplus;
+        }
+        if matches!(ready, Ok(Ok(()))) {
+            self.pool.keep(self.id, sender, surplus);
+        }
+        After::Nothing
+    }
+}
