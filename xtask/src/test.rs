@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::bail;
 
 use crate::command::{self, cargo, succeeds};
+use crate::pages::Hugepages;
 use crate::summary::{Count, run_counted};
 use crate::workspace::Workspace;
 use crate::{build, checks, host, lock, setup};
@@ -17,6 +18,9 @@ const QUICK_SEEDS: u64 = 100;
 /// Every end-to-end test is inside this module of the `netns` test binary.
 const END_TO_END: &str = "wire::";
 
+/// 2 MB pages for the one appliance that runs at a time: 128 MiB of arenas, and packet buffers.
+const END_TO_END_PAGES: u64 = 128;
+
 #[derive(clap::Args)]
 pub struct Args {
     /// Leave out the end-to-end tests and most seeds of the simulation
@@ -25,14 +29,16 @@ pub struct Args {
 }
 
 #[derive(clap::Args)]
-#[group(required = true, multiple = false)]
 pub struct SimArgs {
-    /// Run this one seed and print its trace
-    #[arg(long)]
+    /// Run this one seed
+    #[arg(long, conflicts_with = "seeds")]
     seed: Option<u64>,
     /// Run this many seeds
     #[arg(long)]
     seeds: Option<u64>,
+    /// Print every event (with --seed)
+    #[arg(long, requires = "seed")]
+    trace: bool,
 }
 
 /// Runs every check and test; the last line says how many passed.
@@ -44,6 +50,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     build::release(workspace)?;
 
     let mut count = unit_tests(workspace)?;
+    count += interleavings(workspace)?;
     count += simulation(workspace, if args.quick { QUICK_SEEDS } else { SEEDS })?;
     if !args.quick {
         host::require_kernel()?;
@@ -56,15 +63,28 @@ pub fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs the simulation alone.
+/// Runs the simulation alone; the last line is the trace's hash.
 pub fn sim(workspace: &Workspace, args: &SimArgs) -> anyhow::Result<()> {
-    build::release(workspace)?;
+    // Features as in the whole workspace, so that nothing is compiled twice; but only this binary.
+    command::run_quietly(cargo(workspace.root()).args([
+        "build",
+        "--release",
+        "--workspace",
+        "--bin",
+        "sim",
+        "--locked",
+        "--quiet",
+    ]))?;
     let mut sim = Command::new(workspace.release_bin("sim"));
-    match (args.seed, args.seeds) {
-        (Some(seed), _) => sim.args(["--seed", &seed.to_string()]),
-        (None, Some(seeds)) => sim.args(["--seeds", &seeds.to_string()]),
-        (None, None) => bail!("--seed N or --seeds K is needed"),
-    };
+    if let Some(seed) = args.seed {
+        sim.args(["--seed", &seed.to_string()]);
+    }
+    if let Some(seeds) = args.seeds {
+        sim.args(["--seeds", &seeds.to_string()]);
+    }
+    if args.trace {
+        sim.arg("--trace");
+    }
     command::run_quietly(&mut sim)
 }
 
@@ -102,9 +122,22 @@ fn unit_tests(workspace: &Workspace) -> anyhow::Result<Count> {
     run_counted(runner.args(["--", "--skip", END_TO_END]))
 }
 
+/// The arena's protocol under every interleaving of its threads, by loom.
+fn interleavings(workspace: &Workspace) -> anyhow::Result<Count> {
+    let mut runner = cargo(workspace.root());
+    runner
+        .env("RUSTFLAGS", "--cfg loom")
+        .args(["test", "--release", "-p", "hugepages", "--test", "loom"])
+        .args(["--locked", "--quiet", "--target-dir"])
+        // Of its own: other flags in the same folder would make every build start anew.
+        .arg(workspace.target().join("loom"));
+    run_counted(&mut runner)
+}
+
 /// The end-to-end tests, one after the other: each one owns the machine's two cores.
 fn end_to_end(workspace: &Workspace) -> anyhow::Result<Count> {
     let _alone = lock::Lock::take(lock::RUN_LOCK.as_ref())?;
+    let _pages = Hugepages::reserve(END_TO_END_PAGES)?;
     let mut runner = cargo(workspace.root());
     runner
         .env("POPCACHE_BIN_DIR", workspace.target().join("release"))
