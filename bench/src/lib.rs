@@ -4,6 +4,14 @@
 //! origin      demo origin whose every byte is known beforehand
 //! load        HTTP/3 load generator: closed loop, open loop, herd
 //! baseline    quinn + h3 + tokio server, the ecosystem's default
+//! nginx       Debian 13's nginx in a private root
+//!
+//! hit herd    the benchmarks
+//! site        what they run on: network, origin, servers that take turns
+//! net         namespace and veth pairs
+//! process     servers as child processes
+//! figures     rows, table, JSON
+//!
 //! cpu         processor time and memory of processes, pinning
 //! identity    self-signed certificates
 //! place       where generated things are kept
@@ -11,7 +19,14 @@
 
 pub mod baseline;
 pub mod cpu;
+pub mod figures;
+pub mod herd;
+pub mod hit;
 pub mod identity;
 pub mod load;
+pub mod net;
+pub mod nginx;
 pub mod origin;
 pub mod place;
+pub mod process;
+pub mod site;

@@ -25,6 +25,12 @@ enum Tool {
     Load(cli::load::Arguments),
     /// Serve from memory over HTTP/3 with quinn, h3 and tokio
     Baseline(cli::baseline::Arguments),
+    /// Benchmark cached objects: popcache beside its peers
+    Hit(cli::bench::HitArguments),
+    /// Benchmark a thundering herd for one object that is not cached
+    Herd(cli::bench::Arguments),
+    /// Unpack the peers now rather than at the first benchmark
+    Peers,
 }
 
 fn main() -> ExitCode {
@@ -32,6 +38,9 @@ fn main() -> ExitCode {
         Tool::Origin(arguments) => cli::origin::run(arguments),
         Tool::Load(arguments) => cli::load::run(&arguments),
         Tool::Baseline(arguments) => cli::baseline::run(&arguments),
+        Tool::Hit(arguments) => cli::bench::run_hit(arguments),
+        Tool::Herd(arguments) => cli::bench::run_herd(arguments),
+        Tool::Peers => cli::bench::run_peers(),
     };
     done.unwrap_or_else(|error| {
         eprintln!("popcache-bench: {error:#}");

@@ -1,6 +1,7 @@
 //! Arguments of the subcommands, turned into the library's options.
 
 pub mod baseline;
+pub mod bench;
 pub mod load;
 pub mod origin;
 

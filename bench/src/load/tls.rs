@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use quinn_proto::crypto::rustls::QuicClientConfig;
 use quinn_proto::{ClientConfig, TransportConfig};
 use rustls::client::Resumption;
@@ -16,6 +16,10 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 /// discovery, since a client sends little.
 pub(super) fn client_config() -> Result<ClientConfig> {
     let provider = Arc::new(aws_lc_rs::default_provider());
+    // The first use collects entropy for tens of milliseconds, which is not a handshake's cost.
+    if provider.secure_random.fill(&mut [0; 32]).is_err() {
+        bail!("the system gives no random bytes");
+    }
     let verifier = Arc::new(AnyServer(provider.signature_verification_algorithms));
     let mut tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])

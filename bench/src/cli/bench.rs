@@ -1,0 +1,51 @@
+//! `popcache-bench hit` and `popcache-bench herd`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use popcache_bench::{herd, hit};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// End within 50 seconds, with less certainty
+    #[arg(long)]
+    quick: bool,
+    /// Write the figures to this file too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Runs of each case
+    #[arg(long)]
+    runs: Option<usize>,
+}
+
+#[derive(clap::Args)]
+pub struct HitArguments {
+    #[command(flatten)]
+    common: Arguments,
+    /// Only cases whose name holds this
+    #[arg(long, value_name = "PART")]
+    case: Option<String>,
+}
+
+pub fn run_hit(arguments: HitArguments) -> Result<ExitCode> {
+    let Arguments { quick, json, runs } = arguments.common;
+    hit::run(&hit::Options {
+        quick,
+        json,
+        runs,
+        only: arguments.case,
+    })
+}
+
+pub fn run_herd(arguments: Arguments) -> Result<ExitCode> {
+    let Arguments { quick, json, runs } = arguments;
+    herd::run(&herd::Options { quick, json, runs })
+}
+
+/// Fetches the peers beforehand, so that the first benchmark does not have to.
+pub fn run_peers() -> Result<ExitCode> {
+    let root = popcache_bench::nginx::unpack()?;
+    eprintln!("popcache-bench: nginx is in {}", root.display());
+    Ok(ExitCode::SUCCESS)
+}
