@@ -1,4 +1,5 @@
-//! The real object in the real kernel, driven by BPF_PROG_TEST_RUN.
+//! The real object in the real kernel, driven by BPF_PROG_TEST_RUN, and the same decisions on the
+//! host to compare with.
 
 use std::path::Path;
 
@@ -7,10 +8,13 @@ use aya::{
     maps::{Array, MapData, PerCpuArray},
     programs::Xdp,
 };
-use cache_ebpf::maps::{CID_KEYS, COUNTERS, CidKeys, Counters, MapValue, RULES, Rules};
+use cache_ebpf::{
+    maps::{CID_KEYS, COUNTERS, CidKeys, Counters, Extra, MapValue, RULES, Rules, counter_names},
+    packet::Packet,
+    verdict::{Verdict, decide},
+};
 
-/// Return values of an XDP program.
-pub const XDP_PASS: u32 = 2;
+const XDP_PASS: u32 = 2;
 
 /// A map value of ours as aya wants it.
 #[repr(transparent)]
@@ -20,9 +24,41 @@ struct Plain<T>(T);
 // SAFETY: a MapValue is plain data by its own contract, and the wrapper is transparent.
 unsafe impl<T: MapValue> Pod for Plain<T> {}
 
+/// What became of one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub action: u32,
+    pub counted: Counters,
+}
+
+impl Outcome {
+    /// The names of the counters that moved.
+    pub fn moved(&self) -> Vec<&'static str> {
+        counter_names()
+            .zip(self.counted.values)
+            .filter_map(|(name, count)| (count > 0).then_some(name))
+            .collect()
+    }
+}
+
+/// What the library says about `frame` on queue 0, where no socket is registered.
+pub fn on_host(frame: &[u8], rules: &Rules, keys: &CidKeys) -> Outcome {
+    let decision = decide(&Packet::new(frame), 0, rules, keys);
+    let mut counted = Counters::ZERO;
+    decision.count(&mut counted);
+    if matches!(decision.verdict, Verdict::Redirect { .. }) {
+        counted.count_extra(Extra::SocketMissing);
+    }
+    Outcome {
+        action: XDP_PASS,
+        counted,
+    }
+}
+
 /// The program, loaded and with its maps at hand, attached to nothing.
 pub struct Kernel {
     ebpf: Ebpf,
+    counted: Counters,
 }
 
 impl Kernel {
@@ -46,7 +82,10 @@ impl Kernel {
         program
             .load()
             .unwrap_or_else(|error| panic!("the verifier refuses the program: {error}\n{error:?}"));
-        Self { ebpf }
+        Self {
+            ebpf,
+            counted: Counters::ZERO,
+        }
     }
 
     pub fn program(&self) -> &Xdp {
@@ -69,19 +108,27 @@ impl Kernel {
     }
 
     /// Runs the program on one frame, as if it had come in on queue 0 of the loopback interface.
-    pub fn run(&self, frame: &[u8]) -> u32 {
+    pub fn run(&mut self, frame: &[u8]) -> Outcome {
         let options = TestRunOptions {
             data_in: Some(frame),
             ..TestRunOptions::default()
         };
-        self.program()
-            .test_run(options)
-            .unwrap_or_else(|error| panic!("BPF_PROG_TEST_RUN: {error:?}"))
-            .return_value
+        let result = self.program().test_run(options);
+        let result = result.unwrap_or_else(|error| panic!("BPF_PROG_TEST_RUN: {error:?}"));
+        let after = self.counters();
+        let mut counted = after;
+        for (value, before) in counted.values.iter_mut().zip(self.counted.values) {
+            *value -= before;
+        }
+        self.counted = after;
+        Outcome {
+            action: result.return_value,
+            counted,
+        }
     }
 
     /// The counters of all CPUs together.
-    pub fn counters(&self) -> Counters {
+    fn counters(&self) -> Counters {
         let map = self.ebpf.map(COUNTERS).expect("the object has the map");
         let array: PerCpuArray<_, Plain<Counters>> = map.try_into().expect("the layouts agree");
         let mut sum = Counters::ZERO;
