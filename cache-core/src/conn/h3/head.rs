@@ -9,7 +9,7 @@ use http::header::{self, HeaderName};
 use http::{HeaderMap, StatusCode};
 
 use super::frame::{FrameHeader, kind, write_varint};
-use super::qpack;
+use super::qpack::{self, Line, Lines, Name, static_table};
 use crate::http::decimal;
 
 /// Fields that differ from one response to the next.
@@ -61,6 +61,41 @@ pub fn write_response(
     }
 }
 
+/// The value of a field of a head that [`encode_static`] made, decoded to `scratch`. `None` where
+/// there is no such field or the value does not fit. `name` in lower case.
+pub fn find_field<'a>(static_head: &[u8], name: &[u8], scratch: &'a mut [u8]) -> Option<&'a [u8]> {
+    let mut lines = Lines::new(static_head).ok()?;
+    while let Ok(Some(line)) = lines.next_line() {
+        if line_name(&line, scratch) == Some(name) {
+            let len = line.value.decode(scratch).ok()?.len;
+            return Some(&scratch[..len]);
+        }
+    }
+    None
+}
+
+/// Appends to `out` the static head of a 304 in the place of a head that [`encode_static`] made:
+/// its fields but for those that describe the body (RFC 9110 section 15.4.5).
+pub fn write_not_modified(static_head: &[u8], out: &mut Vec<u8>) {
+    qpack::write_prefix(out);
+    qpack::write_field(out, b":status", b"304");
+    let mut scratch = [0; 64];
+    let Ok(mut lines) = Lines::new(static_head) else {
+        return;
+    };
+    loop {
+        let before = lines.rest();
+        let Ok(Some(line)) = lines.next_line() else {
+            return;
+        };
+        let name = line_name(&line, &mut scratch);
+        if !name.is_some_and(describes_body) {
+            let len = before.len() - lines.rest().len();
+            out.extend_from_slice(&before[..len]);
+        }
+    }
+}
+
 /// Appends the header of a DATA frame of `len` bytes.
 pub fn data_frame_header(out: &mut Vec<u8>, len: u64) {
     write_varint(out, kind::DATA);
@@ -72,6 +107,30 @@ const AGE: u8 = 2;
 
 /// A literal field line's first half with the name `cache-status`.
 const CACHE_STATUS: &[u8] = b"\x27\x05cache-status";
+
+/// The name of a line, unless it is longer than `scratch`.
+fn line_name<'a>(line: &Line<'_>, scratch: &'a mut [u8]) -> Option<&'a [u8]> {
+    match line.name {
+        Name::Static(index) => Some(static_table::ENTRIES[index as usize].0),
+        Name::Literal(name) => {
+            let len = name.decode(scratch).ok()?.len;
+            Some(&scratch[..len])
+        }
+    }
+}
+
+fn describes_body(name: &[u8]) -> bool {
+    matches!(
+        name,
+        b":status"
+            | b"content-length"
+            | b"content-type"
+            | b"content-encoding"
+            | b"content-language"
+            | b"content-range"
+            | b"accept-ranges"
+    )
+}
 
 impl Dynamic<'_> {
     fn encoded_len(&self, age: Option<&[u8]>) -> usize {
@@ -141,14 +200,14 @@ fn is_named_by_connection(name: &HeaderName, headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::frame::FrameHeader;
-    use super::super::qpack::{Lines, Name, Text, static_table};
+    use super::super::qpack::Text;
     use super::*;
     use http::HeaderValue;
     use proptest::prelude::*;
 
     fn text(text: Text<'_>) -> String {
         let mut out = vec![0; 70_000];
-        let len = text.decode(&mut out).unwrap();
+        let len = text.decode(&mut out).unwrap().len;
         String::from_utf8(out[..len].to_vec()).unwrap()
     }
 
@@ -229,6 +288,56 @@ mod tests {
         ];
         assert_eq!(fields[4..], want);
         assert_eq!(rest, [0, 3]);
+    }
+
+    #[test]
+    fn fields_of_a_kept_head_are_found_again() {
+        let mut headers = stored();
+        let long = "v".repeat(100);
+        headers.insert("x-long", HeaderValue::from_str(&long).unwrap());
+        let head = encode_static(StatusCode::OK, &headers);
+        let mut scratch = [0; 64];
+        assert_eq!(
+            find_field(&head, b"etag", &mut scratch),
+            Some(&b"\"abc\""[..])
+        );
+        assert_eq!(
+            find_field(&head, b"content-type", &mut scratch),
+            Some(&b"image/png"[..])
+        );
+        assert_eq!(
+            find_field(&head, b":status", &mut scratch),
+            Some(&b"200"[..])
+        );
+        assert_eq!(find_field(&head, b"last-modified", &mut scratch), None);
+        assert_eq!(
+            find_field(&head, b"x-long", &mut scratch),
+            None,
+            "does not fit"
+        );
+        assert_eq!(
+            find_field(b"\x02\x00", b"etag", &mut scratch),
+            None,
+            "not a head"
+        );
+    }
+
+    /// RFC 9110 section 15.4.5.
+    #[test]
+    fn a_304_keeps_what_does_not_describe_the_body() {
+        let mut headers = stored();
+        headers.insert("cache-control", HeaderValue::from_static("max-age=60"));
+        headers.insert("x-other", HeaderValue::from_static("kept"));
+        let head = encode_static(StatusCode::OK, &headers);
+        let mut out = Vec::new();
+        write_not_modified(&head, &mut out);
+        let want = [
+            field(":status", "304"),
+            field("etag", "\"abc\""),
+            field("cache-control", "max-age=60"),
+            field("x-other", "kept"),
+        ];
+        assert_eq!(decode(&out), want);
     }
 
     #[test]

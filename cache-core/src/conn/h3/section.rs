@@ -9,6 +9,7 @@
 
 use super::error::H3Error;
 use super::error::QPACK_DECOMPRESSION_FAILED;
+use super::qpack::huffman::SLACK;
 use super::qpack::{DecodeError, Line, Lines, Name, Text, static_table};
 
 /// Scratch of a shard: holds one request's fields until the next request is read into it. The
@@ -43,9 +44,6 @@ pub(super) enum SectionError {
     /// Larger than the limit.
     TooLarge,
 }
-
-/// Bytes that the Huffman decoder may write past the end of a string.
-const SLACK: usize = 8;
 
 /// RFC 9114 section 4.2.2.
 const FIELD_OVERHEAD: usize = 32;
@@ -186,18 +184,32 @@ impl FieldSection {
             Name::Static(index) => {
                 let name = static_table::ENTRIES[index as usize].0;
                 let value = self.store_value(name.len(), line.value)?;
-                if name[0] == b':' {
-                    return Ok(self.add_pseudo(pseudo_of(name)?, value)?);
-                }
-                self.add_field(name, FieldName::Static(index), value)?;
+                self.add_static(index, value)?;
             }
             Name::Literal(text) => {
-                let name = self.store(text)?;
+                let (name, _) = self.store(text)?;
                 let value = self.store_value(name.len as usize, line.value)?;
                 self.add_literal(name, value)?;
             }
         }
         Ok(())
+    }
+
+    /// Names of the static table are well-formed, and none is connection-specific.
+    fn add_static(&mut self, index: u8, value: Span) -> Result<(), H3Error> {
+        let name = FieldName::Static(index);
+        match index {
+            0 => self.add_pseudo(Pseudo::Authority, value),
+            1 => self.add_pseudo(Pseudo::Path, value),
+            15..=21 => self.add_pseudo(Pseudo::Method, value),
+            22 | 23 => self.add_pseudo(Pseudo::Scheme, value),
+            24..=28 | 63..=71 => Err(H3Error::message("pseudo-field not defined for requests")),
+            4 => self.add_content_length(name, value),
+            _ => {
+                self.push_field(name, value);
+                Ok(())
+            }
+        }
     }
 
     fn add_literal(&mut self, name: Span, value: Span) -> Result<(), H3Error> {
@@ -219,19 +231,6 @@ impl FieldSection {
                 Ok(())
             }
         }
-    }
-
-    fn add_field(
-        &mut self,
-        bytes: &'static [u8],
-        name: FieldName,
-        value: Span,
-    ) -> Result<(), H3Error> {
-        if bytes == b"content-length" {
-            return self.add_content_length(name, value);
-        }
-        self.push_field(name, value);
-        Ok(())
     }
 
     fn add_content_length(&mut self, name: FieldName, value: Span) -> Result<(), H3Error> {
@@ -262,8 +261,8 @@ impl FieldSection {
 
     /// Stores a value, checks its bytes, and counts the field whose name is `name_len` long.
     fn store_value(&mut self, name_len: usize, text: Text<'_>) -> Result<Span, SectionError> {
-        let value = self.store(text)?;
-        check_value(self.bytes(value))?;
+        let (value, may_hold_controls) = self.store(text)?;
+        check_value(self.bytes(value), may_hold_controls)?;
         self.size += name_len + value.len as usize + FIELD_OVERHEAD;
         if self.size > self.limit {
             return Err(SectionError::TooLarge);
@@ -271,15 +270,16 @@ impl FieldSection {
         Ok(value)
     }
 
+    /// Stores a string; false when it is known to hold no control characters.
     #[inline]
-    fn store(&mut self, text: Text<'_>) -> Result<Span, SectionError> {
-        let len = text.decode(&mut self.buf[self.used..])?;
+    fn store(&mut self, text: Text<'_>) -> Result<(Span, bool), SectionError> {
+        let decoded = text.decode(&mut self.buf[self.used..])?;
         let span = Span {
             start: self.used as u32,
-            len: len as u32,
+            len: decoded.len as u32,
         };
-        self.used += len;
-        Ok(span)
+        self.used += decoded.len;
+        Ok((span, decoded.rare))
     }
 
     /// What only the whole request can show (RFC 9114 section 4.3.1).
@@ -303,7 +303,11 @@ impl FieldSection {
 
     fn check_authority(&self) -> Result<(), H3Error> {
         let authority = self.authority();
-        if authority.is_empty() || !authority.iter().all(|&b| is_authority_byte(b)) {
+        if authority.is_empty()
+            || !authority
+                .iter()
+                .all(|&b| BYTES[b as usize] & AUTHORITY != 0)
+        {
             return Err(H3Error::message("authority is missing or malformed"));
         }
         if self.pseudo[Pseudo::Authority as usize].is_some()
@@ -357,7 +361,7 @@ fn pseudo_of(name: &[u8]) -> Result<Pseudo, H3Error> {
 
 /// RFC 9114 section 4.2: a token in lower case.
 fn check_name(name: &[u8]) -> Result<(), H3Error> {
-    if is_token(name) && !name.iter().any(u8::is_ascii_uppercase) {
+    if !name.is_empty() && name.iter().all(|&b| BYTES[b as usize] & NAME != 0) {
         return Ok(());
     }
     Err(H3Error::message("field name is not a lower-case token"))
@@ -365,14 +369,17 @@ fn check_name(name: &[u8]) -> Result<(), H3Error> {
 
 /// RFC 9110 section 5.5: no control characters but tab, no space at the ends.
 #[inline]
-fn check_value(value: &[u8]) -> Result<(), H3Error> {
-    let control = |b: u8| (b < b' ') & (b != b'\t') | (b == 0x7f);
-    let bad = value.iter().fold(false, |bad, &b| bad | control(b));
+fn check_value(value: &[u8], may_hold_controls: bool) -> Result<(), H3Error> {
     let blank = |b: Option<&u8>| matches!(b, Some(b' ' | b'\t'));
-    if bad || blank(value.first()) || blank(value.last()) {
+    if may_hold_controls && holds_controls(value) || blank(value.first()) || blank(value.last()) {
         return Err(H3Error::message("field value has forbidden characters"));
     }
     Ok(())
+}
+
+fn holds_controls(value: &[u8]) -> bool {
+    let control = |b: u8| (b < b' ') & (b != b'\t') | (b == 0x7f);
+    value.iter().fold(false, |any, &b| any | control(b))
 }
 
 /// RFC 9114 section 4.2: fields of HTTP/1.1 connections make a request malformed.
@@ -394,35 +401,39 @@ fn parse_content_length(value: &[u8]) -> Option<u64> {
 }
 
 fn is_token(text: &[u8]) -> bool {
-    !text.is_empty() && text.iter().all(|&b| TOKEN[b as usize])
+    !text.is_empty() && text.iter().all(|&b| BYTES[b as usize] & TOKEN != 0)
 }
 
-/// Bytes of RFC 9110 section 5.6.2's `tchar`.
-const TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
+/// RFC 9110 section 5.6.2.
+const TOKEN: u8 = 1;
+/// A token byte that is no capital letter.
+const NAME: u8 = 2;
+/// A byte of a host and port (RFC 3986 section 3.2); user information is not among them (RFC 9114
+/// section 4.3.1).
+const AUTHORITY: u8 = 4;
+
+/// What each byte may be part of.
+const BYTES: [u8; 256] = {
+    let mut table = [0; 256];
     let mut byte = 0u8;
     while byte < 128 {
-        table[byte as usize] = byte.is_ascii_alphanumeric()
-            || matches!(
-                byte,
-                b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'
-            )
-            || matches!(byte, b'_' | b'`' | b'|' | b'~');
+        let alphanumeric = byte.is_ascii_alphanumeric();
+        let sub_delim = matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'*' | b'+');
+        let unreserved = matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%');
+        let token = alphanumeric || sub_delim || unreserved;
+        if token || matches!(byte, b'#' | b'^' | b'`' | b'|') {
+            table[byte as usize] |= TOKEN;
+            if !byte.is_ascii_uppercase() {
+                table[byte as usize] |= NAME;
+            }
+        }
+        if token || matches!(byte, b'(' | b')' | b',' | b';' | b'=' | b':' | b'[' | b']') {
+            table[byte as usize] |= AUTHORITY;
+        }
         byte += 1;
     }
     table
 };
-
-/// Bytes of a host and port (RFC 3986 section 3.2); user information is not among them (RFC 9114
-/// section 4.3.1).
-fn is_authority_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']' | b'%')
-        || matches!(
-            byte,
-            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'='
-        )
-}
 
 fn length_bit(len: usize) -> u64 {
     1 << len.min(63)

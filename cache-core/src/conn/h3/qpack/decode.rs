@@ -1,6 +1,6 @@
 //! Reads the lines of a field section (RFC 9204 section 4.5).
 
-use super::huffman::{self, HuffmanError};
+use super::huffman::{self, Decoded, HuffmanError};
 use super::static_table;
 
 /// Why bytes are not a field section that this decoder accepts: QPACK_DECOMPRESSION_FAILED, a
@@ -51,6 +51,11 @@ impl<'a> Lines<'a> {
             return Err(DecodeError::Failed("Base is negative"));
         }
         Ok(lines)
+    }
+
+    /// The bytes of the lines that were not read yet.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
     }
 
     /// The next line, or `None` at the end of the section.
@@ -135,15 +140,18 @@ impl<'a> Lines<'a> {
 }
 
 impl Text<'_> {
-    /// Decodes to the front of `out` and returns the length. Bytes of `out` behind it may be
-    /// overwritten.
+    /// Decodes to the front of `out`, which must be longer than the string by [`huffman::SLACK`]
+    /// bytes; those may be overwritten.
     #[inline]
-    pub fn decode(self, out: &mut [u8]) -> Result<usize, DecodeError> {
+    pub fn decode(self, out: &mut [u8]) -> Result<Decoded, DecodeError> {
         match self {
             Text::Plain(bytes) => {
                 let room = out.get_mut(..bytes.len()).ok_or(DecodeError::TooLong)?;
                 room.copy_from_slice(bytes);
-                Ok(bytes.len())
+                Ok(Decoded {
+                    len: bytes.len(),
+                    rare: true,
+                })
             }
             Text::Huffman(bytes) => huffman::decode(bytes, out).map_err(|error| match error {
                 HuffmanError::Invalid => DecodeError::Failed("invalid Huffman code"),
@@ -163,7 +171,7 @@ mod tests {
     fn decode(section: &[u8]) -> Result<Vec<Owned>, DecodeError> {
         let text = |text: Text<'_>| -> Result<Vec<u8>, DecodeError> {
             let mut out = vec![0; 4096];
-            let len = text.decode(&mut out)?;
+            let len = text.decode(&mut out)?.len;
             out.truncate(len);
             Ok(out)
         };

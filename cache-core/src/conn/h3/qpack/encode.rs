@@ -122,12 +122,12 @@ mod tests {
                 let read = match line.name {
                     Name::Static(index) => static_table::ENTRIES[index as usize].0.to_vec(),
                     Name::Literal(text) => {
-                        let len = text.decode(&mut scratch).unwrap();
+                        let len = text.decode(&mut scratch).unwrap().len;
                         scratch[..len].to_vec()
                     }
                 };
                 prop_assert_eq!(read, name.as_bytes());
-                let len = Text::decode(line.value, &mut scratch).unwrap();
+                let len = Text::decode(line.value, &mut scratch).unwrap().len;
                 prop_assert_eq!(&scratch[..len], &value[..]);
             }
             prop_assert!(lines.next_line().unwrap().is_none());

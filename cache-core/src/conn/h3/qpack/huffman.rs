@@ -48,44 +48,70 @@ pub enum HuffmanError {
     TooLong,
 }
 
-/// Decodes `input` to the front of `out` and returns the length. Bytes of `out` behind it may be
-/// overwritten.
-pub fn decode(input: &[u8], out: &mut [u8]) -> Result<usize, HuffmanError> {
+/// A decoded string.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decoded {
+    pub len: usize,
+    /// Some byte has a code longer than [`STEP`]. All control characters have: without this flag,
+    /// there are none.
+    pub rare: bool,
+}
+
+/// Room that [`decode`] needs behind the decoded string.
+pub const SLACK: usize = 8;
+
+/// Decodes `input` to the front of `out`, which must be longer than the string by [`SLACK`] bytes;
+/// those may be overwritten.
+pub fn decode(input: &[u8], out: &mut [u8]) -> Result<Decoded, HuffmanError> {
     let mut bits = Bits::default();
     let mut at = 0;
+    let mut rare = false;
     let mut rest = input;
-    // Four steps of two symbols each fit between refills, and write at most eight bytes.
-    while rest.len() >= 8 && out.len() - at >= 8 {
-        bits.refill(&mut rest);
+    // Four looks of two symbols each fit between refills, and write at most eight bytes.
+    while let Some(word) = rest.first_chunk::<8>() {
+        let room = out.get_mut(at..at + 8).ok_or(HuffmanError::TooLong)?;
+        rest = &rest[bits.refill(word)..];
+        let mut written = 0;
         for _ in 0..4 {
             let entry = bits.look();
             if entry.count() == 0 {
-                bits.refill(&mut rest);
-                at += long_symbol(&mut bits, &mut out[at..])?;
                 break;
             }
-            out[at..at + 2].copy_from_slice(&entry.symbols());
-            at += entry.count();
-            bits.skip(entry.bits());
+            room[written..written + 2].copy_from_slice(&entry.symbols());
+            written += entry.count();
+            bits.skip(entry);
+        }
+        at += written;
+        if written == 0 {
+            let (symbol, len) = long_symbol(bits.acc, bits.left)?;
+            room[0] = symbol;
+            at += 1;
+            bits.skip_long(len);
+            rare = true;
         }
     }
+    let mut tail = Tail::new(bits, input, rest.len());
     loop {
-        bits.refill(&mut rest);
-        let entry = bits.look();
-        if bits.left >= entry.bits() && entry.count() == 2 && out.len() - at >= 2 {
-            out[at..at + 2].copy_from_slice(&entry.symbols());
-            at += 2;
-            bits.skip(entry.bits());
-        } else if entry.count() > 0 && bits.left >= entry.first_bits() {
-            *out.get_mut(at).ok_or(HuffmanError::TooLong)? = entry.symbols()[0];
+        let room = out.get_mut(at..at + 2).ok_or(HuffmanError::TooLong)?;
+        let entry = tail.look();
+        if entry.count() > 0 && entry.bits() <= tail.left {
+            room.copy_from_slice(&entry.symbols());
+            at += entry.count();
+            tail.skip(entry.bits());
+        } else if entry.count() > 0 && entry.first_bits() <= tail.left {
+            room[0] = entry.symbols()[0];
             at += 1;
-            bits.skip(entry.first_bits());
-        } else if bits.is_padding() {
-            return Ok(at);
+            tail.skip(entry.first_bits());
+        } else if tail.is_padding() {
+            return Ok(Decoded { len: at, rare });
         } else if entry.count() > 0 {
             return Err(HuffmanError::Invalid);
         } else {
-            at += long_symbol(&mut bits, &mut out[at..])?;
+            let (symbol, len) = long_symbol((tail.acc >> 64) as u64, tail.left)?;
+            room[0] = symbol;
+            at += 1;
+            tail.skip(len);
+            rare = true;
         }
     }
 }
@@ -115,54 +141,76 @@ pub fn encoded_len(input: &[u8]) -> usize {
     bits.div_ceil(8)
 }
 
-/// Bits taken from the input and not yet decoded, at the top of `acc`; below them, ones, as if the
-/// padding went on for ever.
+/// Bits taken from the input and not yet decoded, `left` of them, at the top of `acc`. Below them
+/// stand bits that come next, as far as they were seen, and zeros.
+#[derive(Clone, Copy, Default)]
 struct Bits {
     acc: u64,
     left: u32,
 }
 
-impl Default for Bits {
-    fn default() -> Self {
-        Self {
-            acc: u64::MAX,
-            left: 0,
-        }
-    }
-}
-
 impl Bits {
-    /// Takes whole bytes until at least 56 bits are held or the input is empty.
+    /// Takes as many of the next eight bytes as fit, after which at least 56 bits are held;
+    /// returns how many.
     #[inline(always)]
-    fn refill(&mut self, rest: &mut &[u8]) {
-        if let Some(word) = rest.first_chunk::<8>() {
-            let word = u64::from_be_bytes(*word);
-            let taken = (63 - self.left) / 8;
-            // The bits of `word` behind the last byte taken agree with what the next refill
-            // writes there, so they need not be cleared.
-            self.acc = self.acc & !mask_below(self.left) | word >> self.left;
-            self.left += taken * 8;
-            *rest = &rest[taken as usize..];
-        } else {
-            self.refill_slowly(rest);
-        }
-    }
-
-    fn refill_slowly(&mut self, rest: &mut &[u8]) {
-        self.acc |= mask_below(self.left);
-        while self.left <= 56
-            && let Some((&byte, tail)) = rest.split_first()
-        {
-            let shift = 56 - self.left;
-            self.acc = self.acc & !(0xff << shift) | u64::from(byte) << shift;
-            self.left += 8;
-            *rest = tail;
-        }
+    fn refill(&mut self, next: &[u8; 8]) -> usize {
+        // What is set already below the bits held was set from these same bytes.
+        self.acc |= u64::from_be_bytes(*next) >> self.left;
+        let taken = (63 - self.left) / 8;
+        self.left += taken * 8;
+        taken as usize
     }
 
     #[inline(always)]
     fn look(&self) -> Entry {
         Entry(STEPS[(self.acc >> (64 - STEP)) as usize])
+    }
+
+    /// Drops the bits of all symbols of `entry`.
+    #[inline(always)]
+    fn skip(&mut self, entry: Entry) {
+        // The shift takes the low six bits of the entry as they are: one instruction between two
+        // looks.
+        self.acc = self.acc.wrapping_shl(entry.0);
+        self.left -= entry.bits();
+    }
+
+    fn skip_long(&mut self, bits: u32) {
+        self.acc <<= bits;
+        self.left -= bits;
+    }
+}
+
+/// The last bits of a string, `left` of them (at most 63 and seven bytes), at the top of `acc`;
+/// below them ones, as if the padding went on for ever.
+struct Tail {
+    acc: u128,
+    left: u32,
+}
+
+impl Tail {
+    /// The bits held and the last `rest` bytes, fewer than eight, of `input`.
+    #[inline(always)]
+    fn new(bits: Bits, input: &[u8], rest: usize) -> Self {
+        let word = match input.last_chunk::<8>() {
+            Some(last) => u64::from_be_bytes(*last).unbounded_shl(64 - 8 * rest as u32),
+            None => {
+                let bytes = input.iter().fold(0, |word, &b| word << 8 | u64::from(b));
+                bytes.unbounded_shl(64 - 8 * rest as u32)
+            }
+        };
+        let left = bits.left + 8 * rest as u32;
+        // What is set already below the bits held was set from these same bytes.
+        let acc = u128::from(bits.acc) << 64 | (u128::from(word) << 64) >> bits.left;
+        Self {
+            acc: acc | u128::MAX >> left,
+            left,
+        }
+    }
+
+    #[inline(always)]
+    fn look(&self) -> Entry {
+        Entry(STEPS[(self.acc >> (128 - STEP)) as usize])
     }
 
     #[inline(always)]
@@ -173,60 +221,57 @@ impl Bits {
 
     /// True when all that is left is a legal end: up to seven ones.
     fn is_padding(&self) -> bool {
-        self.left < 8 && self.acc == u64::MAX
+        self.left < 8 && self.acc == u128::MAX
     }
 }
 
-/// Ones in all but the top `bits` bits; `bits` below 64.
-#[inline(always)]
-fn mask_below(bits: u32) -> u64 {
-    u64::MAX >> bits
-}
-
-/// Decodes one symbol whose code is longer than a step.
+/// Decodes one symbol whose code is longer than a look: the symbol and the length of its code.
 #[cold]
-fn long_symbol(bits: &mut Bits, out: &mut [u8]) -> Result<usize, HuffmanError> {
-    let top = (bits.acc >> (64 - MAX_LEN)) as u32;
+fn long_symbol(acc: u64, left: u32) -> Result<(u8, u32), HuffmanError> {
+    let top = (acc >> (64 - MAX_LEN)) as u32;
     for (len, group) in GROUPS.iter().enumerate().skip(STEP as usize + 1) {
         let code = top >> (MAX_LEN - len);
         if group.count > 0 && code < group.first_code + u32::from(group.count) {
             let index = group.first_index + (code - group.first_code) as u16;
             let symbol = SORTED[index as usize];
-            if len as u32 > bits.left || symbol as usize == EOS {
+            if len as u32 > left || symbol as usize == EOS {
                 return Err(HuffmanError::Invalid);
             }
-            *out.first_mut().ok_or(HuffmanError::TooLong)? = symbol as u8;
-            bits.skip(len as u32);
-            return Ok(1);
+            return Ok((symbol as u8, len as u32));
         }
     }
     Err(HuffmanError::Invalid)
 }
 
-/// What one look of [`STEP`] bits decodes to: the symbols in the low 16 bits, then how many (0: the
-/// code is longer than a step), the bits of both, the bits of the first.
+/// What one look of [`STEP`] bits decodes to, from the lowest bit: six bits for the length of the
+/// codes together, two for the number of symbols (0: the code is longer than a look), eight for the
+/// length of the first code, sixteen for the symbols.
 #[derive(Clone, Copy)]
 struct Entry(u32);
 
 impl Entry {
+    const fn new(symbols: u32, count: u32, bits: u32, first_bits: u32) -> Self {
+        Self(bits | count << 6 | first_bits << 8 | symbols << 16)
+    }
+
     #[inline(always)]
     fn symbols(self) -> [u8; 2] {
-        (self.0 as u16).to_le_bytes()
+        ((self.0 >> 16) as u16).to_le_bytes()
     }
 
     #[inline(always)]
     fn count(self) -> usize {
-        (self.0 >> 16 & 3) as usize
+        (self.0 >> 6 & 3) as usize
     }
 
     #[inline(always)]
     fn bits(self) -> u32 {
-        self.0 >> 18 & 15
+        self.0 & 63
     }
 
     #[inline(always)]
     fn first_bits(self) -> u32 {
-        self.0 >> 22 & 15
+        self.0 >> 8 & 0xff
     }
 }
 
@@ -298,14 +343,15 @@ const fn steps() -> [u32; 1 << STEP] {
     let mut look = 0;
     while look < steps.len() {
         if let Some((first, first_bits)) = short_symbol(look as u32, STEP) {
-            let mut entry = first | 1 << 16 | first_bits << 18 | first_bits << 22;
             let rest_bits = STEP - first_bits;
             let rest = look as u32 & ((1 << rest_bits) - 1);
-            if let Some((second, bits)) = short_symbol(rest, rest_bits) {
-                let both = first_bits + bits;
-                entry = first | second << 8 | 2 << 16 | both << 18 | first_bits << 22;
-            }
-            steps[look] = entry;
+            let entry = match short_symbol(rest, rest_bits) {
+                Some((second, bits)) => {
+                    Entry::new(first | second << 8, 2, first_bits + bits, first_bits)
+                }
+                None => Entry::new(first, 1, first_bits, first_bits),
+            };
+            steps[look] = entry.0;
         }
         look += 1;
     }
@@ -333,9 +379,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn decoded(input: &[u8]) -> Result<Vec<u8>, HuffmanError> {
-        let mut out = vec![0; input.len() * 8 / 5 + 1];
-        let len = decode(input, &mut out)?;
-        out.truncate(len);
+        let mut out = vec![0; input.len() * 8 / 5 + SLACK];
+        let decoded = decode(input, &mut out)?;
+        out.truncate(decoded.len);
+        let control = |b: &u8| b.is_ascii_control();
+        assert!(decoded.rare || !out.iter().any(control), "{out:?}");
         Ok(out)
     }
 
@@ -422,13 +470,11 @@ mod tests {
         encode(b"0123456789abcdef", &mut code);
         for room in 0..16 {
             let mut out = vec![0; room];
-            assert_eq!(
-                decode(&code, &mut out),
-                Err(HuffmanError::TooLong),
-                "{room}"
-            );
+            let decoded = decode(&code, &mut out);
+            assert_eq!(decoded, Err(HuffmanError::TooLong), "{room}");
         }
-        assert_eq!(decode(&code, &mut [0; 16]), Ok(16));
+        let mut out = [0; 16 + SLACK];
+        assert_eq!(decode(&code, &mut out).map(|d| d.len), Ok(16));
     }
 
     #[test]
