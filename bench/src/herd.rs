@@ -13,11 +13,13 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::figures::{Better, Figures, Machine, Metric, Row, Samples};
 use crate::load::herd::HerdReport;
+use crate::nginx;
 use crate::process::{catch_interrupts, check_interrupt};
 use crate::site::{Kind, Plan, Site};
 
@@ -25,6 +27,9 @@ use crate::site::{Kind, Plan, Site};
 const STREAMS: usize = 100;
 /// What the origin takes for the object, milliseconds.
 const DELAY_MS: u32 = 500;
+
+/// What a quick benchmark gives each download of a peer.
+const QUICK_PATIENCE: Duration = Duration::from_secs(6);
 
 const METRICS: [Metric; 3] = [
     Metric {
@@ -69,6 +74,11 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         client_core: None,
         templates: &[],
         keys: 0,
+        patience: if options.quick {
+            QUICK_PATIENCE
+        } else {
+            nginx::PATIENCE
+        },
     })?;
     let mut errors: Vec<Row> = Vec::new();
     for (kind, why) in &site.absent {

@@ -22,10 +22,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::figures::{Better, Figures, Machine, Metric, Row, Samples};
 use crate::load::Report;
+use crate::nginx;
 use crate::process::catch_interrupts;
 use crate::site::{Kind, Plan, SERVERS, Site};
 
@@ -33,6 +34,9 @@ use crate::site::{Kind, Plan, SERVERS, Site};
 const KEYS: usize = 100;
 /// A quick benchmark begins no run that would end later than this.
 const QUICK_BUDGET: Duration = Duration::from_secs(46);
+
+/// What a quick benchmark gives each download of a peer.
+const QUICK_PATIENCE: Duration = Duration::from_secs(6);
 
 const METRICS: [Metric; 4] = [
     Metric {
@@ -147,6 +151,7 @@ impl Pace {
 /// Where nothing could be measured at all.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let began = Instant::now();
+    let cases = chosen(options)?;
     catch_interrupts()?;
     let site = Site::build(&Plan {
         kinds: &SERVERS,
@@ -154,8 +159,13 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         client_core: Some(1),
         templates: &[ONE_K, FOUR_K, SIXTY_FOUR_K],
         keys: KEYS,
+        patience: if options.quick {
+            QUICK_PATIENCE
+        } else {
+            nginx::PATIENCE
+        },
     })?;
-    let mut bench = Bench::new(&site, options);
+    let mut bench = Bench::new(&site, options, cases);
     bench.warm()?;
     bench.measure(began)?;
     let figures = bench.figures();
@@ -167,6 +177,22 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+fn chosen(options: &Options) -> Result<Vec<&'static Case>> {
+    let wanted = |case: &&Case| {
+        options
+            .only
+            .as_ref()
+            .is_none_or(|part| case.name.contains(part.as_str()))
+    };
+    let cases: Vec<_> = CASES.iter().filter(wanted).collect();
+    ensure!(
+        !cases.is_empty(),
+        "no case has that name: there are {}",
+        CASES.map(|case| case.name).join(", ")
+    );
+    Ok(cases)
 }
 
 struct Bench<'a> {
@@ -181,18 +207,12 @@ struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    fn new(site: &'a Site, options: &Options) -> Self {
-        let wanted = |case: &&Case| {
-            options
-                .only
-                .as_ref()
-                .is_none_or(|part| case.name.contains(part.as_str()))
-        };
+    fn new(site: &'a Site, options: &Options, cases: Vec<&'static Case>) -> Self {
         let absent = site.absent.iter();
         Self {
             site,
             pace: Pace::new(options),
-            cases: CASES.iter().filter(wanted).collect(),
+            cases,
             samples: Samples::default(),
             servers: site.running(),
             errors: absent
@@ -293,7 +313,9 @@ impl<'a> Bench<'a> {
         template: &str,
         mut arguments: Vec<String>,
     ) -> Result<Option<Report>> {
-        arguments.extend(words(&format!("--path-template {template} --keys {KEYS}")));
+        arguments.extend(words(&format!(
+            "--path-template {template} --keys {KEYS} --timeout 5"
+        )));
         match self.site.load::<Report>(kind, &arguments) {
             Ok(report) if report.is_clean() => return Ok(Some(report)),
             Ok(report) => self.fail(

@@ -23,16 +23,17 @@ use crate::process::{Process, on_cores};
 
 const RELEASE: &str = "trixie";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-/// Downloads give up after this long.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(120);
+/// What a download may take where nobody is in a hurry.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 /// What the unpacked tree must be made by to be used again.
 const FORMAT: &str = "nginx root 1\n";
 
-/// The private root, unpacked first where it is not there.
+/// The private root, unpacked first where it is not there. Each of the two downloads may take
+/// `patience`.
 ///
 /// # Errors
 /// Says which step failed and what it printed.
-pub fn unpack() -> Result<PathBuf> {
+pub fn unpack(patience: Duration) -> Result<PathBuf> {
     let place = crate::place::target_dir().join("peers/nginx");
     let (root, complete) = (place.join("root"), place.join("complete"));
     if fs::read_to_string(&complete).is_ok_and(|text| text == FORMAT) {
@@ -45,7 +46,7 @@ pub fn unpack() -> Result<PathBuf> {
         "popcache-bench: unpacking Debian {RELEASE}'s nginx into {}",
         place.display()
     );
-    let apt = Apt::prepare(&place.join("apt"))?;
+    let apt = Apt::prepare(&place.join("apt"), patience)?;
     let packages = apt.download("nginx")?;
     make_root(&root)?;
     for package in &packages {
@@ -91,10 +92,11 @@ fn make_root(root: &Path) -> Result<()> {
 struct Apt {
     dir: PathBuf,
     options: Vec<String>,
+    patience: Duration,
 }
 
 impl Apt {
-    fn prepare(dir: &Path) -> Result<Self> {
+    fn prepare(dir: &Path, patience: Duration) -> Result<Self> {
         for part in ["lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(dir.join(part))
                 .with_context(|| format!("cannot make {}", dir.display()))?;
@@ -121,6 +123,7 @@ impl Apt {
         Ok(Self {
             dir: dir.to_owned(),
             options,
+            patience,
         })
     }
 
@@ -143,7 +146,7 @@ impl Apt {
     fn command(&self) -> Command {
         let mut command = Command::new("timeout");
         command
-            .arg(FETCH_TIMEOUT.as_secs().to_string())
+            .arg(self.patience.as_secs().to_string())
             .arg("apt-get")
             .args(&self.options);
         command

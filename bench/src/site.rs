@@ -61,6 +61,8 @@ pub struct Plan<'a> {
     /// What the baseline holds: templates and how many keys each has.
     pub templates: &'a [&'a str],
     pub keys: usize,
+    /// What a download of a peer may take.
+    pub patience: Duration,
 }
 
 /// The order of the fields is the order of their end: servers, origin, mounts, network.
@@ -121,7 +123,7 @@ impl Site {
     fn add(&mut self, kind: Kind, plan: &Plan<'_>) -> Result<()> {
         check_interrupt()?;
         let root = match kind {
-            Kind::Nginx => match nginx::unpack() {
+            Kind::Nginx => match nginx::unpack(plan.patience) {
                 Ok(root) => Some(root),
                 // A machine without Debian's packages still compares the others.
                 Err(error) => {

@@ -45,7 +45,7 @@ pub fn run_herd(arguments: Arguments) -> Result<ExitCode> {
 
 /// Fetches the peers beforehand, so that the first benchmark does not have to.
 pub fn run_peers() -> Result<ExitCode> {
-    let root = popcache_bench::nginx::unpack()?;
+    let root = popcache_bench::nginx::unpack(popcache_bench::nginx::PATIENCE)?;
     eprintln!("popcache-bench: nginx is in {}", root.display());
     Ok(ExitCode::SUCCESS)
 }

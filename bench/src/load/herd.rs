@@ -14,8 +14,6 @@ use crate::cpu;
 
 /// Requests of one herd.
 pub const MAX_HERD: usize = 1_000_000;
-/// Requests issued between two looks at the sockets.
-const BURST: usize = 64;
 /// How often the watched processes' memory is read while the herd waits.
 const SAMPLE_EVERY: Duration = Duration::from_millis(20);
 
@@ -94,11 +92,12 @@ struct Herd<'a> {
 }
 
 impl Herd<'_> {
+    /// Connection by connection, so that one packet carries many requests.
     fn issue(&mut self, count: usize, connections: &[usize]) -> Result<()> {
-        let mut turn = connections.iter().cycle();
-        while self.started.len() < count {
+        let share = count.div_ceil(connections.len());
+        for connection in connections {
             let now = Instant::now();
-            for connection in turn.by_ref().take(BURST.min(count - self.started.len())) {
+            for _ in 0..share.min(count - self.started.len()) {
                 self.engine.request(*connection, 0, now);
                 self.started.push(now);
             }
