@@ -8,9 +8,12 @@
 
 pub mod config;
 pub mod conn;
+mod evict;
 pub mod flight;
 pub mod http;
+mod index;
 pub mod io;
+mod record;
 pub mod shard;
 pub mod stats;
 pub mod store;

@@ -1,9 +1,49 @@
 //! Where objects live: one partition of index and arenas per shard, readable by all shards.
+//!
+//! ```text
+//!  partition i                                           written by shard i, read by every shard
+//!    index    lines of eight slots: key hash -> record                     (crate::index)
+//!    log      segments of 256 KiB to 2 MiB: records with head and small body (crate::record)
+//!    extents  128 KiB each: bodies above 64 KiB
+//!
+//!  begin ---> append* ---> commit ---> release        a fill, by the owner
+//!               |spans        |slot
+//!               v             v
+//!             view          lookup                    by any shard
+//! ```
+//! A hit takes no lock and stores nothing that another shard reads: it loads the slot, the record
+//! and the state of its segment, and slices a view that this shard has cached. How bytes stay where they
+//! are while someone uses them is explained in [`hugepages::arena`]; what is evicted, in
+//! [`crate::evict`].
+//!
+//! Memory is bound by [`StoreConfig::ram_bytes`], which covers index, log and extents of all
+//! partitions. Beside it, on the heap: a byte of frequency per slot, about 60 bytes per segment and
+//! 40 more per segment and shard for views, and the key and head of each fill that is going on.
+
+mod fill;
+mod hit;
+mod layout;
+mod owner;
+mod reclaim;
+mod space;
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
-use hugepages::{BackingReport, PagePolicy};
+use crossbeam_utils::CachePadded;
+use foldhash::quality::FixedState;
+use hugepages::{BackingReport, PagePolicy, Reader};
 
+use crate::evict::Sampler;
+use crate::index::Index;
 use crate::io::ShardId;
+
+pub use fill::{Fill, Span};
+pub use hit::{Body, Hit};
+pub use layout::build;
+use owner::Owner;
 
 /// How a node's store is laid out.
 #[derive(Clone, Debug)]
@@ -15,10 +55,23 @@ pub struct StoreConfig {
     pub pages: PagePolicy,
     /// Largest body kept, in bytes.
     pub max_object: u64,
-    /// Random per start, the same on all shards: makes bucket collisions hard to aim at.
+    /// Random per start, the same on all shards: makes collisions hard to aim at.
     pub hash_seed: u64,
     /// Share of a partition for bodies above 64 KiB, 0.1 to 0.9.
     pub large_share: f32,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            shards: 1,
+            ram_bytes: 256 << 20,
+            pages: PagePolicy::Auto,
+            max_object: 64 << 20,
+            hash_seed: 0,
+            large_share: 0.5,
+        }
+    }
 }
 
 /// What a store got, for `status`.
@@ -34,11 +87,15 @@ pub struct StoreReport {
     pub slots: u64,
     /// Largest body that can be kept, in bytes (`max_object`, or less in a small memory).
     pub max_object: u64,
+    /// Heap bytes of the node beside the mapped ones.
+    pub side_bytes: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    #[error("memory.ram of {ram} bytes is too small for {shards} shards: give at least {minimum}")]
+    #[error(
+        "memory.ram of {ram} bytes is too small for {shards} shards: give at least {minimum} bytes"
+    )]
     TooSmall { ram: u64, shards: u8, minimum: u64 },
     #[error("{0}")]
     Config(String),
@@ -54,8 +111,9 @@ pub enum StoreError {
     /// The object was purged while it was being filled.
     #[error("purged while it was being filled")]
     Purged,
-    /// An owner's call on a shard that does not own the key, or a fill of another shard.
-    #[error("shard {shard} does not own this key or fill")]
+    /// An owner's call on a shard that does not own the key, or a fill of another shard, or one
+    /// that failed or was committed before.
+    #[error("shard {shard} does not own this key or fill, or the fill has ended")]
     NotOwner { shard: ShardId },
 }
 
@@ -85,103 +143,28 @@ pub struct KeyHash(pub u64);
 pub struct HitNote {
     pub owner: ShardId,
     pub hash: KeyHash,
-}
-
-/// Names published bytes of a fill, for [`Store::view`] on any shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span {
-    owner: ShardId,
-    offset: u32,
-    len: u32,
-}
-
-impl Span {
-    pub fn len(&self) -> usize {
-        self.len as usize
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-}
-
-/// An object being written. Give it back by [`Store::release`].
-#[derive(Debug)]
-#[must_use = "a fill keeps memory until it is released"]
-pub struct Fill {
-    owner: ShardId,
-    id: u32,
-}
-
-/// Owned bytes of a body: one piece when it is contiguous, else one per extent.
-#[derive(Clone, Debug)]
-pub struct Body {
-    first: Bytes,
-    rest: Vec<Bytes>,
-}
-
-impl Body {
-    pub fn pieces(&self) -> usize {
-        1 + self.rest.len()
-    }
-
-    /// The bytes of piece `i`; empty past the end.
-    pub fn piece(&self, i: usize) -> Bytes {
-        match i {
-            0 => self.first.clone(),
-            _ => self.rest.get(i - 1).cloned().unwrap_or_default(),
-        }
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = &Bytes> {
-        std::iter::once(&self.first).chain(&self.rest)
-    }
-}
-
-/// An object found by [`Store::lookup`], borrowed until the store is used again.
-#[derive(Debug)]
-pub struct Hit<'a> {
-    pub meta: ObjectMeta,
-    /// One hit in eight asks for a note to the owner, if that is another shard.
-    pub note: Option<HitNote>,
-    head: &'a [u8],
-    body: &'a [u8],
-}
-
-impl Hit<'_> {
-    /// The bytes given to [`Store::begin`] as `head`.
-    pub fn head(&self) -> &[u8] {
-        self.head
-    }
-
-    /// The body, where it is contiguous (64 KiB or less).
-    pub fn body(&self) -> Option<&[u8]> {
-        Some(self.body)
-    }
-
-    /// Owned bytes of the body, valid for as long as they are kept; no copy. `None`: the body
-    /// cannot be had any more (treat as a miss).
-    pub fn bytes(&mut self) -> Option<Body> {
-        None
-    }
+    /// The record, in units of 64 bytes of the log.
+    location: u64,
 }
 
 /// Counters and gauges of one partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreStats {
-    /// Objects that a lookup can find, and their bytes with all overhead.
+    /// Objects that a lookup can find, and the memory they take in bytes.
     pub objects: u64,
     pub bytes: u64,
+    /// Objects dropped to make room.
     pub evictions: u64,
     /// Fills that found no room.
     pub full: u64,
     pub log_segments_free: u32,
+    /// Segments given up that wait for readers.
     pub log_segments_retired: u32,
     pub extents_free: u32,
     pub extents_retired: u32,
     /// Fills not yet released.
     pub fills: u32,
-    /// Retired segments and extents that wait, by the shard that still holds a view of them.
+    /// Retired segments and extents of which a shard still holds views, by shard.
     pub held_up: Vec<u32>,
 }
 
@@ -189,47 +172,89 @@ pub struct StoreStats {
 #[derive(Debug)]
 pub struct Store {
     shard: ShardId,
+    hasher: FixedState,
+    partitions: Vec<Partition>,
+    owner: Owner,
+    sampler: Sampler,
 }
 
-/// Maps the memory and lays out one partition a shard.
-pub fn build(config: &StoreConfig) -> Result<(Vec<Store>, StoreReport), StoreError> {
-    Err(StoreError::TooSmall {
-        ram: config.ram_bytes,
-        shards: config.shards,
-        minimum: u64::MAX,
-    })
+/// One partition as a shard reads it.
+#[derive(Debug)]
+struct Partition {
+    index: Arc<Index>,
+    /// Objects of another epoch are purged.
+    epoch: Arc<CachePadded<AtomicU32>>,
+    log: Reader,
+    extents: Reader,
+    /// Bytes of a log segment are `1 << log_shift`.
+    log_shift: u32,
 }
 
 impl Store {
+    fn new(shard: ShardId, hasher: FixedState, partitions: Vec<Partition>, owner: Owner) -> Self {
+        Self {
+            shard,
+            hasher,
+            partitions,
+            owner,
+            sampler: Sampler::new(shard),
+        }
+    }
+
     /// The key's hash, the same on all shards.
     pub fn hash(&self, key: &[u8]) -> KeyHash {
-        KeyHash(key.len() as u64)
+        hash_key(&self.hasher, key)
     }
 
     /// The shard whose partition the key belongs to.
-    pub fn owner(&self, _hash: KeyHash) -> ShardId {
-        self.shard
+    pub fn owner(&self, hash: KeyHash) -> ShardId {
+        (u128::from(hash.0) * self.partitions.len() as u128 >> 64) as ShardId
     }
 
     /// Finds an object in any partition. Writes nothing that another shard reads and allocates
     /// nothing; the whole key is compared.
-    pub fn lookup(&mut self, _hash: KeyHash, _key: &[u8]) -> Option<Hit<'_>> {
-        None
+    pub fn lookup(&mut self, hash: KeyHash, key: &[u8]) -> Option<Hit<'_>> {
+        let owner = self.owner(hash);
+        let partition = &mut self.partitions[usize::from(owner)];
+        let (id, slot, found) = partition.find(hash, key)?;
+        let mut note = None;
+        if self.sampler.takes(slot.is_hot()) {
+            if owner == self.shard {
+                self.owner.note_hit(id);
+            } else {
+                let location = slot.location();
+                note = Some(HitNote {
+                    owner,
+                    hash,
+                    location,
+                });
+            }
+        }
+        Some(Hit::new(partition, found, note))
     }
 
     /// Counts hits that other shards had (owner only; notes for other owners are ignored).
-    pub fn note_hits(&mut self, _notes: &[HitNote]) {}
+    pub fn note_hits(&mut self, notes: &[HitNote]) {
+        let partition = &self.partitions[usize::from(self.shard)];
+        for note in notes.iter().filter(|note| note.owner == self.shard) {
+            if let Some(slot) = partition.index.find(note.hash, note.location) {
+                self.owner.note_hit(slot);
+            }
+        }
+    }
 
     /// Starts an object (owner only). `length` is the body's, where it is known.
     pub fn begin(
         &mut self,
-        _hash: KeyHash,
-        _key: &[u8],
-        _meta: &ObjectMeta,
-        _head: &[u8],
-        _length: Option<u64>,
+        hash: KeyHash,
+        key: &[u8],
+        meta: &ObjectMeta,
+        head: &[u8],
+        length: Option<u64>,
     ) -> Result<Fill, StoreError> {
-        Err(StoreError::Full)
+        self.check_owner(hash)?;
+        let partition = &self.partitions[usize::from(self.shard)];
+        self.owner.begin(hash, key, meta, head, length, partition)
     }
 
     /// Writes the next bytes of the body and pushes where they lie, in order. After an error
@@ -237,52 +262,104 @@ impl Store {
     /// until then.
     pub fn append(
         &mut self,
-        _fill: &mut Fill,
-        _data: &[u8],
-        _spans: &mut Vec<Span>,
+        fill: &mut Fill,
+        data: &[u8],
+        spans: &mut Vec<Span>,
     ) -> Result<(), StoreError> {
-        Err(StoreError::Full)
+        let partition = &self.partitions[usize::from(self.shard)];
+        let before = spans.len();
+        let result = self.owner.append(fill, data, partition, spans);
+        if result.is_err() {
+            spans.truncate(before);
+        }
+        result
     }
 
     /// Makes the object visible to lookups of every shard, in place of an older one of the key.
     /// Refused when the key, or everything, was purged after `begin`.
-    pub fn commit(&mut self, _fill: &mut Fill) -> Result<(), StoreError> {
-        Err(StoreError::Full)
+    pub fn commit(&mut self, fill: &mut Fill) -> Result<(), StoreError> {
+        let partition = &self.partitions[usize::from(self.shard)];
+        self.owner.commit(fill, partition)
     }
 
     /// Ends a fill: after `commit`, or instead of it (the object is dropped). Until then the bytes
     /// that its spans name stay where they are; call it when no message with a span is on its way.
-    pub fn release(&mut self, _fill: Fill) {}
+    pub fn release(&mut self, fill: Fill) {
+        self.owner.release(fill);
+    }
 
     /// Owned bytes of a span, on any shard. `None`: its fill was released and the memory is used
     /// for something else.
-    pub fn view(&mut self, _span: &Span) -> Option<Bytes> {
-        None
+    pub fn view(&mut self, span: &Span) -> Option<Bytes> {
+        let partition = self.partitions.get_mut(usize::from(span.owner()))?;
+        span.view(partition)
     }
 
     /// Forgets one object (owner only); fills of the key that are going on will not be committed.
-    pub fn purge(&mut self, _hash: KeyHash, _key: &[u8]) -> bool {
-        false
+    pub fn purge(&mut self, hash: KeyHash, key: &[u8]) -> bool {
+        if self.check_owner(hash).is_err() {
+            return false;
+        }
+        let partition = &self.partitions[usize::from(self.shard)];
+        self.owner.purge(hash, key, partition)
     }
 
     /// Forgets every object of this shard's partition, with one store however many they are, and
     /// says how many there were. Fills that are going on will not be committed.
     pub fn purge_all(&mut self) -> u64 {
-        0
+        self.owner.purge_all()
     }
 
     /// Once per turn of the shard's loop, with no [`Hit`] in hand: announces quiescence, drops
     /// cached views of retired segments, reclaims and evicts. A few ns when there is nothing to do.
-    pub fn turn(&mut self) {}
+    pub fn turn(&mut self) {
+        for partition in &mut self.partitions {
+            partition.log.quiesce();
+            partition.extents.quiesce();
+        }
+        let partition = &self.partitions[usize::from(self.shard)];
+        self.owner.turn(partition);
+    }
+
+    /// Shards whose next [`Store::turn`] would free memory that runs short here. A shard that
+    /// sleeps must be woken for it; each is named once for the same memory.
+    pub fn laggards(&mut self) -> Vec<ShardId> {
+        self.owner.laggards()
+    }
 
     /// Whether these bytes (of a [`Body`] or a view) hold up the reuse of memory: copy them out and
-    /// drop them when they may be kept for long. Only worth asking when `stats().held_up` says that
-    /// this shard holds something.
-    pub fn holds_up(&self, _bytes: &[u8]) -> bool {
-        false
+    /// drop them when they may be kept for long. Only worth asking when some shard's
+    /// [`StoreStats::held_up`] names this shard.
+    pub fn holds_up(&self, bytes: &[u8]) -> bool {
+        self.partitions
+            .iter()
+            .any(|partition| partition.log.is_retired(bytes) || partition.extents.is_retired(bytes))
     }
 
+    /// Of this shard's own partition.
     pub fn stats(&self) -> StoreStats {
-        StoreStats::default()
+        self.owner.stats(self.partitions.len())
+    }
+
+    fn check_owner(&self, hash: KeyHash) -> Result<(), StoreError> {
+        match self.owner(hash) == self.shard {
+            true => Ok(()),
+            false => Err(StoreError::NotOwner { shard: self.shard }),
+        }
     }
 }
+
+fn hash_key(state: &FixedState, key: &[u8]) -> KeyHash {
+    let mut hasher = state.build_hasher();
+    hasher.write(key);
+    KeyHash(hasher.finish())
+}
+
+impl Partition {
+    fn epoch(&self) -> u32 {
+        self.epoch.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests;

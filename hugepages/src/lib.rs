@@ -18,9 +18,10 @@
 //! Models of the protocol under loom, and the tests under the address and thread sanitizers:
 //! ```text
 //! RUSTFLAGS="--cfg loom" cargo test -p hugepages --release --test loom --target-dir target/loom
-//! RUSTFLAGS=-Zsanitizer=address cargo +nightly test -p hugepages \
+//! RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0 cargo +nightly test -p hugepages \
 //!     --target x86_64-unknown-linux-gnu --target-dir target/asan
 //! ```
+//! (One test leaks on purpose: a forgotten view must stop reuse and nothing else.)
 
 pub mod arena;
 mod backing;

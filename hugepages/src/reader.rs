@@ -58,6 +58,23 @@ impl Reader {
         }
     }
 
+    /// As [`Reader::view`], only if the segment still has this generation.
+    #[inline]
+    pub fn view_of(
+        &mut self,
+        segment: u32,
+        generation: u32,
+        offset: u32,
+        len: u32,
+    ) -> Option<Bytes> {
+        // Where a view can be made now, the generation cannot change before this reader announces.
+        let state = self.check(segment, offset, len)?;
+        if state.generation() != generation {
+            return None;
+        }
+        self.view(segment, offset, len)
+    }
+
     /// The segment's generation: it changes when the segment is used for something else.
     #[inline]
     pub fn generation(&self, segment: u32) -> Option<u32> {

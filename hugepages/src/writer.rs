@@ -161,6 +161,22 @@ impl Writer {
         (self.unseen.len() + self.held.len()) as u32
     }
 
+    /// Those among [`Writer::retired_segments`] that wait for a view to be dropped only.
+    pub fn held_segments(&self) -> u32 {
+        self.held.len() as u32
+    }
+
+    /// Readers that have not announced quiescence since the oldest retirement they have not
+    /// seen; with it the number of that retirement, which grows.
+    pub fn laggards(&self) -> Option<(u64, impl Iterator<Item = u16>)> {
+        let oldest = self.unseen.front()?.number;
+        let lagging = self.shared.readers.iter().enumerate();
+        let lagging = lagging
+            .filter(move |(_, reader)| reader.seen.load(Ordering::Relaxed) <= oldest)
+            .map(|(number, _)| number as u16);
+        Some((oldest, lagging))
+    }
+
     /// Retired segments of which reader `number` (or who got views from it) holds bytes.
     pub fn held_by(&self, number: u16) -> u32 {
         let Some(counts) = self.shared.readers.get(usize::from(number)) else {

@@ -92,12 +92,19 @@ fn reuse_waits_for_every_reader() {
     // Found in an index a moment ago: still there until the reader announces.
     assert_eq!(readers[1].read(segment, 0, 3), Some(&b"old"[..]));
     assert_eq!(writer.reclaim(), 0);
+    let lagging = |writer: &Writer| {
+        let laggards = writer.laggards().map(|(_, readers)| readers.collect());
+        laggards.unwrap_or_else(Vec::new)
+    };
+    assert_eq!(lagging(&writer), [0, 1]);
     readers[0].quiesce();
+    assert_eq!(lagging(&writer), [1]);
     assert_eq!(readers[0].read(segment, 0, 3), None);
     assert_eq!(readers[0].view(segment, 0, 3), None);
     assert_eq!(writer.reclaim(), 0);
     readers[1].quiesce();
     assert_eq!(writer.reclaim(), 1);
+    assert!(writer.laggards().is_none());
     assert_eq!(writer.open(), Some(segment));
     assert_eq!(readers[1].read(segment, 0, 1), None);
 }
@@ -145,7 +152,11 @@ fn a_new_generation_shows_nothing_of_the_old() {
     assert_eq!(readers[0].generation(segment).unwrap(), before + 2);
     assert_eq!(readers[0].read(segment, 0, 1), None);
     writer.append(segment, &[b"new"]).unwrap();
-    assert_eq!(readers[0].view(segment, 0, 3).unwrap(), "new");
+    assert_eq!(
+        readers[0].view_of(segment, before + 2, 0, 3).unwrap(),
+        "new"
+    );
+    assert_eq!(readers[0].view_of(segment, before + 1, 0, 3), None);
 }
 
 #[test]

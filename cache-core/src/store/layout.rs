@@ -1,0 +1,287 @@
+//! How memory is cut: per shard a log, extents and an index.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use crossbeam_utils::CachePadded;
+use foldhash::quality::FixedState;
+use hugepages::{Arena, Backing, Reader, Region, Table, Writer};
+
+use super::owner::Owner;
+use super::{Partition, Store, StoreConfig, StoreError, StoreReport};
+use crate::index::{Index, MAX_LOG_BYTES, SLOTS_PER_LINE};
+use crate::io::ShardId;
+use crate::record::{EXTENT_BYTES, MAX_OBJECT};
+
+/// Log bytes per index slot. Objects of 1 KiB with all overhead would fill the index; at the 2 to 8
+/// KiB that small objects have, two to eight slots in a line of eight are empty.
+const LOG_BYTES_PER_SLOT: u64 = 1024;
+const MIN_LOG_SEGMENTS: u64 = 8;
+/// Segments are as large as leaves about this many.
+const WANTED_LOG_SEGMENTS: u64 = 32;
+const MIN_SEGMENT_BYTES: u64 = 256 << 10;
+const MAX_SEGMENT_BYTES: u64 = 2 << 20;
+const MIN_EXTENTS: u64 = 8;
+/// An object may take this part of the extents: one in.
+const LARGEST_OBJECT_SHARE: u64 = 2;
+const PAGE: u64 = 4 << 10;
+const HUGE_PAGE: u64 = 2 << 20;
+const SHARES: std::ops::RangeInclusive<f32> = 0.1..=0.9;
+
+/// Maps the memory and lays out one partition a shard.
+pub fn build(config: &StoreConfig) -> Result<(Vec<Store>, StoreReport), StoreError> {
+    let layout = Layout::new(config)?;
+    let bytes = usable(config.ram_bytes) as usize;
+    let (mut memory, backing) = Backing::map(bytes, config.pages).map_err(config_error)?;
+    let max_object = layout.max_object(config.max_object);
+    let mut shards: Vec<Vec<Partition>> = (0..config.shards).map(|_| Vec::new()).collect();
+    let mut owners = Vec::new();
+    let hasher = FixedState::with_seed(config.hash_seed);
+    for shard in 0..config.shards {
+        let cut = layout.cut(&mut memory, config.shards)?;
+        let epoch = Arc::new(CachePadded::new(AtomicU32::new(1)));
+        for (partitions, (log, extents)) in shards.iter_mut().zip(cut.readers) {
+            partitions.push(Partition {
+                index: Arc::clone(&cut.index),
+                epoch: Arc::clone(&epoch),
+                log,
+                extents,
+                log_shift: layout.segment_bytes.trailing_zeros(),
+            });
+        }
+        let hasher = hasher.clone();
+        owners.push(Owner::new(
+            shard,
+            hasher,
+            cut.index,
+            epoch,
+            cut.writers,
+            max_object,
+        ));
+    }
+    let stores = shards.into_iter().zip(owners).enumerate();
+    let stores = stores.map(|(shard, (partitions, owner))| {
+        Store::new(shard as ShardId, hasher.clone(), partitions, owner)
+    });
+    let report = StoreReport {
+        backing,
+        log_segments: layout.segments as u32,
+        log_segment_bytes: layout.segment_bytes as u32,
+        extents: layout.extents as u32,
+        slots: layout.slots(),
+        max_object,
+        side_bytes: layout.side_bytes(config.shards),
+    };
+    Ok((stores.collect(), report))
+}
+
+/// One partition's sizes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Layout {
+    segment_bytes: u64,
+    segments: u64,
+    extents: u64,
+}
+
+/// What the owner of a partition writes.
+pub(super) struct Writers {
+    pub log: Writer,
+    pub extents: Writer,
+}
+
+struct Cut {
+    index: Arc<Index>,
+    writers: Writers,
+    /// One pair a shard, of log and extents.
+    readers: Vec<(Reader, Reader)>,
+}
+
+impl Layout {
+    fn new(config: &StoreConfig) -> Result<Self, StoreError> {
+        if config.shards == 0 {
+            return Err(StoreError::Config("a store needs one shard or more".into()));
+        }
+        if !SHARES.contains(&config.large_share) {
+            return Err(StoreError::Config(format!(
+                "the share of large objects is {}: give {} to {}",
+                config.large_share,
+                SHARES.start(),
+                SHARES.end()
+            )));
+        }
+        let shards = u64::from(config.shards);
+        let per_shard = usable(config.ram_bytes) / shards;
+        Self::fit(per_shard, config.large_share).ok_or_else(|| StoreError::TooSmall {
+            ram: config.ram_bytes,
+            shards: config.shards,
+            minimum: (minimum(config.large_share) * shards).next_multiple_of(HUGE_PAGE),
+        })
+    }
+
+    /// The layout that fits in `bytes`; `None` when they are too few.
+    fn fit(bytes: u64, large_share: f32) -> Option<Self> {
+        let extent = u64::from(EXTENT_BYTES);
+        let large = (bytes as f64 * f64::from(large_share)) as u64;
+        let wanted_log = bytes.saturating_sub(large).min(MAX_LOG_BYTES);
+        let segment_bytes = previous_power_of_two(wanted_log / WANTED_LOG_SEGMENTS)
+            .clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES);
+        let mut layout = Self {
+            segment_bytes,
+            segments: wanted_log / segment_bytes,
+            extents: large / extent,
+        };
+        while layout.bytes() > bytes {
+            layout.segments = layout.segments.checked_sub(1)?;
+        }
+        // What the roundings left over holds a few extents more.
+        layout.extents += (bytes - layout.bytes()) / extent;
+        let is_enough = layout.segments >= MIN_LOG_SEGMENTS && layout.extents >= MIN_EXTENTS;
+        is_enough.then_some(layout)
+    }
+
+    fn log_bytes(self) -> u64 {
+        self.segments * self.segment_bytes
+    }
+
+    fn slots(self) -> u64 {
+        (self.log_bytes() / LOG_BYTES_PER_SLOT).next_multiple_of(SLOTS_PER_LINE)
+    }
+
+    fn index_bytes(self) -> u64 {
+        (self.slots() * size_of::<u64>() as u64).next_multiple_of(PAGE)
+    }
+
+    fn extent_bytes(self) -> u64 {
+        self.extents * u64::from(EXTENT_BYTES)
+    }
+
+    fn bytes(self) -> u64 {
+        self.log_bytes() + self.extent_bytes() + self.index_bytes()
+    }
+
+    fn max_object(self, configured: u64) -> u64 {
+        let fits = self.extent_bytes() / LARGEST_OBJECT_SHARE;
+        configured.min(fits).min(MAX_OBJECT)
+    }
+
+    fn side_bytes(self, shards: u8) -> u64 {
+        let shards = u64::from(shards);
+        let arenas = Arena::side_bytes(self.segments + self.extents, shards);
+        shards * (arenas + self.slots())
+    }
+
+    fn cut(self, memory: &mut Region, shards: u8) -> Result<Cut, StoreError> {
+        let mut take = |bytes: u64| {
+            let region = memory.take(bytes as usize);
+            region.ok_or_else(|| StoreError::Config("the mapping is too short".into()))
+        };
+        let (log, extents) = (take(self.log_bytes())?, take(self.extent_bytes())?);
+        let index = Table::new(take(self.index_bytes())?).map_err(config_error)?;
+        let (log, log_readers) = split(log, self.segment_bytes as u32, shards)?;
+        let (extents, extent_readers) = split(extents, EXTENT_BYTES, shards)?;
+        Ok(Cut {
+            index: Arc::new(Index::new(index)),
+            writers: Writers { log, extents },
+            readers: log_readers.into_iter().zip(extent_readers).collect(),
+        })
+    }
+}
+
+fn split(region: Region, segment: u32, shards: u8) -> Result<(Writer, Vec<Reader>), StoreError> {
+    Arena::split(region, segment, u16::from(shards)).map_err(config_error)
+}
+
+/// Bytes that one shard needs at least.
+fn minimum(large_share: f32) -> u64 {
+    let sizes = (1..).map(|n| n * MIN_SEGMENT_BYTES);
+    let mut enough = sizes.filter(|bytes| Layout::fit(*bytes, large_share).is_some());
+    enough.next().unwrap_or(u64::MAX)
+}
+
+/// Whole hugepages, so that the mapping is never larger than asked for.
+fn usable(ram: u64) -> u64 {
+    ram / HUGE_PAGE * HUGE_PAGE
+}
+
+fn previous_power_of_two(n: u64) -> u64 {
+    n.checked_ilog2().map_or(0, |log| 1 << log)
+}
+
+fn config_error(error: hugepages::Error) -> StoreError {
+    StoreError::Config(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use hugepages::PagePolicy;
+
+    use super::*;
+
+    fn config(shards: u8, ram_bytes: u64) -> StoreConfig {
+        StoreConfig {
+            shards,
+            ram_bytes,
+            pages: PagePolicy::Plain,
+            ..StoreConfig::default()
+        }
+    }
+
+    #[test]
+    fn every_layout_stays_within_its_bytes_and_uses_nearly_all() {
+        for mib in [4u64, 5, 8, 13, 64, 100, 1000, 4096, 100_000] {
+            for share in [0.1, 0.5, 0.9] {
+                let bytes = mib << 20;
+                let Some(layout) = Layout::fit(bytes, share) else {
+                    assert!(bytes < minimum(share), "{mib} MiB, {share}");
+                    continue;
+                };
+                assert!(layout.bytes() <= bytes, "{mib} MiB, {share}: {layout:?}");
+                assert!(
+                    layout.bytes() > bytes - (256 << 10),
+                    "{mib} MiB: {layout:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_minimum_that_an_error_names_is_enough() {
+        for shards in [1, 2, 7, 64] {
+            let error = build(&config(shards, 1 << 20)).unwrap_err();
+            let StoreError::TooSmall { minimum, .. } = error else {
+                panic!("{error}");
+            };
+            let (stores, report) = build(&config(shards, minimum)).unwrap();
+            assert_eq!(stores.len(), usize::from(shards));
+            assert!(report.backing.bytes <= minimum);
+            assert!(build(&config(shards, minimum - (4 << 20))).is_err());
+        }
+    }
+
+    #[test]
+    fn settings_that_make_no_sense_are_refused() {
+        assert!(matches!(
+            build(&config(0, 1 << 30)),
+            Err(StoreError::Config(_))
+        ));
+        for large_share in [0.0, 1.0, f32::NAN] {
+            let config = StoreConfig {
+                large_share,
+                ..config(1, 1 << 30)
+            };
+            let error = build(&config).unwrap_err();
+            assert!(
+                error.to_string().contains("share of large objects"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_report_says_what_a_small_memory_can_keep() {
+        let (_, report) = build(&config(2, 16 << 20)).unwrap();
+        assert_eq!(report.log_segment_bytes, 256 << 10);
+        assert!(report.max_object <= 4 << 20 && report.max_object >= 1 << 20);
+        assert!(report.side_bytes < 1 << 20);
+    }
+}

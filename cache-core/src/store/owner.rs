@@ -1,0 +1,538 @@
+//! The owner's side of a partition: fills, the index, large objects, purges.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crossbeam_utils::CachePadded;
+use foldhash::quality::FixedState;
+use slab::Slab;
+
+use super::fill::{ArenaKind, FillState, Filling, Piece, Stage};
+use super::hit::Place;
+use super::layout::Writers;
+use super::reclaim::Emptying;
+use super::space::Space;
+use super::{Fill, KeyHash, ObjectMeta, Partition, Span, StoreError, StoreStats, hash_key};
+use crate::evict::{Age, Frequencies, Threshold};
+use crate::index::{Index, Slot, SlotId};
+use crate::io::ShardId;
+use crate::record::{self, Form, Header, MAX_CONTIGUOUS, MAX_HEAD, MAX_KEY};
+
+/// Pieces of one body in the log; a body that comes in smaller pieces goes to an extent.
+const MAX_PIECES: usize = 64;
+
+#[derive(Debug)]
+pub(super) struct Owner {
+    pub shard: ShardId,
+    pub hasher: FixedState,
+    pub index: Arc<Index>,
+    pub epoch: Arc<CachePadded<AtomicU32>>,
+    pub space: Space,
+    pub frequencies: Frequencies,
+    pub larges: Slab<Large>,
+    /// Where the clock over large objects stands, in `larges`.
+    pub large_hand: usize,
+    pub emptying: Option<Emptying>,
+    pub young_threshold: Threshold,
+    pub old_threshold: Threshold,
+    pub counts: Counts,
+    fills: Slab<Filling>,
+    max_object: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub objects: u64,
+    pub bytes: u64,
+    pub evictions: u64,
+    pub full: u64,
+}
+
+/// A large object's extents.
+#[derive(Debug)]
+pub(super) struct Large {
+    pub hash: KeyHash,
+    pub location: u64,
+    pub epoch: u32,
+    pub extents: Vec<u32>,
+    /// Its fill was not released yet.
+    pub pinned: bool,
+    /// Not in the index any more, but pinned.
+    pub dead: bool,
+}
+
+impl Owner {
+    pub fn new(
+        shard: ShardId,
+        hasher: FixedState,
+        index: Arc<Index>,
+        epoch: Arc<CachePadded<AtomicU32>>,
+        writers: Writers,
+        max_object: u64,
+    ) -> Self {
+        Self {
+            shard,
+            hasher,
+            frequencies: Frequencies::new(index.slots()),
+            index,
+            epoch,
+            space: Space::new(writers),
+            larges: Slab::new(),
+            large_hand: 0,
+            emptying: None,
+            young_threshold: Threshold::new(),
+            old_threshold: Threshold::new(),
+            counts: Counts::default(),
+            fills: Slab::new(),
+            max_object,
+        }
+    }
+
+    pub fn begin(
+        &mut self,
+        hash: KeyHash,
+        key: &[u8],
+        meta: &ObjectMeta,
+        head: &[u8],
+        length: Option<u64>,
+        partition: &Partition,
+    ) -> Result<Fill, StoreError> {
+        if key.len() > MAX_KEY || head.len() > MAX_HEAD {
+            return Err(StoreError::HeadTooLarge);
+        }
+        let mut stage = Stage::Pieces(Vec::new());
+        if let Some(length) = length {
+            self.check_size(length)?;
+            if length > MAX_CONTIGUOUS {
+                stage = Stage::Extents;
+                let extents = length.div_ceil(u64::from(record::EXTENT_BYTES));
+                self.evict_larges(extents as u32, usize::MAX, partition);
+            }
+        }
+        let id = self.fills.insert(Filling {
+            hash,
+            key: key.into(),
+            head: head.into(),
+            meta: *meta,
+            length,
+            epoch: self.current_epoch(),
+            written: 0,
+            stage,
+            pins: Vec::new(),
+            extents: Vec::new(),
+            large: None,
+            state: FillState::Open,
+        });
+        Ok(Fill {
+            owner: self.shard,
+            id,
+        })
+    }
+
+    pub fn append(
+        &mut self,
+        fill: &Fill,
+        data: &[u8],
+        partition: &Partition,
+        spans: &mut Vec<Span>,
+    ) -> Result<(), StoreError> {
+        let mut writing = self.writing(fill)?;
+        let result = writing.append(data, partition, spans);
+        if result.is_err() {
+            writing.filling.state = FillState::Dead;
+        }
+        self.count(result)
+    }
+
+    pub fn commit(&mut self, fill: &Fill, partition: &Partition) -> Result<(), StoreError> {
+        let epoch = self.current_epoch();
+        let mut writing = self.writing(fill)?;
+        let result = writing.finish(epoch, partition);
+        writing.filling.state = match result {
+            Ok(_) => FillState::Committed,
+            Err(_) => FillState::Dead,
+        };
+        let (place, header) = self.count(result)?;
+        let location = place.location(partition.log_shift);
+        let filling = &mut self.fills[fill.id];
+        let hash = filling.hash;
+        if let Some(large) = filling
+            .large
+            .and_then(|id| self.larges.get_mut(id as usize))
+        {
+            large.location = location;
+            large.extents = std::mem::take(&mut filling.extents);
+        }
+        let slot = self.slot_for(hash, fill.id, partition);
+        let is_hot = self.frequencies.is_hot(slot);
+        self.index.set(slot, hash, location, is_hot);
+        self.counts.objects += 1;
+        self.counts.bytes += header.footprint();
+        Ok(())
+    }
+
+    pub fn release(&mut self, fill: Fill) {
+        if fill.owner != self.shard {
+            return;
+        }
+        let Some(filling) = self.fills.try_remove(fill.id) else {
+            return;
+        };
+        for segment in filling.pins {
+            self.space.unpin(segment);
+        }
+        self.space.retire_extents(&filling.extents);
+        let Some(large) = filling.large else { return };
+        if let Some(large) = self.larges.get_mut(large as usize) {
+            large.pinned = false;
+        }
+        let committed = filling.state == FillState::Committed;
+        if !committed || self.larges.get(large as usize).is_some_and(|l| l.dead) {
+            self.drop_large(large);
+        }
+    }
+
+    pub fn purge(&mut self, hash: KeyHash, key: &[u8], partition: &Partition) -> bool {
+        for (_, filling) in &mut self.fills {
+            if filling.hash == hash && *filling.key == *key && filling.state == FillState::Open {
+                filling.state = FillState::Purged;
+            }
+        }
+        let objects = self.counts.objects;
+        for (slot, entry) in self.index.clone().candidates(hash) {
+            if partition.record(entry.location(), key).is_some() {
+                self.forget(slot, entry, partition);
+                self.index.clear(slot);
+            }
+        }
+        self.counts.objects < objects
+    }
+
+    pub fn purge_all(&mut self) -> u64 {
+        // The owner alone stores the epoch.
+        self.epoch
+            .store(self.current_epoch().wrapping_add(1), Ordering::Release);
+        self.frequencies.reset_all();
+        self.counts.bytes = 0;
+        std::mem::take(&mut self.counts.objects)
+    }
+
+    pub fn note_hit(&mut self, slot: SlotId) {
+        let is_hot = self.frequencies.note(slot);
+        self.index.set_hot(slot, is_hot);
+    }
+
+    pub fn stats(&self, shards: usize) -> StoreStats {
+        let (log, extents) = (self.space.log(), self.space.extents());
+        let held = |shard| log.held_by(shard) + extents.held_by(shard);
+        StoreStats {
+            objects: self.counts.objects,
+            bytes: self.counts.bytes,
+            evictions: self.counts.evictions,
+            full: self.counts.full,
+            log_segments_free: log.free_segments(),
+            log_segments_retired: log.retired_segments(),
+            extents_free: extents.free_segments(),
+            extents_retired: extents.retired_segments(),
+            fills: self.fills.len() as u32,
+            held_up: (0..shards as u16).map(held).collect(),
+        }
+    }
+
+    pub fn current_epoch(&self) -> u32 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    /// Takes an object out of the books; its slot is left to the caller.
+    pub fn forget(&mut self, slot: SlotId, entry: Slot, partition: &Partition) {
+        self.frequencies.set(slot, 0);
+        let Some(header) = self.header_of(entry, partition) else {
+            // Damaged: how large the object was is not known, so the books keep its bytes.
+            self.counts.objects = self.counts.objects.saturating_sub(1);
+            return;
+        };
+        if header.epoch == self.current_epoch() {
+            self.counts.objects = self.counts.objects.saturating_sub(1);
+            self.counts.bytes = self.counts.bytes.saturating_sub(header.footprint());
+        }
+        let large = self.larges.get(header.large as usize);
+        let is_its = |large: &Large| large.location == entry.location();
+        if header.form == Form::Extents && large.is_some_and(is_its) {
+            self.drop_large(header.large);
+        }
+    }
+
+    /// The header that a slot names, if its record's key belongs to the slot.
+    fn header_of(&self, entry: Slot, partition: &Partition) -> Option<Header> {
+        let place = Place::of(entry.location(), partition.log_shift);
+        let header = partition.header(place)?;
+        let key = partition.key(place, &header)?;
+        entry.is_of(hash_key(&self.hasher, key)).then_some(header)
+    }
+
+    /// Gives the extents of a large object up, or marks it for its release.
+    pub fn drop_large(&mut self, id: u32) {
+        let Some(large) = self.larges.get_mut(id as usize) else {
+            return;
+        };
+        if large.pinned {
+            large.dead = true;
+            return;
+        }
+        let large = self.larges.remove(id as usize);
+        self.space.retire_extents(&large.extents);
+    }
+
+    /// The slot for a committed fill: that of the key's former object, an empty one, or that of the
+    /// line's least asked for object, which is evicted.
+    fn slot_for(&mut self, hash: KeyHash, fill: usize, partition: &Partition) -> SlotId {
+        let index = Arc::clone(&self.index);
+        let mut former = None;
+        for (slot, entry) in index.candidates(hash) {
+            let key = &self.fills[fill].key;
+            if partition.record(entry.location(), key).is_none() {
+                continue;
+            }
+            let frequency = self.frequencies.get(slot);
+            self.forget(slot, entry, partition);
+            match former {
+                None => {
+                    self.frequencies.set(slot, frequency);
+                    former = Some(slot);
+                }
+                Some(_) => index.clear(slot),
+            }
+        }
+        let empty = || index.line(hash).find(|(_, entry)| !entry.is_used());
+        let empty = former.or_else(|| empty().map(|(slot, _)| slot));
+        empty.unwrap_or_else(|| self.evict_from_line(hash, partition))
+    }
+
+    fn evict_from_line(&mut self, hash: KeyHash, partition: &Partition) -> SlotId {
+        let index = Arc::clone(&self.index);
+        let mut slots: Vec<_> = index.line(hash).collect();
+        slots.sort_by_key(|(slot, _)| self.frequencies.get(*slot));
+        let (slot, entry) = slots[0];
+        self.forget(slot, entry, partition);
+        self.counts.evictions += 1;
+        slot
+    }
+
+    fn writing(&mut self, fill: &Fill) -> Result<Writing<'_>, StoreError> {
+        let shard = self.shard;
+        let error = StoreError::NotOwner { shard };
+        if fill.owner != shard {
+            return Err(error);
+        }
+        let filling = self.fills.get_mut(fill.id).ok_or(error.clone())?;
+        if !matches!(filling.state, FillState::Open | FillState::Purged) {
+            return Err(error);
+        }
+        Ok(Writing {
+            shard,
+            filling,
+            space: &mut self.space,
+            larges: &mut self.larges,
+            max_object: self.max_object,
+        })
+    }
+
+    fn check_size(&self, length: u64) -> Result<(), StoreError> {
+        let max = self.max_object;
+        match length > max {
+            true => Err(StoreError::TooLarge { length, max }),
+            false => Ok(()),
+        }
+    }
+
+    fn count<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if matches!(result, Err(StoreError::Full)) {
+            self.counts.full += 1;
+        }
+        result
+    }
+}
+
+/// A fill and what it writes to.
+struct Writing<'a> {
+    shard: ShardId,
+    filling: &'a mut Filling,
+    space: &'a mut Space,
+    larges: &'a mut Slab<Large>,
+    max_object: u64,
+}
+
+impl Writing<'_> {
+    fn append(
+        &mut self,
+        data: &[u8],
+        partition: &Partition,
+        spans: &mut Vec<Span>,
+    ) -> Result<(), StoreError> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        let total = self.filling.written + data.len() as u64;
+        self.check_total(total)?;
+        let pieces = match &self.filling.stage {
+            Stage::Record(_) => 1,
+            Stage::Pieces(pieces) => pieces.len(),
+            Stage::Extents => usize::MAX,
+        };
+        if total <= MAX_CONTIGUOUS && pieces < MAX_PIECES {
+            self.append_piece(data, spans)?;
+        } else {
+            self.move_to_extents(partition)?;
+            self.append_extents(data, spans)?;
+        }
+        self.filling.written = total;
+        Ok(())
+    }
+
+    fn check_total(&self, got: u64) -> Result<(), StoreError> {
+        match self.filling.length {
+            Some(expected) if got > expected => Err(StoreError::Length { expected, got }),
+            None if got > self.max_object => Err(StoreError::TooLarge {
+                length: got,
+                max: self.max_object,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes to the log: the whole record where this may be the whole body, else a piece.
+    fn append_piece(&mut self, data: &[u8], spans: &mut Vec<Span>) -> Result<(), StoreError> {
+        let len = data.len() as u64;
+        let filling = &mut *self.filling;
+        let may_be_whole = filling.written == 0 && filling.length.is_none_or(|all| all == len);
+        let mut pieces = filling.take_log_pieces();
+        let (start, header) = if may_be_whole {
+            let header = filling.header(Form::Contiguous, len);
+            let parts = [&header.encode(), &*filling.key, &filling.head, data];
+            (self.space.append_log(Age::Young, &parts)?, header)
+        } else {
+            let header = Header::piece(data.len());
+            let parts = [&header.encode(), data];
+            (self.space.append_log(Age::Young, &parts)?, header)
+        };
+        let piece = Piece {
+            place: Place {
+                offset: start.offset + header.tail_start(),
+                ..start
+            },
+            len: data.len() as u32,
+        };
+        filling.stage = if may_be_whole {
+            Stage::Record(start)
+        } else {
+            pieces.push(piece);
+            Stage::Pieces(pieces)
+        };
+        self.pin(start.segment);
+        let generation = self.space.log().generation(start.segment);
+        spans.push(Span::new(self.shard, ArenaKind::Log, generation, piece));
+        Ok(())
+    }
+
+    fn pin(&mut self, segment: u32) {
+        if self.filling.pins.last() != Some(&segment) {
+            self.filling.pins.push(segment);
+            self.space.pin(segment);
+        }
+    }
+
+    /// Copies what came so far from the log to extents. The spans in the log stay valid.
+    fn move_to_extents(&mut self, partition: &Partition) -> Result<(), StoreError> {
+        let pieces = self.filling.take_log_pieces();
+        self.filling.stage = Stage::Extents;
+        for piece in pieces {
+            let bytes = read_log(partition, piece)?;
+            self.append_extents(bytes, &mut Vec::new())?;
+        }
+        Ok(())
+    }
+
+    fn append_extents(&mut self, data: &[u8], spans: &mut Vec<Span>) -> Result<(), StoreError> {
+        let mut rest = data;
+        while !rest.is_empty() {
+            let list = &mut self.filling.extents;
+            let (place, len) = self.space.append_extent(list, rest)?;
+            let generation = self.space.extents().generation(place.segment);
+            let piece = Piece { place, len };
+            spans.push(Span::new(self.shard, ArenaKind::Extents, generation, piece));
+            rest = &rest[len as usize..];
+        }
+        Ok(())
+    }
+
+    /// Writes the record, if it is not there already.
+    fn finish(&mut self, epoch: u32, partition: &Partition) -> Result<(Place, Header), StoreError> {
+        let filling = &*self.filling;
+        if filling.state == FillState::Purged || filling.epoch != epoch {
+            return Err(StoreError::Purged);
+        }
+        let got = filling.written;
+        if let Some(expected) = filling.length.filter(|length| *length != got) {
+            return Err(StoreError::Length { expected, got });
+        }
+        match filling.stage {
+            Stage::Record(place) => Ok((place, filling.header(Form::Contiguous, got))),
+            _ if got <= MAX_CONTIGUOUS => self.join(partition),
+            _ => self.list(),
+        }
+    }
+
+    /// Copies the pieces of a small body into one record.
+    fn join(&mut self, partition: &Partition) -> Result<(Place, Header), StoreError> {
+        let filling = &*self.filling;
+        let header = filling.header(Form::Contiguous, filling.written);
+        let fixed = header.encode();
+        let mut parts: Vec<&[u8]> = vec![&fixed, &filling.key, &filling.head];
+        if let Stage::Pieces(pieces) = &filling.stage {
+            for piece in pieces {
+                parts.push(read_log(partition, *piece)?);
+            }
+        }
+        for (i, extent) in filling.extents.iter().enumerate() {
+            let len = record::extent_len(filling.written, i);
+            let bytes = partition.extents.read(*extent, 0, len);
+            parts.push(bytes.ok_or(StoreError::Full)?);
+        }
+        let place = self.space.append_log(Age::Young, &parts)?;
+        Ok((place, header))
+    }
+
+    /// Writes the record of a large object, which lists its extents.
+    fn list(&mut self) -> Result<(Place, Header), StoreError> {
+        let filling = &mut *self.filling;
+        let entry = self.larges.vacant_entry();
+        let large = entry.key() as u32;
+        let header = Header {
+            large,
+            ..filling.header(Form::Extents, filling.written)
+        };
+        let extents = self.space.extents();
+        let listed = |extent: &u32| record::listed(*extent, extents.generation(*extent));
+        let list: Vec<u8> = filling.extents.iter().flat_map(listed).collect();
+        let parts = [&header.encode(), &*filling.key, &filling.head, &list];
+        let place = self.space.append_log(Age::Young, &parts)?;
+        filling.large = Some(large);
+        entry.insert(Large {
+            hash: filling.hash,
+            location: u64::MAX,
+            epoch: filling.epoch,
+            extents: Vec::new(),
+            pinned: true,
+            dead: false,
+        });
+        Ok((place, header))
+    }
+}
+
+/// Bytes of a fill in the log. It is pinned, so that they are there.
+fn read_log(partition: &Partition, piece: Piece) -> Result<&[u8], StoreError> {
+    let Place { segment, offset } = piece.place;
+    let bytes = partition.log.read(segment, offset, piece.len);
+    debug_assert!(bytes.is_some(), "a fill's piece was given up");
+    bytes.ok_or(StoreError::Full)
+}

@@ -1,0 +1,583 @@
+//! The store's promises, step by step, with a view of its insides.
+
+use super::hit::Place;
+use super::*;
+use crate::record::{EXTENT_BYTES, Header, MAX_CONTIGUOUS};
+
+const SMALL: usize = 5_000;
+const LARGE: usize = 3 * EXTENT_BYTES as usize + 777;
+
+fn node(shards: u8, mib: u64) -> Vec<Store> {
+    let config = StoreConfig {
+        shards,
+        ram_bytes: mib << 20,
+        pages: PagePolicy::Plain,
+        hash_seed: 42,
+        ..StoreConfig::default()
+    };
+    build(&config).unwrap().0
+}
+
+/// Bytes that only this key has.
+fn body(key: &[u8], len: usize) -> Vec<u8> {
+    let mut state = key.iter().fold(1u64, |state, byte| {
+        (state ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let mut next = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 56) as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+fn owner_of(stores: &[Store], key: &[u8]) -> usize {
+    usize::from(stores[0].owner(stores[0].hash(key)))
+}
+
+fn begin(store: &mut Store, key: &[u8], length: Option<usize>) -> Result<Fill, StoreError> {
+    let meta = ObjectMeta {
+        status: 200,
+        lifetime_s: 60,
+        ..ObjectMeta::default()
+    };
+    let hash = store.hash(key);
+    store.begin(hash, key, &meta, b"the head", length.map(|n| n as u64))
+}
+
+/// Stores an object in pieces of `chunk` bytes.
+fn put_chunked(
+    store: &mut Store,
+    key: &[u8],
+    body: &[u8],
+    known: bool,
+    chunk: usize,
+) -> Result<(), StoreError> {
+    let mut fill = begin(store, key, known.then_some(body.len()))?;
+    let mut spans = Vec::new();
+    let mut result = Ok(());
+    for data in body.chunks(chunk) {
+        result = result.and_then(|()| store.append(&mut fill, data, &mut spans));
+    }
+    let result = result.and_then(|()| store.commit(&mut fill));
+    store.release(fill);
+    result
+}
+
+fn put(stores: &mut [Store], key: &[u8], len: usize) -> Result<(), StoreError> {
+    let owner = owner_of(stores, key);
+    put_chunked(&mut stores[owner], key, &body(key, len), true, len.max(1))
+}
+
+fn get(store: &mut Store, key: &[u8]) -> Option<Body> {
+    let hash = store.hash(key);
+    store.lookup(hash, key)?.bytes()
+}
+
+fn joined(body: &Body) -> Vec<u8> {
+    body.iter().flat_map(|piece| piece.to_vec()).collect()
+}
+
+fn turn(stores: &mut [Store]) {
+    // Announced by all, then reclaimed by all.
+    stores.iter_mut().for_each(Store::turn);
+    stores.iter_mut().for_each(Store::turn);
+}
+
+fn name(i: usize) -> Vec<u8> {
+    format!("https://edge.test/object/{i}").into_bytes()
+}
+
+/// The slot of a key.
+fn slot(store: &Store, key: &[u8]) -> crate::index::SlotId {
+    let hash = store.hash(key);
+    let partition = &store.partitions[usize::from(store.owner(hash))];
+    partition.find(hash, key).unwrap().0
+}
+
+#[test]
+fn every_shard_finds_what_the_owner_committed() {
+    let mut stores = node(3, 24);
+    for len in [
+        0,
+        1,
+        SMALL,
+        MAX_CONTIGUOUS as usize,
+        MAX_CONTIGUOUS as usize + 1,
+        LARGE,
+    ] {
+        let key = name(len);
+        put(&mut stores, &key, len).unwrap();
+        for store in &mut stores {
+            let hash = store.hash(&key);
+            let mut hit = store.lookup(hash, &key).unwrap();
+            assert_eq!((hit.meta.status, hit.meta.body_len), (200, len as u64));
+            assert_eq!(hit.head(), b"the head");
+            assert_eq!(hit.body().is_some(), len as u64 <= MAX_CONTIGUOUS);
+            assert!(hit.body().is_none_or(|bytes| bytes == body(&key, len)));
+            let bytes = hit.bytes().unwrap();
+            assert_eq!(joined(&bytes), body(&key, len), "{len} bytes");
+            assert_eq!(bytes.piece(bytes.pieces()), "");
+        }
+    }
+    assert!(get(&mut stores[0], &name(7)).is_none());
+}
+
+#[test]
+fn a_body_is_whole_however_it_arrives() {
+    let mut stores = node(1, 16);
+    for len in [1, 100, SMALL, 60_000, LARGE] {
+        for (known, chunk) in [
+            (true, 999),
+            (false, 999),
+            (false, 70_000),
+            (false, 7),
+            (true, 7),
+        ] {
+            let key = format!("{len} {known} {chunk}").into_bytes();
+            let bytes = body(&key, len);
+            put_chunked(&mut stores[0], &key, &bytes, known, chunk).unwrap();
+            let found = get(&mut stores[0], &key).unwrap();
+            assert_eq!(joined(&found), bytes, "{len} {known} {chunk}");
+            let contiguous = len as u64 <= MAX_CONTIGUOUS;
+            assert_eq!(
+                found.pieces(),
+                if contiguous {
+                    1
+                } else {
+                    len.div_ceil(128 << 10)
+                }
+            );
+            turn(&mut stores);
+        }
+    }
+}
+
+#[test]
+fn spans_are_seen_by_other_shards_until_the_release() {
+    let mut stores = node(2, 16);
+    for (known, len) in [(true, SMALL), (false, SMALL), (false, LARGE), (true, LARGE)] {
+        let key = format!("{known} {len}").into_bytes();
+        let owner = owner_of(&stores, &key);
+        let bytes = body(&key, len);
+        let mut fill = begin(&mut stores[owner], &key, known.then_some(len)).unwrap();
+        let mut seen = Vec::new();
+        for data in bytes.chunks(3_000) {
+            let mut spans = Vec::new();
+            stores[owner].append(&mut fill, data, &mut spans).unwrap();
+            turn(&mut stores);
+            for span in spans {
+                let view = stores[1 - owner].view(&span).unwrap();
+                assert_eq!(view.len(), span.len());
+                seen.extend_from_slice(&view);
+            }
+        }
+        assert_eq!(seen, bytes);
+        assert!(get(&mut stores[owner], &key).is_none(), "not committed yet");
+        stores[owner].release(fill);
+        assert!(get(&mut stores[owner], &key).is_none());
+    }
+    assert_eq!(stores[0].stats().fills, 0);
+}
+
+#[test]
+fn a_span_of_memory_that_was_reused_is_refused() {
+    let mut stores = node(1, 8);
+    let mut fill = begin(&mut stores[0], b"old", Some(LARGE)).unwrap();
+    let mut spans = Vec::new();
+    stores[0]
+        .append(&mut fill, &body(b"old", LARGE), &mut spans)
+        .unwrap();
+    stores[0].release(fill);
+    turn(&mut stores);
+    for i in 0..40 {
+        put(&mut stores, &name(i), LARGE).unwrap();
+        turn(&mut stores);
+    }
+    for span in &spans {
+        assert_eq!(stores[0].view(span), None);
+    }
+}
+
+#[test]
+fn a_newer_object_takes_the_place_of_the_older() {
+    let mut stores = node(1, 16);
+    for (old, new) in [
+        (SMALL, 300),
+        (LARGE, SMALL),
+        (SMALL, LARGE),
+        (LARGE, LARGE + 5),
+    ] {
+        put(&mut stores, b"key", old).unwrap();
+        put(&mut stores, b"key", new).unwrap();
+        let found = get(&mut stores[0], b"key").unwrap();
+        assert_eq!(joined(&found), body(b"key", new));
+        assert_eq!(stores[0].stats().objects, 1);
+    }
+    turn(&mut stores);
+    let hash = stores[0].hash(b"key");
+    assert!(stores[0].purge(hash, b"key"));
+    turn(&mut stores);
+    let stats = stores[0].stats();
+    assert_eq!((stats.objects, stats.bytes), (0, 0));
+    assert_eq!((stats.extents_retired, stats.evictions), (0, 0));
+}
+
+#[test]
+fn a_length_that_is_not_kept_is_not_stored() {
+    let mut stores = node(1, 8);
+    let expected = Err(StoreError::Length {
+        expected: 10,
+        got: 9,
+    });
+    let mut fill = begin(&mut stores[0], b"short", Some(10)).unwrap();
+    stores[0]
+        .append(&mut fill, &[1; 9], &mut Vec::new())
+        .unwrap();
+    assert_eq!(stores[0].commit(&mut fill), expected);
+    stores[0].release(fill);
+
+    let mut fill = begin(&mut stores[0], b"long", Some(10)).unwrap();
+    let mut spans = Vec::new();
+    let error = stores[0].append(&mut fill, &[1; 11], &mut spans);
+    assert!(matches!(error, Err(StoreError::Length { got: 11, .. })) && spans.is_empty());
+    let ended = Err(StoreError::NotOwner { shard: 0 });
+    assert_eq!(stores[0].commit(&mut fill), ended);
+    stores[0].release(fill);
+    assert!(get(&mut stores[0], b"short").is_none() && get(&mut stores[0], b"long").is_none());
+}
+
+#[test]
+fn what_is_too_large_is_refused_at_once_or_when_it_shows() {
+    let mut stores = node(1, 8);
+    let max = 2 << 20;
+    let error = begin(&mut stores[0], b"x", Some(1 << 30)).unwrap_err();
+    assert!(matches!(error, StoreError::TooLarge { length, .. } if length == 1 << 30));
+    let error = put_chunked(&mut stores[0], b"x", &vec![0; 2 * max], false, 100_000);
+    assert!(
+        matches!(error, Err(StoreError::TooLarge { .. })),
+        "{error:?}"
+    );
+    let hash = stores[0].hash(b"x");
+    let meta = ObjectMeta::default();
+    let head = vec![0; 100_000];
+    let error = stores[0].begin(hash, b"x", &meta, &head, None).unwrap_err();
+    assert_eq!(error, StoreError::HeadTooLarge);
+    turn(&mut stores);
+    let stats = stores[0].stats();
+    assert_eq!(
+        (stats.fills, stats.extents_retired, stats.objects),
+        (0, 0, 0)
+    );
+}
+
+#[test]
+fn only_the_owner_writes() {
+    let mut stores = node(2, 16);
+    let key = name(1);
+    let owner = owner_of(&stores, &key);
+    let other = 1 - owner;
+    let error = begin(&mut stores[other], &key, None).unwrap_err();
+    assert_eq!(error, StoreError::NotOwner { shard: other as u8 });
+    let mut fill = begin(&mut stores[owner], &key, None).unwrap();
+    assert!(
+        stores[other]
+            .append(&mut fill, b"x", &mut Vec::new())
+            .is_err()
+    );
+    assert!(stores[other].commit(&mut fill).is_err());
+    stores[other].release(fill);
+    assert_eq!(stores[owner].stats().fills, 1);
+    put(&mut stores, &key, 10).unwrap();
+    let hash = stores[0].hash(&key);
+    assert!(!stores[other].purge(hash, &key));
+    assert!(stores[owner].purge(hash, &key));
+}
+
+#[test]
+fn a_purge_reaches_fills_that_are_going_on() {
+    let mut stores = node(1, 16);
+    let store = &mut stores[0];
+    let hash = store.hash(b"key");
+    for (len, all) in [(SMALL, false), (LARGE, false), (SMALL, true), (LARGE, true)] {
+        let mut fill = begin(store, b"key", Some(len)).unwrap();
+        let mut other = begin(store, b"other", Some(0)).unwrap();
+        let bytes = body(b"key", len);
+        store
+            .append(&mut fill, &bytes[..100], &mut Vec::new())
+            .unwrap();
+        match all {
+            true => assert_eq!(store.purge_all(), 0),
+            false => assert!(!store.purge(hash, b"key")),
+        }
+        // Those who wait for it are still served.
+        store
+            .append(&mut fill, &bytes[100..], &mut Vec::new())
+            .unwrap();
+        assert_eq!(store.commit(&mut fill), Err(StoreError::Purged));
+        assert_eq!(store.commit(&mut other).is_err(), all);
+        store.release(fill);
+        store.release(other);
+        assert!(store.lookup(hash, b"key").is_none());
+        store.purge_all();
+    }
+}
+
+#[test]
+fn a_purge_of_all_is_seen_by_every_shard_at_once() {
+    let mut stores = node(2, 16);
+    for i in 0..200 {
+        put(
+            &mut stores,
+            &name(i),
+            if i % 50 == 0 { LARGE } else { SMALL },
+        )
+        .unwrap();
+    }
+    let purged: u64 = stores.iter_mut().map(Store::purge_all).sum();
+    assert_eq!(purged, 200);
+    for i in 0..200 {
+        assert!(
+            stores
+                .iter_mut()
+                .all(|store| get(store, &name(i)).is_none())
+        );
+    }
+    for store in &stores {
+        assert_eq!((store.stats().objects, store.stats().bytes), (0, 0));
+    }
+    put(&mut stores, &name(3), SMALL).unwrap();
+    assert!(get(&mut stores[0], &name(3)).is_some());
+    assert_eq!(
+        stores
+            .iter()
+            .map(|store| store.stats().objects)
+            .sum::<u64>(),
+        1
+    );
+}
+
+#[test]
+fn views_outlive_eviction_and_say_whom_they_hold_up() {
+    let mut stores = node(2, 16);
+    let keys: Vec<_> = (0..)
+        .map(name)
+        .filter(|key| owner_of(&stores, key) == 0)
+        .take(2)
+        .collect();
+    put(&mut stores, &keys[0], SMALL).unwrap();
+    put(&mut stores, &keys[1], LARGE).unwrap();
+    let small = get(&mut stores[1], &keys[0]).unwrap();
+    let large = get(&mut stores[1], &keys[1]).unwrap();
+    assert!(!stores[1].holds_up(&small.piece(0)));
+    let mut i = 1000;
+    while [&keys[0], &keys[1]]
+        .iter()
+        .any(|key| get(&mut stores[0], key).is_some())
+    {
+        i += 1;
+        let _ = put(
+            &mut stores,
+            &name(i),
+            if i % 10 == 0 { LARGE } else { SMALL },
+        );
+        turn(&mut stores);
+        assert!(i < 100_000, "never evicted");
+    }
+    assert_eq!(joined(&small), body(&keys[0], SMALL));
+    assert_eq!(joined(&large), body(&keys[1], LARGE));
+    let held = stores[0].stats().held_up;
+    assert!(
+        held[0] == 0 && held[1] >= 1 + large.pieces() as u32,
+        "{held:?}"
+    );
+    assert!(stores[1].holds_up(&small.piece(0)) && stores[1].holds_up(&large.piece(1)));
+    drop((small, large));
+    turn(&mut stores);
+    assert_eq!(stores[0].stats().held_up, [0, 0]);
+}
+
+#[test]
+fn a_shard_that_never_announces_stops_storing_and_is_named_once() {
+    let mut stores = node(2, 16);
+    let mut full = false;
+    for i in 0..4_000 {
+        if owner_of(&stores, &name(i)) == 0 {
+            full |= put(&mut stores, &name(i), SMALL) == Err(StoreError::Full);
+            stores[0].turn();
+        }
+    }
+    assert!(full && stores[0].stats().full > 0);
+    assert_eq!(stores[0].laggards(), [1]);
+    assert_eq!(stores[0].laggards(), []);
+    turn(&mut stores);
+    let key = (9_000..)
+        .map(name)
+        .find(|key| owner_of(&stores, key) == 0)
+        .unwrap();
+    put(&mut stores, &key, SMALL).unwrap();
+    assert_eq!(stores[0].laggards(), []);
+}
+
+#[test]
+fn a_hot_set_stays_under_a_scan() {
+    let mut stores = node(1, 16);
+    let hot: Vec<_> = (0..300).map(name).collect();
+    for key in &hot {
+        put(&mut stores, key, SMALL).unwrap();
+        turn(&mut stores);
+    }
+    for i in 0..20_000 {
+        put(&mut stores, &name(1_000 + i), SMALL).unwrap();
+        turn(&mut stores);
+        get(&mut stores[0], &hot[i % hot.len()]);
+    }
+    let left = hot
+        .iter()
+        .filter(|key| get(&mut stores[0], key).is_some())
+        .count();
+    assert!(left >= 295, "{left} of 300");
+    assert!(stores[0].stats().evictions > 15_000);
+}
+
+#[test]
+fn hits_on_another_shard_keep_an_object() {
+    let mut stores = node(2, 16);
+    let key = name(0);
+    let owner = owner_of(&stores, &key);
+    put(&mut stores, &key, SMALL).unwrap();
+    let hash = stores[0].hash(&key);
+    for i in 0..20_000 {
+        let note = stores[1 - owner].lookup(hash, &key).unwrap().note;
+        if let Some(note) = note {
+            assert_eq!(usize::from(note.owner), owner);
+            stores[owner].note_hits(&[note]);
+        }
+        put(&mut stores, &name(1 + i), SMALL).unwrap();
+        turn(&mut stores);
+    }
+}
+
+#[test]
+fn hot_large_objects_stay_while_others_stream_through() {
+    let mut stores = node(1, 16);
+    put(&mut stores, b"hot", LARGE).unwrap();
+    for i in 0..500 {
+        put(&mut stores, &name(i), LARGE).unwrap();
+        turn(&mut stores);
+        let found = get(&mut stores[0], b"hot").unwrap();
+        assert_eq!(found.pieces(), 4);
+    }
+    assert!(stores[0].stats().evictions > 400);
+}
+
+#[test]
+fn a_full_line_gives_up_its_least_asked_for_object() {
+    let mut stores = node(1, 16);
+    let hash = stores[0].hash(&name(0));
+    let line = |store: &Store, key: &[u8]| {
+        let first = store.partitions[0].index.line(store.hash(key)).next();
+        first.unwrap().0
+    };
+    let first = line(&stores[0], &name(0));
+    let same: Vec<_> = (0..)
+        .map(name)
+        .filter(|key| line(&stores[0], key) == first)
+        .take(9)
+        .collect();
+    for key in &same[..8] {
+        put(&mut stores, key, 10).unwrap();
+        if *key != same[5] {
+            (0..4).for_each(|_| drop(get(&mut stores[0], key)));
+        }
+    }
+    put(&mut stores, &same[8], 10).unwrap();
+    assert_eq!(stores[0].partitions[0].index.line(hash).count(), 8);
+    assert!(get(&mut stores[0], &same[5]).is_none());
+    let left = same.iter().filter(|key| get(&mut stores[0], key).is_some());
+    assert_eq!(left.count(), 8);
+    assert_eq!(
+        (stores[0].stats().objects, stores[0].stats().evictions),
+        (8, 1)
+    );
+}
+
+#[test]
+fn damaged_slots_are_misses() {
+    let mut stores = node(1, 16);
+    put(&mut stores, &name(0), SMALL).unwrap();
+    put(&mut stores, &name(1), LARGE).unwrap();
+    for bit in 0..64 {
+        let store = &mut stores[0];
+        let id = slot(store, &name(0));
+        store.partitions[0].index.corrupt(id, 1 << bit);
+        let found = get(store, &name(0));
+        // The hot bit, and bits of the tag that make no difference, may be wrong unnoticed.
+        assert!(found.is_none_or(|found| joined(&found) == body(&name(0), SMALL)));
+        assert!(get(store, &name(1)).is_some());
+        store.partitions[0].index.corrupt(id, 1 << bit);
+    }
+    // A slot that names another object's record does not drop that object when it is replaced.
+    let (mine, other) = (slot(&stores[0], &name(0)), slot(&stores[0], &name(1)));
+    let index = Arc::clone(&stores[0].partitions[0].index);
+    index.corrupt(
+        mine,
+        index.get(mine).location() ^ index.get(other).location(),
+    );
+    assert!(get(&mut stores[0], &name(0)).is_none());
+    let entry = index.get(mine);
+    let Store {
+        partitions, owner, ..
+    } = &mut stores[0];
+    owner.forget(mine, entry, &partitions[0]);
+    turn(&mut stores);
+    assert_eq!(
+        joined(&get(&mut stores[0], &name(1)).unwrap()),
+        body(&name(1), LARGE)
+    );
+}
+
+#[test]
+fn a_slot_may_name_any_place_without_harm() {
+    let mut stores = node(1, 16);
+    for i in 0..50 {
+        put(&mut stores, &name(i), SMALL).unwrap();
+    }
+    let Store {
+        partitions, owner, ..
+    } = &mut stores[0];
+    let log_bytes = owner.space.log().segments() as u64 * (256 << 10);
+    let places = (0..log_bytes / 64 + 100).chain([u64::MAX / 64, (1 << 36) - 1]);
+    for location in places {
+        let place = Place::of(location, partitions[0].log_shift);
+        if let Some(header) = partitions[0].header(place) {
+            assert!(partitions[0].key(place, &header).is_some());
+        }
+        assert!(partitions[0].record(location, b"no such key").is_none());
+    }
+}
+
+#[test]
+fn emptying_a_segment_steps_over_what_it_cannot_read() {
+    let mut stores = node(1, 16);
+    // Bodies that look like the log's own records.
+    let Store { partitions, .. } = &mut stores[0];
+    let forged = Header::piece(60_000).encode().repeat(40);
+    assert!(
+        partitions[0]
+            .header(Place {
+                segment: 0,
+                offset: 0
+            })
+            .is_none()
+    );
+    for i in 0..5_000 {
+        let _ = put_chunked(&mut stores[0], &name(i), &forged, i % 2 == 0, 700);
+        turn(&mut stores);
+        if let Some(found) = get(&mut stores[0], &name(i)) {
+            assert_eq!(joined(&found), forged);
+        }
+    }
+    assert!(stores[0].stats().evictions > 1_000);
+}
