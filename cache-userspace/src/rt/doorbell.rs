@@ -37,11 +37,10 @@ impl Doorbell {
     }
 
     /// Receiver: from now on senders ring. The caller looks into its lanes once more after this
-    /// and sleeps only if they are empty.
+    /// (and after [`Doorbell::clear`], if it calls that) and sleeps only if they are empty.
     pub fn will_sleep(&self) {
         self.sleeping.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        self.clear();
     }
 
     /// Receiver: awake again, senders need not ring.
@@ -58,8 +57,8 @@ impl Doorbell {
         }
     }
 
-    /// Takes back rings that were not waited for, without blocking.
-    fn clear(&self) {
+    /// Receiver: takes back rings that nobody waited for, without blocking.
+    pub fn clear(&self) {
         let mut count = 0u64;
         let iov = libc::iovec {
             iov_base: (&raw mut count).cast(),
@@ -108,7 +107,8 @@ mod tests {
         bell.ring();
         assert!(rings(&bell));
         bell.will_sleep();
-        assert!(!rings(&bell), "will_sleep takes back the old ring");
+        bell.clear();
+        assert!(!rings(&bell));
         bell.awake();
         bell.ring();
         assert!(!rings(&bell));

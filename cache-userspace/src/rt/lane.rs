@@ -130,6 +130,7 @@ mod tests {
                 return message;
             }
             bell.will_sleep();
+            bell.clear();
             if lane.is_empty() {
                 let mut fds = [PollFd::new(bell.as_fd(), PollFlags::POLLIN)];
                 poll(&mut fds, PollTimeout::NONE).expect("poll");

@@ -1,5 +1,6 @@
 //! The runtime of the shards.
 pub mod doorbell;
 pub mod lane;
+pub mod packet;
 pub mod ring;
 pub mod sleep;

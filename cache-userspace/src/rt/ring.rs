@@ -94,7 +94,8 @@ impl Ring {
         Ok(())
     }
 
-    fn has_deferred_work(&mut self) -> bool {
+    /// There is something to [`Ring::reap`].
+    pub fn has_deferred_work(&mut self) -> bool {
         let queue = self.uring.submission();
         queue.taskrun() || queue.cq_overflow()
     }

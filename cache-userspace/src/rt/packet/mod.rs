@@ -1,0 +1,136 @@
+//! Packet I/O of one shard: datagrams in, transmits out, over UDP sockets or AF_XDP.
+//!
+//! ```text
+//!  UdpIo    one socket per listen address, recvmmsg + GRO in, sendmmsg + GSO out     (udp)
+//!  AfXdpIo  one AF_XDP socket on the shard's queue, frames built and parsed here     (af_xdp)
+//! ```
+//!
+//! Neither blocks. What cannot be sent at once waits in a bounded backlog, and what does not fit
+//! there is dropped and counted: QUIC sends it again.
+
+mod backlog;
+mod batch;
+mod socket;
+mod steer;
+mod udp;
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use cache_core::io::{Datagram, Outbox};
+use cache_core::stats::Stat;
+
+pub use socket::{SocketError, open_sockets};
+pub use udp::{UdpIo, UdpSocket};
+
+/// How a shard's packets travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Udp,
+    AfXdp,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::AfXdp => "af_xdp",
+        }
+    }
+}
+
+macro_rules! packet_stats {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What a shard's packet I/O counts, beside what the shard counts itself.
+        #[derive(Debug, Default)]
+        #[repr(align(128))]
+        pub struct PacketStats {
+            $($(#[$doc])* pub $name: Stat,)*
+        }
+
+        impl PacketStats {
+            /// Names and values, in the order of declaration.
+            pub fn snapshot(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name.get()),)*]
+            }
+        }
+    };
+}
+
+packet_stats! {
+    /// System calls that received something.
+    receive_batches,
+    /// Received packets that are not a datagram for us, or were cut off.
+    receive_dropped,
+    /// System calls that failed for another reason than having nothing to do.
+    receive_errors,
+    /// Datagrams sent.
+    datagrams_sent,
+    /// System calls that sent something.
+    send_batches,
+    /// Times that the kernel or a ring had no room and transmits had to wait.
+    send_blocked,
+    /// Transmits dropped because the backlog was full.
+    send_dropped,
+    /// Transmits that the kernel refused (too big for the path, no route, ...).
+    send_refused,
+    /// Segmented transmits that had to be sent one datagram at a time.
+    send_unsegmented,
+    /// Transmits that wait for room (gauge).
+    send_backlog,
+}
+
+/// Packet I/O of one shard.
+pub enum PacketIo {
+    Udp(UdpIo),
+}
+
+impl PacketIo {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Udp(_) => Kind::Udp,
+        }
+    }
+
+    /// Hands over what has arrived, until nothing is left or about `budget` datagrams were. Returns
+    /// how many there were.
+    pub fn recv(&mut self, budget: usize, sink: impl FnMut(Datagram)) -> usize {
+        match self {
+            Self::Udp(io) => io.recv(budget, sink),
+        }
+    }
+
+    /// Sends what waits, then the outbox's transmits, and gives their buffers back to it.
+    pub fn send(&mut self, outbox: &mut Outbox) {
+        match self {
+            Self::Udp(io) => io.send(outbox),
+        }
+    }
+
+    /// Transmits wait for room. Make no more until there is some.
+    pub fn is_blocked(&self) -> bool {
+        match self {
+            Self::Udp(io) => io.is_blocked(),
+        }
+    }
+
+    /// The descriptors that become readable when something arrives.
+    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        match self {
+            Self::Udp(io) => io.fds(),
+        }
+    }
+
+    /// The descriptor that becomes writable when there is room again, while blocked.
+    pub fn blocked_fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Udp(io) => io.blocked_fd(),
+        }
+    }
+
+    pub fn stats(&self) -> &Arc<PacketStats> {
+        match self {
+            Self::Udp(io) => io.stats(),
+        }
+    }
+}
