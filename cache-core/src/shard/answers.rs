@@ -15,8 +15,9 @@ use crate::conn::quic::Conn;
 use crate::conn::stream::{Response, Source, Written, write};
 use crate::flight::{Outcome, Ticket, Waiter};
 use crate::http::cache_status::{self, CacheStatus, Forward};
-use crate::http::freshness::{self, Flags, Lifetime, State};
+use crate::http::conditional::Conditions;
 use crate::http::forward;
+use crate::http::freshness::{self, Flags, Lifetime, State};
 use crate::io::{FetchErrorKind, Now, Outbox};
 use crate::store::{KeyHash, ObjectMeta};
 
@@ -89,7 +90,19 @@ impl Shard {
         if let Some(note) = hit.note {
             self.hits[usize::from(note.owner)].push(note);
         }
-        let _ = section;
+        let conditions = section.map_or_else(Conditions::default, |section| {
+            Conditions::read(section.fields())
+        });
+        if !conditions.is_empty() && is_not_modified(&conditions, hit.head(), meta.status) {
+            self.stats.not_modified.inc();
+            self.stats.hits.inc();
+            let mut fields = Vec::with_capacity(hit.head().len());
+            head::write_not_modified(hit.head(), &mut fields);
+            let mut buffer = Vec::with_capacity(fields.len() + DYNAMIC_ROOM);
+            head::write_response(&mut buffer, &fields, dynamic, None);
+            let rest = write_one(conn, id, buffer);
+            return Ok(Answered { rest, stale });
+        }
         let body_len = (!head_only && meta.body_len > 0).then_some(meta.body_len);
         let copied = hit
             .body()
@@ -484,6 +497,17 @@ fn lifetime(meta: &ObjectMeta) -> Lifetime {
         sie_s: meta.stale_if_error_s,
         flags: Flags(meta.flags as u8),
     }
+}
+
+/// Longest entity tag or date that is compared; a longer one gets the whole response.
+const MAX_VALIDATOR: usize = 256;
+
+fn is_not_modified(conditions: &Conditions<'_>, stored_head: &[u8], status: u16) -> bool {
+    let (mut etag, mut modified) = ([0; MAX_VALIDATOR], [0; MAX_VALIDATOR]);
+    let etag = head::find_field(stored_head, b"etag", &mut etag);
+    let modified = head::find_field(stored_head, b"last-modified", &mut modified);
+    StatusCode::from_u16(status)
+        .is_ok_and(|status| conditions.not_modified(status, etag, modified))
 }
 
 /// Status and Cache-Status detail for an origin's failure (the names of RFC 9209 section 2.3).
