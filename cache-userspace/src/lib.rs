@@ -8,3 +8,4 @@ pub mod rt;
 pub mod status;
 pub mod tls_files;
 pub mod upstream;
+pub mod xdp;

@@ -1,0 +1,145 @@
+//! The four maps between the daemon and the program.
+
+use std::os::fd::BorrowedFd;
+
+use aya::{
+    Ebpf, Pod,
+    maps::{Array, Map, MapData, MapError, MapInfo, PerCpuArray, XskMap},
+};
+use cache_ebpf::{
+    cid::CidKeys,
+    maps::{
+        CID_KEYS, COUNTERS, Counters, LAYOUT, MAX_QUEUES, MapValue, RULES, Rules, XSKMAP,
+        counter_names,
+    },
+};
+
+use super::{XdpError, bpffs::Pins, random_cid_keys};
+
+/// The maps that outlive the daemon.
+pub const PINNED: [&str; 4] = [RULES, CID_KEYS, COUNTERS, XSKMAP];
+
+/// A map value of ours as aya wants it.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Plain<T>(T);
+
+// SAFETY: a MapValue is plain data by its own contract, and the wrapper is transparent.
+unsafe impl<T: MapValue> Pod for Plain<T> {}
+
+pub struct Maps {
+    rules: Array<MapData, Plain<Rules>>,
+    cid_keys: Array<MapData, Plain<CidKeys>>,
+    counters: PerCpuArray<MapData, Plain<Counters>>,
+    sockets: XskMap<MapData>,
+}
+
+impl Maps {
+    /// Takes the maps out of the loaded object.
+    pub fn take(ebpf: &mut Ebpf) -> Result<Self, XdpError> {
+        Ok(Self {
+            rules: typed(ebpf, RULES)?,
+            cid_keys: typed(ebpf, CID_KEYS)?,
+            counters: typed(ebpf, COUNTERS)?,
+            sockets: typed(ebpf, XSKMAP)?,
+        })
+    }
+
+    pub fn write_rules(&mut self, rules: &Rules) -> Result<(), XdpError> {
+        self.rules
+            .set(0, Plain(*rules), 0)
+            .map_err(|error| map_error(RULES, error))
+    }
+
+    /// The keys in force; made here and now when this is the first start.
+    pub fn cid_keys_or_new(&mut self) -> Result<CidKeys, XdpError> {
+        let error = |error| map_error(CID_KEYS, error);
+        let Plain(keys) = self.cid_keys.get(&0, 0).map_err(error)?;
+        if keys.active().is_some() {
+            return Ok(keys);
+        }
+        let keys = random_cid_keys()?;
+        self.cid_keys.set(0, Plain(keys), 0).map_err(error)?;
+        Ok(keys)
+    }
+
+    pub fn set_socket(&mut self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), XdpError> {
+        if queue >= MAX_QUEUES {
+            return Err(XdpError::Queue { queue });
+        }
+        self.sockets
+            .set(queue, socket, 0)
+            .map_err(|error| map_error(XSKMAP, error))
+    }
+
+    pub fn counters(&self) -> Result<Vec<(&'static str, u64)>, XdpError> {
+        let cpus = self.counters.get(&0, 0);
+        let cpus = cpus.map_err(|error| map_error(COUNTERS, error))?;
+        let sum = |index: usize| cpus.iter().map(|cpu| cpu.0.values[index]).sum();
+        Ok(counter_names()
+            .enumerate()
+            .map(|(index, name)| (name, sum(index)))
+            .collect())
+    }
+}
+
+/// Refuses pinned maps of another layout. Returns the rules that an earlier daemon wrote.
+pub fn check_layout(pins: &Pins) -> Result<Option<Rules>, XdpError> {
+    let layout_error = |found: String| XdpError::Layout {
+        path: pins.directory().into(),
+        found,
+    };
+    let sizes = [
+        size_of::<Rules>(),
+        size_of::<CidKeys>(),
+        size_of::<Counters>(),
+        size_of::<u32>(),
+    ];
+    for (name, size) in PINNED.into_iter().zip(sizes) {
+        let path = pins.map(name);
+        if !path.exists() {
+            continue;
+        }
+        let info = MapInfo::from_pin(&path).map_err(|error| map_error(name, error))?;
+        if info.value_size() as usize != size {
+            let found = info.value_size();
+            return Err(layout_error(format!(
+                "{name} of {found} bytes rather than {size}"
+            )));
+        }
+    }
+    let path = pins.map(RULES);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let rules = read_rules(&path).map_err(|error| map_error(RULES, error))?;
+    match rules.layout {
+        LAYOUT => Ok(Some(rules)),
+        // A start that was cut short before it wrote anything.
+        0 => Ok(None),
+        layout => Err(layout_error(format!("layout {layout}"))),
+    }
+}
+
+fn read_rules(path: &std::path::Path) -> Result<Rules, MapError> {
+    let map = Map::Array(MapData::from_pin(path)?);
+    let rules: Array<MapData, Plain<Rules>> = map.try_into()?;
+    rules.get(&0, 0).map(|Plain(rules)| rules)
+}
+
+fn typed<T: TryFrom<Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<T, XdpError> {
+    let map = ebpf
+        .take_map(name)
+        .unwrap_or_else(|| unreachable!("the embedded object has no map {name}"));
+    map.try_into().map_err(|error| map_error(name, error))
+}
+
+pub fn map_error(map: &'static str, source: MapError) -> XdpError {
+    XdpError::Map {
+        map,
+        source: Box::new(source),
+    }
+}
