@@ -18,8 +18,8 @@ const QUICK_SEEDS: u64 = 100;
 /// Every end-to-end test is inside this module of the `netns` test binary.
 const END_TO_END: &str = "wire::";
 
-/// 2 MB pages for the one appliance that runs at a time: 128 MiB of arenas, and packet buffers.
-const END_TO_END_PAGES: u64 = 128;
+/// 2 MB pages for the one appliance that runs at a time: 256 MiB of arenas, and packet buffers.
+const END_TO_END_PAGES: u64 = 256;
 
 #[derive(clap::Args)]
 pub struct Args {

@@ -213,7 +213,7 @@ fn configuration(folder: &Folder, backend: Backend, more: &str) -> String {
         "[server]\nlisten = \"{SERVER}\"\ncores = [0, 1]\n\
          [packet]\nbackend = \"{}\"\ninterface = \"{}\"\npin_dir = \"{path}/bpf/popcache\"\n\
          [tls]\ncertificate = \"{path}/cert.pem\"\nkey = \"{path}/key.pem\"\n\
-         [memory]\nram = \"128 MiB\"\n\
+         [memory]\nram = \"256 MiB\"\n\
          [[origin]]\nname = \"demo\"\nhosts = [\"{HOST}\"]\nurl = \"http://{}\"\n\
          [admin]\nsocket = \"{path}/admin.sock\"\n{more}\n",
         backend.name(),
