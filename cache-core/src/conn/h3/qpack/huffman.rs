@@ -107,7 +107,7 @@ pub fn decode(input: &[u8], out: &mut [u8]) -> Result<Decoded, HuffmanError> {
         } else if entry.count() > 0 {
             return Err(HuffmanError::Invalid);
         } else {
-            let (symbol, len) = long_symbol((tail.acc >> 64) as u64, tail.left)?;
+            let (symbol, len) = long_symbol(tail.high, tail.left)?;
             room[0] = symbol;
             at += 1;
             tail.skip(len);
@@ -181,10 +181,11 @@ impl Bits {
     }
 }
 
-/// The last bits of a string, `left` of them (at most 63 and seven bytes), at the top of `acc`;
-/// below them ones, as if the padding went on for ever.
+/// The last bits of a string, `left` of them (at most 63 and seven bytes), from the top of `high`
+/// to `low`; below them ones, as if the padding went on for ever.
 struct Tail {
-    acc: u128,
+    high: u64,
+    low: u64,
     left: u32,
 }
 
@@ -192,36 +193,37 @@ impl Tail {
     /// The bits held and the last `rest` bytes, fewer than eight, of `input`.
     #[inline(always)]
     fn new(bits: Bits, input: &[u8], rest: usize) -> Self {
-        let word = match input.last_chunk::<8>() {
-            Some(last) => u64::from_be_bytes(*last).unbounded_shl(64 - 8 * rest as u32),
-            None => {
-                let bytes = input.iter().fold(0, |word, &b| word << 8 | u64::from(b));
-                bytes.unbounded_shl(64 - 8 * rest as u32)
-            }
+        let last = match input.last_chunk::<8>() {
+            Some(last) => u64::from_be_bytes(*last),
+            None => input.iter().fold(0, |word, &b| word << 8 | u64::from(b)),
         };
-        let left = bits.left + 8 * rest as u32;
-        // What is set already below the bits held was set from these same bytes.
-        let acc = u128::from(bits.acc) << 64 | (u128::from(word) << 64) >> bits.left;
+        // The last bytes, then ones; what `bits` holds of them already is set as it is here.
+        let rest_bits = 8 * rest as u32;
+        let word = last.unbounded_shl(64 - rest_bits) | u64::MAX >> rest_bits;
+        let below = u64::MAX >> bits.left;
         Self {
-            acc: acc | u128::MAX >> left,
-            left,
+            high: bits.acc | word >> bits.left,
+            low: word.unbounded_shl(64 - bits.left) | below,
+            left: bits.left + rest_bits,
         }
     }
 
     #[inline(always)]
     fn look(&self) -> Entry {
-        Entry(STEPS[(self.acc >> (128 - STEP)) as usize])
+        Entry(STEPS[(self.high >> (64 - STEP)) as usize])
     }
 
+    /// Drops 1 to 63 bits.
     #[inline(always)]
     fn skip(&mut self, bits: u32) {
-        self.acc = self.acc << bits | ((1 << bits) - 1);
+        self.high = self.high << bits | self.low >> (64 - bits);
+        self.low = self.low << bits | ((1 << bits) - 1);
         self.left -= bits;
     }
 
     /// True when all that is left is a legal end: up to seven ones.
     fn is_padding(&self) -> bool {
-        self.left < 8 && self.acc == u128::MAX
+        self.left < 8 && self.high == u64::MAX
     }
 }
 
