@@ -216,7 +216,7 @@ fn completions_and_manual_pages() {
     for shell in ["bash", "zsh", "fish"] {
         let output = popcache(&["completions", shell]);
         assert_eq!(output.status.code(), Some(0));
-        assert!(stdout(&output).contains("--socket"), "{shell}");
+        assert!(stdout(&output).contains("socket"), "{shell}");
     }
     let output = popcache(&["man"]);
     assert!(

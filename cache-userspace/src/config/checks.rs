@@ -145,12 +145,13 @@ pub(super) fn warnings(config: &Config, machine: &Machine) -> Vec<String> {
     if config.admin.tcp.is_none() && config.admin.token_file.is_some() {
         out.push("admin.token_file has no effect without admin.tcp".to_owned());
     }
-    let share = config.memory.ram / config.server.cpus.len().max(1) as u64;
-    if config.limits.max_object > share / 2 {
+    let largest = largest_object(config);
+    let asked = config.line_of("cache", "max_object").is_some();
+    if asked && config.limits.max_object > largest {
         out.push(format!(
-            "cache.max_object ({}) is more than half of a shard's memory ({}): such objects push out everything else",
+            "cache.max_object is {}, but a shard's memory keeps objects up to about {}: raise memory.ram",
             show_size(config.limits.max_object),
-            show_size(share),
+            explain::rounded(largest),
         ));
     }
     let worst = explain::MemoryUse::of(config).total();
@@ -162,6 +163,12 @@ pub(super) fn warnings(config: &Config, machine: &Machine) -> Vec<String> {
         ));
     }
     out
+}
+
+/// Half of a shard's memory for large bodies: what the store keeps at most.
+fn largest_object(config: &Config) -> u64 {
+    let share = config.memory.ram / config.server.cpus.len().max(1) as u64;
+    (share as f64 * f64::from(config.memory.large_share)) as u64 / 2
 }
 
 /// Looks at the files that the configuration names; certificates are looked at by

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use hugepages::PagePolicy;
+use toml::de::DeValue;
 
 use super::typed::{Backend, XdpMode};
 use super::units::{Invalid, Kind, Node, PATH, SIZE, number, quote, show_list, text, word};
@@ -11,7 +12,7 @@ use super::units::{Invalid, Kind, Node, PATH, SIZE, number, quote, show_list, te
 pub const MAX_SHARDS: usize = 255;
 
 /// The least memory in which one shard's log of segments can turn over.
-pub const MIN_SHARD_RAM: u64 = 16 << 20;
+pub const MIN_SHARD_RAM: u64 = 8 << 20;
 
 pub const DEFAULT_SOCKET: &str = "/run/popcache/admin.sock";
 
@@ -118,6 +119,23 @@ pub const SIZE_U32: Kind<u32> = Kind {
         u32::try_from(bytes).map_err(|_| Invalid::new(node, "at most \"1 GiB\""))
     },
     show: |bytes| (SIZE.show)(&u64::from(*bytes)),
+};
+
+/// A part of a whole, such as 0.5.
+pub const SHARE: Kind<f32> = Kind {
+    parse: |node| match node.get_ref() {
+        DeValue::Float(n) => n
+            .as_str()
+            .parse()
+            .ok()
+            .filter(|n: &f32| n.is_finite())
+            .ok_or_else(|| Invalid::new(node, format!("{n} is not a share of a whole"))),
+        _ => Err(Invalid::new(
+            node,
+            "expected a share of a whole such as 0.5",
+        )),
+    },
+    show: |share| format!("{share:?}"),
 };
 
 pub const SIZE_USIZE: Kind<usize> = Kind {

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cache_core::config::Limits;
+use cache_core::store::StoreConfig;
 use hugepages::PagePolicy;
 
 use super::kinds::{
     BACKEND, CORES, Cores, DEFAULT_SOCKET, LOG_LEVEL, MAX_SHARDS, MIN_SHARD_RAM, ORIGIN_URL, PAGES,
-    POWER_OF_TWO, SIZE_U32, SIZE_USIZE, SOCKET_PATH, XDP_MODE,
+    POWER_OF_TWO, SHARE, SIZE_U32, SIZE_USIZE, SOCKET_PATH, XDP_MODE,
 };
 use super::raw::{Problem, Reader, Section};
 use super::typed::{
@@ -203,6 +204,13 @@ fn read_memory(s: &mut Section<'_, '_, '_>) -> MemoryConfig {
             PagePolicy::Auto,
             "what backs the arenas; auto takes the largest pages to be had and says which",
         ),
+        large_share: s.bounded(
+            "large_share",
+            &SHARE,
+            StoreConfig::default().large_share,
+            0.1..=0.9,
+            "part of a shard's memory for bodies above 64 KiB; the largest kept is half of that part",
+        ),
     }
 }
 
@@ -219,7 +227,7 @@ fn read_cache(s: &mut Section<'_, '_, '_>) -> (CacheConfig, u64) {
         "max_object",
         &SIZE,
         Limits::default().max_object,
-        1..=1 << 40,
+        1..=1 << 30,
         "largest object kept; a larger one is streamed through",
     );
     (cache, max_object)

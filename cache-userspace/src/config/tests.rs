@@ -155,15 +155,17 @@ fn one_problem_each() {
         ("[memory]\nram = 1.5", 2, "found the number 1.5"),
         ("[memory]\nram = -5", 2, "out of range"),
         (
-            "[memory]\nram = \"20 MiB\"",
+            "[memory]\nram = \"12 MiB\"",
             2,
-            "20 MiB for 2 shards is 10 MiB each; a shard needs 16 MiB",
+            "12 MiB for 2 shards is 6 MiB each; a shard needs 8 MiB",
         ),
         (
             "[memory]\npages = \"4k\"",
             2,
             "is not one of auto, 1g, 2m, thp, plain",
         ),
+        ("[memory]\nlarge_share = 2.0", 2, "between 0.1 and 0.9"),
+        ("[memory]\nlarge_share = \"half\"", 2, "such as 0.5"),
         (
             "[memory]\npages = \"1g\"",
             2,
@@ -477,7 +479,7 @@ fn warnings_name_what_is_probably_not_meant() {
         "self-signed",
         "no XDP program",
         "unencrypted",
-        "more than half",
+        "objects up to about 32 MiB",
     ] {
         assert!(
             config.warnings.iter().any(|w| w.contains(words)),

@@ -85,6 +85,8 @@ pub struct MemoryConfig {
     /// Bytes of all arenas together.
     pub ram: u64,
     pub pages: PagePolicy,
+    /// Part of a shard's memory for bodies above 64 KiB.
+    pub large_share: f32,
 }
 
 #[derive(Clone, Debug)]

@@ -322,7 +322,7 @@ pub fn show_duration(duration: Duration) -> String {
 fn split_unit(text: &str) -> (&str, &str) {
     let text = text.trim();
     let end = text
-        .find(|c: char| !c.is_ascii_digit())
+        .find(|c: char| !c.is_ascii_digit() && !"+-.,_".contains(c))
         .unwrap_or(text.len());
     (&text[..end], text[end..].trim_start())
 }
