@@ -37,7 +37,7 @@ impl Lock {
         file.read_to_string(&mut holder)?;
         let Ok(mut file) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
             bail!(
-                "`cargo xtask run` is running already (process {}): stop that one with Ctrl-C first",
+                "`cargo xtask run` (or test) is running already, as process {}: stop that one first",
                 holder.trim()
             );
         };
