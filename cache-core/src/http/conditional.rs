@@ -73,7 +73,7 @@ fn matches_any(list: &[u8], etag: Option<&[u8]>) -> bool {
     if list.trim_ascii() == b"*" {
         return true;
     }
-    let Some(stored) = etag.and_then(|etag| take_tag(&mut &*etag.trim_ascii())) else {
+    let Some(stored) = etag.and_then(|etag| take_tag(&mut etag.trim_ascii())) else {
         return false;
     };
     let mut rest = list;

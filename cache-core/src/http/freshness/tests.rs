@@ -6,6 +6,9 @@ use proptest::prelude::*;
 const NOW_S: u64 = 1_795_348_800;
 const NOW_MS: u64 = NOW_S * 1000;
 
+/// Fields of a response.
+type Sample<'a> = &'a [(&'a str, &'a str)];
+
 fn date(offset_s: i64) -> String {
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW_S.saturating_add_signed(offset_s));
     httpdate::fmt_http_date(time)
@@ -57,7 +60,7 @@ fn the_test_clock_is_what_it_says() {
 /// RFC 9111 section 3: what is for the one who asked.
 #[test]
 fn private() {
-    let cases: [(u16, &[(&str, &str)], &str); 17] = [
+    let cases: [(u16, Sample, &str); 17] = [
         (200, &cache_control("no-store, max-age=60"), "no-store"),
         (200, &cache_control("private, max-age=60"), "private"),
         (200, &cache_control("private=\"x\", max-age=60"), "private"),
@@ -137,7 +140,7 @@ fn private() {
 #[test]
 fn shared_with_those_who_wait() {
     let expired = date(-1);
-    let cases: [(u16, &[(&str, &str)], &str); 11] = [
+    let cases: [(u16, Sample, &str); 11] = [
         (200, &[], "no-lifetime"),
         (404, &[], "no-lifetime"),
         (302, &[], "no-lifetime"),

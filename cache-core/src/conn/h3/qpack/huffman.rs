@@ -4,7 +4,7 @@
 //! where the shorter one stopped. So 257 code lengths are all there is to write down; the tables
 //! below are computed from them by the compiler.
 //!
-//! Decoding looks at [`STEP`] bits at a time and takes up to two symbols per look, which covers
+//! Decoding looks at `STEP` bits at a time and takes up to two symbols per look, which covers
 //! every two characters that requests are made of. Codes longer than a step (`\`, `<`, control
 //! and non-ASCII bytes) are found by comparing with the first code of each length.
 
@@ -52,7 +52,7 @@ pub enum HuffmanError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decoded {
     pub len: usize,
-    /// Some byte has a code longer than [`STEP`]. All control characters have: without this flag,
+    /// Some byte has a code longer than `STEP`. All control characters have: without this flag,
     /// there are none.
     pub rare: bool,
 }
@@ -245,7 +245,7 @@ fn long_symbol(acc: u64, left: u32) -> Result<(u8, u32), HuffmanError> {
     Err(HuffmanError::Invalid)
 }
 
-/// What one look of [`STEP`] bits decodes to, from the lowest bit: six bits for the length of the
+/// What one look of `STEP` bits decodes to, from the lowest bit: six bits for the length of the
 /// codes together, two for the number of symbols (0: the code is longer than a look), eight for the
 /// length of the first code, sixteen for the symbols.
 #[derive(Clone, Copy)]
