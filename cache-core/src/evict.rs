@@ -9,8 +9,9 @@
 //! When memory is needed the oldest young segment is emptied while the young ones take more than
 //! their share, else the oldest old one. What was asked for often enough is copied to the old
 //! segments and its frequency is halved; the rest goes. So an object that was asked for once leaves
-//! after a walk through the young segments, and a hot one stays as long as it is hot. The threshold
-//! adapts so that a bounded part of each segment is copied.
+//! after a walk through the young segments, and a hot one stays as long as it is hot. A young
+//! segment of which nearly everything is wanted becomes an old one as it is; of an old one the
+//! least frequent objects go, so that emptying always frees memory.
 
 use std::collections::VecDeque;
 
@@ -125,33 +126,45 @@ impl SegmentClock {
     }
 }
 
-/// The frequency from which objects survive the emptying of their segment.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Threshold(u8);
+/// Bytes of a segment by the frequency of the object they belong to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Census([u32; MAX_FREQUENCY as usize + 1]);
 
-impl Threshold {
-    /// At least one hit after the one that brought the object in.
-    pub fn new() -> Self {
-        Self(1)
+impl Census {
+    pub fn add(&mut self, frequency: u8, bytes: u32) {
+        self.0[usize::from(frequency.min(MAX_FREQUENCY))] += bytes;
     }
 
-    pub fn admits(self, frequency: u8) -> bool {
-        frequency >= self.0
+    /// For what must stay as long as there is room.
+    pub fn add_wanted(&mut self, bytes: u32) {
+        self.add(MAX_FREQUENCY, bytes);
     }
 
-    /// Bytes that may be copied out of a segment.
-    pub fn budget(segment_bytes: u32) -> u32 {
-        segment_bytes / 100 * SURVIVOR_PERCENT
-    }
-
-    /// Learns from a segment of which `copied` bytes of `budget` were used.
-    pub fn adapt(&mut self, copied: u32, budget: u32) {
-        if copied > budget / 8 * 7 {
-            self.0 = (self.0 + 1).min(MAX_FREQUENCY);
-        } else if copied < budget / 2 {
-            self.0 = (self.0 - 1).max(1);
+    /// The lowest frequency from which objects can survive within `budget` bytes: at least one
+    /// hit after the one that brought the object in.
+    pub fn threshold(&self, budget: u32) -> u8 {
+        let mut left = budget;
+        let mut threshold = MAX_FREQUENCY + 1;
+        while threshold > 1 {
+            let bytes = self.0[usize::from(threshold) - 1];
+            match left.checked_sub(bytes) {
+                Some(rest) => left = rest,
+                None => break,
+            }
+            threshold -= 1;
         }
+        threshold.min(MAX_FREQUENCY)
     }
+
+    /// Whether more is asked for than may be copied.
+    pub fn exceeds(&self, budget: u32) -> bool {
+        self.0[1..].iter().sum::<u32>() > budget
+    }
+}
+
+/// Bytes that may be copied out of a segment.
+pub(crate) fn survivor_budget(segment_bytes: u32) -> u32 {
+    segment_bytes / 100 * SURVIVOR_PERCENT
 }
 
 #[cfg(test)]
@@ -219,17 +232,18 @@ mod tests {
     }
 
     #[test]
-    fn the_threshold_follows_what_was_copied() {
-        let mut threshold = Threshold::new();
-        threshold.adapt(100, 100);
-        assert!(threshold.admits(2) && !threshold.admits(1));
-        for _ in 0..40 {
-            threshold.adapt(100, 100);
-        }
-        assert!(threshold.admits(MAX_FREQUENCY));
-        for _ in 0..40 {
-            threshold.adapt(0, 100);
-        }
-        assert!(threshold.admits(1) && !threshold.admits(0));
+    fn the_least_frequent_go_when_not_all_can_stay() {
+        let mut census = Census::default();
+        assert_eq!(census.threshold(100), 1);
+        census.add(0, 1_000);
+        census.add(1, 50);
+        census.add(7, 40);
+        assert_eq!((census.threshold(100), census.exceeds(100)), (1, false));
+        census.add_wanted(20);
+        assert_eq!((census.threshold(100), census.exceeds(100)), (2, true));
+        census.add_wanted(50);
+        assert_eq!(census.threshold(100), 8);
+        census.add_wanted(50);
+        assert_eq!(census.threshold(100), MAX_FREQUENCY);
     }
 }

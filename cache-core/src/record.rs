@@ -12,7 +12,7 @@
 //! Fixed header, little endian:
 //! ```text
 //!   0 magic u32 (says which form)     24 stored_unix_ms u64       48 head_len u32
-//!   4 crc32c u32 of bytes 8..64       32 age_at_store_s u32       52 key_len u16
+//!   4 crc32c u32 of all else          32 age_at_store_s u32       52 key_len u16
 //!   8 epoch u32                       36 lifetime_s u32           54 status u16
 //!  12 flags u32                       40 stale_while_reval. u32   56 large u32 (second form)
 //!  16 body_len u64                    44 stale_if_error_s u32     60 zero u32
@@ -108,7 +108,7 @@ impl Header {
         put(&mut bytes, 52, &self.key_len.to_le_bytes());
         put(&mut bytes, 54, &meta.status.to_le_bytes());
         put(&mut bytes, 56, &self.large.to_le_bytes());
-        let crc = crc32c::crc32c(&bytes[8..]);
+        let crc = checksum(&bytes);
         put(&mut bytes, 4, &crc.to_le_bytes());
         bytes
     }
@@ -117,7 +117,7 @@ impl Header {
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; HEADER_BYTES as usize] = bytes.get(..64)?.try_into().ok()?;
         let form = Form::of(u32::from_le_bytes(take(bytes, 0)))?;
-        if u32::from_le_bytes(take(bytes, 4)) != crc32c::crc32c(&bytes[8..]) {
+        if u32::from_le_bytes(take(bytes, 4)) != checksum(bytes) {
             return None;
         }
         let header = Self {
@@ -204,6 +204,11 @@ pub(crate) fn unlist(list: &[u8]) -> impl Iterator<Item = (u32, u32)> {
 pub(crate) fn extent_len(body_len: u64, i: usize) -> u32 {
     let before = i as u64 * u64::from(EXTENT_BYTES);
     body_len.saturating_sub(before).min(u64::from(EXTENT_BYTES)) as u32
+}
+
+/// Of all but the checksum itself.
+fn checksum(bytes: &[u8; HEADER_BYTES as usize]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&bytes[..4]), &bytes[8..])
 }
 
 fn put(bytes: &mut [u8; HEADER_BYTES as usize], at: usize, field: &[u8]) {

@@ -254,7 +254,8 @@ mod tests {
             let (stores, report) = build(&config(shards, minimum)).unwrap();
             assert_eq!(stores.len(), usize::from(shards));
             assert!(report.backing.bytes <= minimum);
-            assert!(build(&config(shards, minimum - (4 << 20))).is_err());
+            let less = minimum - (2 << 20) - u64::from(shards) * MIN_SEGMENT_BYTES;
+            assert!(build(&config(shards, less)).is_err());
         }
     }
 

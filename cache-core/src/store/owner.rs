@@ -13,7 +13,7 @@ use super::layout::Writers;
 use super::reclaim::Emptying;
 use super::space::Space;
 use super::{Fill, KeyHash, ObjectMeta, Partition, Span, StoreError, StoreStats, hash_key};
-use crate::evict::{Age, Frequencies, Threshold};
+use crate::evict::{Age, Frequencies};
 use crate::index::{Index, Slot, SlotId};
 use crate::io::ShardId;
 use crate::record::{self, Form, Header, MAX_CONTIGUOUS, MAX_HEAD, MAX_KEY};
@@ -33,8 +33,6 @@ pub(super) struct Owner {
     /// Where the clock over large objects stands, in `larges`.
     pub large_hand: usize,
     pub emptying: Option<Emptying>,
-    pub young_threshold: Threshold,
-    pub old_threshold: Threshold,
     pub counts: Counts,
     fills: Slab<Filling>,
     max_object: u64,
@@ -80,8 +78,6 @@ impl Owner {
             larges: Slab::new(),
             large_hand: 0,
             emptying: None,
-            young_threshold: Threshold::new(),
-            old_threshold: Threshold::new(),
             counts: Counts::default(),
             fills: Slab::new(),
             max_object,
@@ -310,9 +306,10 @@ impl Owner {
 
     fn evict_from_line(&mut self, hash: KeyHash, partition: &Partition) -> SlotId {
         let index = Arc::clone(&self.index);
-        let mut slots: Vec<_> = index.line(hash).collect();
-        slots.sort_by_key(|(slot, _)| self.frequencies.get(*slot));
-        let (slot, entry) = slots[0];
+        let least = index
+            .line(hash)
+            .min_by_key(|(slot, _)| self.frequencies.get(*slot));
+        let (slot, entry) = least.expect("a line has eight slots");
         self.forget(slot, entry, partition);
         self.counts.evictions += 1;
         slot

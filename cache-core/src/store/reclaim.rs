@@ -2,38 +2,67 @@
 
 use super::hit::Place;
 use super::owner::Owner;
-use super::{Partition, ShardId, hash_key};
-use crate::evict::{Age, Threshold};
+use super::{KeyHash, Partition, ShardId, hash_key};
+use crate::evict::{Age, Census, survivor_budget};
+use crate::index::SlotId;
 use crate::record::{ALIGN, Form, Header};
 
 /// Log bytes walked in one turn, unless room is needed at once.
 const WALK_PER_TURN: u32 = 256 << 10;
+/// Segments walked in one turn when room is needed at once.
+const SEGMENTS_PER_TURN: usize = 4;
 /// Large objects looked at in one turn.
 const LARGES_PER_TURN: usize = 64;
 /// Rounds after which every frequency has aged to zero.
 const AGEING_ROUNDS: usize = 5;
 
-/// A segment whose objects are being copied on or dropped.
+/// A segment that is walked twice: to see what is asked for, and to copy that on.
 #[derive(Debug)]
 pub(super) struct Emptying {
     age: Age,
     segment: u32,
     /// The next record.
     offset: u32,
-    copied: u32,
+    census: Census,
+    /// On the second walk: the least frequency that survives.
+    threshold: Option<u8>,
+    /// Bytes that may still be copied.
+    budget: u32,
+}
+
+/// A record on a walk.
+struct Walked<'a> {
+    slot: SlotId,
+    hash: KeyHash,
+    location: u64,
+    header: Header,
+    bytes: &'a [u8],
 }
 
 impl Owner {
     /// Reclaims what readers have let go of and evicts what will be needed.
     pub fn turn(&mut self, partition: &Partition) {
         self.space.reclaim();
-        if self.emptying.is_none() && self.space.log_is_short() {
-            self.emptying = self.space.pick().map(Emptying::new);
-        }
-        if let Some(emptying) = self.emptying.take() {
-            self.empty(emptying, partition);
-        }
+        self.make_log_room(partition);
         self.evict_larges(0, LARGES_PER_TURN, partition);
+    }
+
+    /// Empties part of a segment, or as many as it takes when room is needed at once.
+    fn make_log_room(&mut self, partition: &Partition) {
+        let budget = survivor_budget(self.space.log().segment_bytes());
+        for _ in 0..SEGMENTS_PER_TURN {
+            if self.emptying.is_none() && self.space.log_is_short() {
+                let picked = self.space.pick();
+                self.emptying = picked.map(|(age, segment)| Emptying::new(age, segment, budget));
+            }
+            let Some(emptying) = self.emptying.take() else {
+                return;
+            };
+            self.empty(emptying, partition);
+            if !self.space.log_is_out() {
+                return;
+            }
+        }
     }
 
     pub fn laggards(&mut self) -> Vec<ShardId> {
@@ -72,28 +101,35 @@ impl Owner {
         self.counts.evictions += u64::from(epoch == self.current_epoch());
     }
 
-    /// Goes on with a segment, as far as one turn may.
+    /// Goes on with a segment: as far as one turn may, or to its end when room is needed at once.
     fn empty(&mut self, mut emptying: Emptying, partition: &Partition) {
         let end = self.space.log().committed(emptying.segment);
-        let walk = match self.space.log_is_out() {
-            true => end,
-            false => WALK_PER_TURN,
-        };
-        let stop = end.min(emptying.offset.saturating_add(walk));
-        while emptying.offset < stop {
-            self.empty_record(&mut emptying, partition);
+        loop {
+            let walk = match self.space.log_is_out() {
+                true => end,
+                false => WALK_PER_TURN,
+            };
+            let stop = end.min(emptying.offset.saturating_add(walk));
+            while emptying.offset < stop {
+                self.walk_record(&mut emptying, partition);
+            }
+            if emptying.offset < end {
+                self.emptying = Some(emptying);
+                return;
+            }
+            if emptying.threshold.is_some() {
+                return self.space.retire_log(emptying.segment);
+            }
+            if emptying.age == Age::Young && emptying.census.exceeds(emptying.budget) {
+                return self.space.put_back(emptying.segment);
+            }
+            emptying.threshold = Some(emptying.census.threshold(emptying.budget));
+            emptying.offset = 0;
         }
-        if emptying.offset < end {
-            self.emptying = Some(emptying);
-            return;
-        }
-        self.space.retire_log(emptying.segment);
-        let budget = Threshold::budget(self.space.log().segment_bytes());
-        self.threshold(emptying.age).adapt(emptying.copied, budget);
     }
 
-    /// Copies the next record on if its object is asked for, else forgets the object.
-    fn empty_record(&mut self, emptying: &mut Emptying, partition: &Partition) {
+    /// Looks at the next record, if an object lies there that can be found.
+    fn walk_record(&mut self, emptying: &mut Emptying, partition: &Partition) {
         let place = Place {
             segment: emptying.segment,
             offset: emptying.offset,
@@ -105,57 +141,75 @@ impl Owner {
         };
         let len = header.record_len();
         emptying.offset = emptying.offset.saturating_add(len.next_multiple_of(ALIGN));
-        if header.form == Form::Piece {
+        let bytes = partition.log.read(place.segment, place.offset, len);
+        let (Some(bytes), Some(key)) = (bytes, partition.key(place, &header)) else {
             return;
-        }
-        let record = partition.log.read(place.segment, place.offset, len);
-        if let Some(record) = record {
-            self.keep_or_drop(emptying, place, &header, record, partition);
-        }
-    }
-
-    fn keep_or_drop(
-        &mut self,
-        emptying: &mut Emptying,
-        place: Place,
-        header: &Header,
-        record: &[u8],
-        partition: &Partition,
-    ) {
-        let key = &record[ALIGN as usize..header.head_start() as usize];
+        };
         let hash = hash_key(&self.hasher, key);
         let location = place.location(partition.log_shift);
         let Some(slot) = self.index.find(hash, location) else {
             return;
         };
-        let frequency = self.frequencies.get(slot);
-        let is_wanted = match header.form {
-            // A large object is evicted for its extents, not for its record.
-            Form::Extents => true,
-            Form::Contiguous | Form::Piece => self.threshold(emptying.age).admits(frequency),
+        let walked = Walked {
+            slot,
+            hash,
+            location,
+            header,
+            bytes,
         };
-        let copied = emptying.copied + header.record_len().next_multiple_of(ALIGN);
-        let has_room = copied <= Threshold::budget(self.space.log().segment_bytes());
+        match emptying.threshold {
+            None => self.count_record(&mut emptying.census, &walked),
+            Some(threshold) => {
+                self.keep_or_drop(threshold, &mut emptying.budget, walked, partition);
+            }
+        }
+    }
+
+    fn count_record(&self, census: &mut Census, walked: &Walked) {
+        let len = walked.header.record_len().next_multiple_of(ALIGN);
+        match walked.header.form {
+            // A large object is evicted for its extents, not for its record.
+            Form::Extents => census.add_wanted(len),
+            Form::Contiguous => census.add(self.frequencies.get(walked.slot), len),
+            Form::Piece => {}
+        }
+    }
+
+    /// Copies a record on if its object is asked for, else forgets the object.
+    fn keep_or_drop(
+        &mut self,
+        threshold: u8,
+        budget: &mut u32,
+        walked: Walked,
+        partition: &Partition,
+    ) {
+        let Walked { slot, header, .. } = walked;
+        let is_large = header.form == Form::Extents;
+        let is_wanted = is_large || self.frequencies.get(slot) >= threshold;
         let is_current = header.epoch == self.current_epoch();
+        let rest = budget.checked_sub(header.record_len().next_multiple_of(ALIGN));
         if is_wanted
             && is_current
-            && has_room
-            && let Ok(new) = self.space.append_log(Age::Old, &[record])
+            && let Some(rest) = rest
+            && let Ok(place) = self.space.append_log(Age::Old, &[walked.bytes])
         {
-            emptying.copied = copied;
-            let is_hot = match header.form {
-                Form::Extents => self.frequencies.is_hot(slot),
-                Form::Contiguous | Form::Piece => self.frequencies.age(slot),
-            };
-            let moved = new.location(partition.log_shift);
-            self.move_large(header, location, moved);
-            self.index.set(slot, hash, moved, is_hot);
-            return;
+            *budget = rest;
+            return self.moved(&walked, place.location(partition.log_shift));
         }
         let entry = self.index.get(slot);
         self.index.clear(slot);
         self.forget(slot, entry, partition);
         self.counts.evictions += u64::from(is_current);
+    }
+
+    /// Lets the index follow a record that was copied.
+    fn moved(&mut self, walked: &Walked, location: u64) {
+        let is_hot = match walked.header.form {
+            Form::Extents => self.frequencies.is_hot(walked.slot),
+            Form::Contiguous | Form::Piece => self.frequencies.age(walked.slot),
+        };
+        self.move_large(&walked.header, walked.location, location);
+        self.index.set(walked.slot, walked.hash, location, is_hot);
     }
 
     fn move_large(&mut self, header: &Header, from: u64, to: u64) {
@@ -167,22 +221,17 @@ impl Owner {
             large.location = to;
         }
     }
-
-    fn threshold(&mut self, age: Age) -> &mut Threshold {
-        match age {
-            Age::Young => &mut self.young_threshold,
-            Age::Old => &mut self.old_threshold,
-        }
-    }
 }
 
 impl Emptying {
-    fn new((age, segment): (Age, u32)) -> Self {
+    fn new(age: Age, segment: u32, budget: u32) -> Self {
         Self {
             age,
             segment,
             offset: 0,
-            copied: 0,
+            census: Census::default(),
+            threshold: None,
+            budget,
         }
     }
 }

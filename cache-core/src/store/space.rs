@@ -108,6 +108,11 @@ impl Space {
         self.clock.pick(self.log.segments(), is_pinned)
     }
 
+    /// Puts a segment back that is too good to be emptied.
+    pub fn put_back(&mut self, segment: u32) {
+        self.clock.push(Age::Old, segment);
+    }
+
     pub fn retire_log(&mut self, segment: u32) {
         self.log.retire(segment);
     }

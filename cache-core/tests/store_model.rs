@@ -1,0 +1,370 @@
+//! The store against a map that never forgets: whatever is done in whatever order, a lookup finds
+//! what was committed last for that key or nothing, views do not change, and memory stays bounded.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use cache_core::store::{Fill, KeyHash, ObjectMeta, Span, Store, StoreConfig, StoreError, build};
+use hugepages::PagePolicy;
+use proptest::prelude::*;
+
+const SHARDS: u8 = 2;
+const RAM: u64 = 16 << 20;
+const KEYS: u16 = 600;
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Stores an object whole.
+    Put {
+        key: u16,
+        len: usize,
+        known: bool,
+    },
+    /// Begins a fill and leaves it open.
+    Begin {
+        key: u16,
+        len: usize,
+        known: bool,
+    },
+    /// Writes the next bytes of an open fill.
+    Grow {
+        fill: usize,
+        chunk: usize,
+    },
+    /// Commits (when all is written) and releases an open fill.
+    Finish {
+        fill: usize,
+    },
+    Abort {
+        fill: usize,
+    },
+    /// Looks up on a shard, and keeps the views if asked to.
+    Get {
+        shard: u8,
+        key: u16,
+        keep: bool,
+    },
+    DropKept {
+        kept: usize,
+    },
+    Purge {
+        key: u16,
+    },
+    PurgeAll {
+        shard: u8,
+    },
+    Turn {
+        shard: u8,
+    },
+    TurnAll,
+}
+
+fn length() -> impl Strategy<Value = usize> {
+    prop_oneof![
+        6 => 0..9_000usize,
+        2 => 9_000..70_000usize,
+        1 => 70_000..700_000usize,
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let key = 0..KEYS;
+    let shard = 0..SHARDS;
+    let fill = 0..64usize;
+    prop_oneof![
+        30 => (key.clone(), length(), any::<bool>())
+            .prop_map(|(key, len, known)| Step::Put { key, len, known }),
+        6 => (key.clone(), length(), any::<bool>())
+            .prop_map(|(key, len, known)| Step::Begin { key, len, known }),
+        12 => (fill.clone(), 1..80_000usize).prop_map(|(fill, chunk)| Step::Grow { fill, chunk }),
+        4 => fill.clone().prop_map(|fill| Step::Finish { fill }),
+        1 => fill.clone().prop_map(|fill| Step::Abort { fill }),
+        20 => (shard.clone(), key.clone(), prop::bool::weighted(0.2))
+            .prop_map(|(shard, key, keep)| Step::Get { shard, key, keep }),
+        4 => fill.prop_map(|kept| Step::DropKept { kept }),
+        2 => key.prop_map(|key| Step::Purge { key }),
+        1 => shard.clone().prop_map(|shard| Step::PurgeAll { shard }).boxed(),
+        8 => shard.prop_map(|shard| Step::Turn { shard }),
+        20 => Just(Step::TurnAll),
+    ]
+}
+
+/// A version of a key's object. Its bytes follow from it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Version {
+    key: u16,
+    number: u64,
+    len: usize,
+}
+
+impl Version {
+    fn bytes(self, from: usize, to: usize) -> Vec<u8> {
+        let seed = u64::from(self.key) << 40 ^ self.number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let byte = |i: usize| {
+            let word = (seed ^ (i as u64 / 8)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+            (word >> (i % 8 * 8)) as u8
+        };
+        (from..to).map(byte).collect()
+    }
+
+    fn body(self) -> Vec<u8> {
+        self.bytes(0, self.len)
+    }
+}
+
+struct OpenFill {
+    fill: Fill,
+    owner: usize,
+    version: Version,
+    written: usize,
+    spans: Vec<Span>,
+    /// It failed, or was purged since: it must not be committed.
+    refused: bool,
+}
+
+struct Model {
+    stores: Vec<Store>,
+    committed: HashMap<u16, Version>,
+    fills: Vec<OpenFill>,
+    kept: Vec<(Bytes, Vec<u8>)>,
+    versions: u64,
+}
+
+impl Model {
+    fn new() -> Self {
+        let config = StoreConfig {
+            shards: SHARDS,
+            ram_bytes: RAM,
+            pages: PagePolicy::Plain,
+            hash_seed: 7,
+            ..StoreConfig::default()
+        };
+        let (stores, report) = build(&config).unwrap();
+        assert!(report.backing.bytes <= RAM);
+        Self {
+            stores,
+            committed: HashMap::new(),
+            fills: Vec::new(),
+            kept: Vec::new(),
+            versions: 0,
+        }
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Put { key, len, known } => {
+                if let Some(mut open) = self.begin(key, len, known) {
+                    self.grow(&mut open, len);
+                    self.finish(open);
+                }
+            }
+            Step::Begin { key, len, known } => {
+                if self.fills.len() < 20
+                    && let Some(open) = self.begin(key, len, known)
+                {
+                    self.fills.push(open);
+                }
+            }
+            Step::Grow { fill, chunk } => {
+                if let Some(mut open) = self.pick(fill) {
+                    self.grow(&mut open, chunk);
+                    self.check_spans(&open);
+                    self.fills.push(open);
+                }
+            }
+            Step::Finish { fill } => {
+                if let Some(mut open) = self.pick(fill) {
+                    self.grow(&mut open, usize::MAX);
+                    self.check_spans(&open);
+                    self.finish(open);
+                }
+            }
+            Step::Abort { fill } => {
+                if let Some(open) = self.pick(fill) {
+                    self.stores[open.owner].release(open.fill);
+                }
+            }
+            Step::Get { shard, key, keep } => self.get(shard, key, keep),
+            Step::DropKept { kept } => {
+                if !self.kept.is_empty() {
+                    let kept = kept % self.kept.len();
+                    let (view, bytes) = self.kept.swap_remove(kept);
+                    assert!(*view == *bytes, "a view changed");
+                }
+            }
+            Step::Purge { key } => self.purge(key),
+            Step::PurgeAll { shard } => self.purge_all(shard),
+            Step::Turn { shard } => self.stores[usize::from(shard)].turn(),
+            Step::TurnAll => self.stores.iter_mut().for_each(Store::turn),
+        }
+    }
+
+    fn hash(&self, key: u16) -> (KeyHash, [u8; 2], usize) {
+        let key = key.to_le_bytes();
+        let hash = self.stores[0].hash(&key);
+        (hash, key, usize::from(self.stores[0].owner(hash)))
+    }
+
+    fn begin(&mut self, key: u16, len: usize, known: bool) -> Option<OpenFill> {
+        self.versions += 1;
+        let version = Version {
+            key,
+            number: self.versions,
+            len,
+        };
+        let meta = ObjectMeta {
+            stored_unix_ms: version.number,
+            ..ObjectMeta::default()
+        };
+        let (hash, key, owner) = self.hash(key);
+        let length = known.then_some(len as u64);
+        let fill = self.stores[owner].begin(hash, &key, &meta, &key, length);
+        Some(OpenFill {
+            fill: fill.ok()?,
+            owner,
+            version,
+            written: 0,
+            spans: Vec::new(),
+            refused: false,
+        })
+    }
+
+    fn pick(&mut self, fill: usize) -> Option<OpenFill> {
+        if self.fills.is_empty() {
+            return None;
+        }
+        let fill = fill % self.fills.len();
+        Some(self.fills.swap_remove(fill))
+    }
+
+    fn grow(&mut self, open: &mut OpenFill, chunk: usize) {
+        let to = open.version.len.min(open.written.saturating_add(chunk));
+        let data = open.version.bytes(open.written, to);
+        let before = open.spans.len();
+        match self.stores[open.owner].append(&mut open.fill, &data, &mut open.spans) {
+            Ok(()) => {
+                open.written = to;
+                let new: usize = open.spans[before..].iter().map(Span::len).sum();
+                assert_eq!(new, data.len());
+            }
+            Err(StoreError::Full | StoreError::NotOwner { .. }) => {
+                assert_eq!(open.spans.len(), before);
+                open.refused = true;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// What was published so far, seen from a shard that did not write it.
+    fn check_spans(&mut self, open: &OpenFill) {
+        let reader = &mut self.stores[1 - open.owner];
+        let views = open.spans.iter().map(|span| reader.view(span).unwrap());
+        let seen: Vec<u8> = views.flat_map(|view| view.to_vec()).collect();
+        assert!(seen == open.version.bytes(0, open.written), "spans differ");
+    }
+
+    fn finish(&mut self, mut open: OpenFill) {
+        let store = &mut self.stores[open.owner];
+        match store.commit(&mut open.fill) {
+            Ok(()) => {
+                assert!(!open.refused, "committed after a purge or a failure");
+                self.committed.insert(open.version.key, open.version);
+            }
+            Err(StoreError::Full) => {}
+            Err(error) => assert!(open.refused, "{error}"),
+        }
+        store.release(open.fill);
+    }
+
+    fn get(&mut self, shard: u8, key: u16, keep: bool) {
+        let (hash, key_bytes, owner) = self.hash(key);
+        let mut note = None;
+        if let Some(mut hit) = self.stores[usize::from(shard)].lookup(hash, &key_bytes) {
+            let expected = self
+                .committed
+                .get(&key)
+                .expect("a purged or unknown object");
+            assert_eq!(hit.meta.stored_unix_ms, expected.number);
+            assert_eq!(hit.meta.body_len, expected.len as u64);
+            assert_eq!(hit.head(), key_bytes);
+            note = hit.note;
+            let body = hit.bytes().expect("an object without its bytes");
+            let found: Vec<u8> = body.iter().flat_map(|piece| piece.to_vec()).collect();
+            assert!(found == expected.body(), "another body");
+            if keep && self.kept.len() < 12 {
+                let piece = body.piece(body.pieces() - 1);
+                self.kept.push((piece.clone(), piece.to_vec()));
+            }
+        }
+        if let Some(note) = note {
+            self.stores[owner].note_hits(&[note]);
+        }
+    }
+
+    fn purge(&mut self, key: u16) {
+        let (hash, key_bytes, owner) = self.hash(key);
+        let purged = self.stores[owner].purge(hash, &key_bytes);
+        let was_committed = self.committed.remove(&key).is_some();
+        assert!(was_committed || !purged);
+        for open in self.fills.iter_mut().filter(|open| open.version.key == key) {
+            open.refused = true;
+        }
+    }
+
+    fn purge_all(&mut self, shard: u8) {
+        let shard = usize::from(shard);
+        let objects = self.stores[shard].stats().objects;
+        assert_eq!(self.stores[shard].purge_all(), objects);
+        assert_eq!(self.stores[shard].stats().objects, 0);
+        let owner = |key: u16| {
+            let store = &self.stores[0];
+            usize::from(store.owner(store.hash(&key.to_le_bytes())))
+        };
+        self.committed.retain(|key, _| owner(*key) != shard);
+        for open in self.fills.iter_mut().filter(|open| open.owner == shard) {
+            open.refused = true;
+        }
+    }
+
+    /// Nothing is lost for good: without fills and views, everything retired comes free, and the
+    /// objects that are counted are those that can be found.
+    fn end(mut self) {
+        while let Some(open) = self.pick(0) {
+            self.stores[open.owner].release(open.fill);
+        }
+        for (view, bytes) in self.kept.drain(..) {
+            assert!(*view == *bytes, "a view changed");
+        }
+        for _ in 0..64 {
+            self.stores.iter_mut().for_each(Store::turn);
+        }
+        for shard in 0..usize::from(SHARDS) {
+            let found = (0..KEYS).filter(|key| {
+                let (hash, key, owner) = self.hash(*key);
+                owner == shard && self.stores[shard].lookup(hash, &key).is_some()
+            });
+            let found = found.count() as u64;
+            let stats = self.stores[shard].stats();
+            assert_eq!(stats.objects, found);
+            assert_eq!(stats.fills, 0);
+            assert_eq!(stats.held_up, [0, 0]);
+            assert!(stats.bytes <= RAM / u64::from(SHARDS));
+        }
+        for store in &mut self.stores {
+            store.purge_all();
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn lookups_find_the_last_commit_or_nothing(steps in prop::collection::vec(step(), 1..1_500)) {
+        let mut model = Model::new();
+        for step in steps {
+            model.take(step);
+        }
+        model.end();
+    }
+}
