@@ -22,9 +22,9 @@ use quinn_proto::{
     ClientConfig, ConnectionHandle, DatagramEvent, Endpoint, EndpointConfig, VarInt,
 };
 
-use super::h3::{Head, Heads};
 use super::net::Socket;
 use super::peer::Peer;
+use super::qpack::{Head, Heads};
 use super::targets::Targets;
 
 /// Segments of one send.

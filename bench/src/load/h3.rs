@@ -1,12 +1,9 @@
-//! The client's side of HTTP/3, as much as a load generator needs (RFC 9114, RFC 9204).
-//!
-//! Requests are encoded once per target without Huffman or dynamic table. Of a response, the
-//! frames are checked in full, of its head only the status, the length and Cache-Status are
-//! read. Most heads of a run are alike, so a head equal to the one before is not decoded again.
+//! The client's side of HTTP/3, as much as a load generator needs (RFC 9114): a request is one frame,
+//! a response is checked frame by frame while it arrives.
 
 use thiserror::Error;
 
-use super::huffman::Huffman;
+use super::qpack::{Head, Heads, encode_section};
 
 /// Largest field section taken from a server.
 const MAX_HEAD: usize = 16 << 10;
@@ -31,179 +28,17 @@ pub enum Malformed {
     Length,
 }
 
-/// What the cache said of a response in Cache-Status (RFC 9211).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum CacheStatus {
-    #[default]
-    Absent,
-    Hit,
-    /// `fwd`: the request went, or waited for one that went, to the origin.
-    Forwarded,
-}
-
-/// What is kept of a response head.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Head {
-    pub status: u16,
-    pub length: Option<u64>,
-    pub cache: CacheStatus,
-}
-
 /// The first bytes of the client's control stream: its type and empty SETTINGS, which leave the
 /// dynamic table at zero.
 pub(super) const CONTROL_PREFACE: [u8; 3] = [0x00, 0x04, 0x00];
 
 /// A GET as one HEADERS frame.
 pub(super) fn encode_get(authority: &str, target: &str) -> Vec<u8> {
-    let mut section = vec![0, 0];
-    // :method GET and :scheme https, whole, from the static table.
-    section.extend_from_slice(&[0xc0 | 17, 0xc0 | 23]);
-    for (index, value) in [(0u8, authority), (1, target)] {
-        section.push(0x50 | index);
-        encode_prefixed(value.len() as u64, 7, &mut section);
-        section.extend_from_slice(value.as_bytes());
-    }
+    let section = encode_section(authority, target);
     let mut frame = vec![FRAME_HEADERS as u8];
     encode_varint(section.len() as u64, &mut frame);
     frame.extend_from_slice(&section);
     frame
-}
-
-/// Decodes heads and remembers the last one.
-pub(super) struct Heads {
-    huffman: Huffman,
-    last: Vec<u8>,
-    decoded: Head,
-}
-
-impl Heads {
-    pub(super) fn new() -> Self {
-        Self {
-            huffman: Huffman::new(),
-            last: Vec::new(),
-            decoded: Head::default(),
-        }
-    }
-
-    fn decode(&mut self, section: &[u8]) -> Result<Head, Malformed> {
-        if self.last != section {
-            self.decoded = self.decode_fields(section).ok_or(Malformed::Fields)?;
-            self.last.clear();
-            self.last.extend_from_slice(section);
-        }
-        Ok(self.decoded)
-    }
-
-    fn decode_fields(&self, section: &[u8]) -> Option<Head> {
-        let mut rest = section;
-        if decode_prefixed(8, &mut rest)? != 0 {
-            return None; // Needs a dynamic table, which we did not allow.
-        }
-        decode_prefixed(7, &mut rest)?;
-        let mut head = Head::default();
-        while let Some(&first) = rest.first() {
-            self.field(first, &mut rest, &mut head)?;
-        }
-        (head.status != 0).then_some(head)
-    }
-
-    fn field(&self, first: u8, rest: &mut &[u8], head: &mut Head) -> Option<()> {
-        if first & 0xc0 == 0xc0 {
-            let index = decode_prefixed(6, rest)?;
-            if let Some(status) = static_status(index) {
-                head.status = status;
-            } else if index == STATIC_CONTENT_LENGTH {
-                head.length = Some(0);
-            }
-            return (index < STATIC_ENTRIES).then_some(());
-        }
-        let name = if first & 0xd0 == 0x50 {
-            Name::from_static(decode_prefixed(4, rest)?)?
-        } else if first & 0xe0 == 0x20 {
-            Name::from_literal(&self.string(3, rest)?)
-        } else {
-            return None;
-        };
-        let value = self.string(7, rest)?;
-        name.note(&value, head)
-    }
-
-    /// A string whose Huffman flag is the bit above the length's prefix.
-    fn string(&self, prefix: u32, rest: &mut &[u8]) -> Option<Vec<u8>> {
-        let coded = rest.first()? & 1 << prefix != 0;
-        let length = usize::try_from(decode_prefixed(prefix, rest)?).ok()?;
-        let (bytes, tail) = rest.split_at_checked(length)?;
-        *rest = tail;
-        if !coded {
-            return Some(bytes.to_vec());
-        }
-        let mut out = Vec::with_capacity(length * 2);
-        self.huffman.decode(bytes, &mut out)?;
-        Some(out)
-    }
-}
-
-const STATIC_ENTRIES: u64 = 99;
-const STATIC_CONTENT_LENGTH: u64 = 4;
-
-/// The `:status` entries of the static table (RFC 9204 appendix A).
-fn static_status(index: u64) -> Option<u16> {
-    const LOW: [u16; 5] = [103, 200, 304, 404, 503];
-    const HIGH: [u16; 9] = [100, 204, 206, 302, 400, 403, 421, 425, 500];
-    match index {
-        24..=28 => Some(LOW[(index - 24) as usize]),
-        63..=71 => Some(HIGH[(index - 63) as usize]),
-        _ => None,
-    }
-}
-
-/// The fields that matter here.
-enum Name {
-    Status,
-    Length,
-    CacheStatus,
-    Other,
-}
-
-impl Name {
-    fn from_static(index: u64) -> Option<Self> {
-        match index {
-            STATIC_CONTENT_LENGTH => Some(Self::Length),
-            _ if static_status(index).is_some() => Some(Self::Status),
-            _ => (index < STATIC_ENTRIES).then_some(Self::Other),
-        }
-    }
-
-    fn from_literal(name: &[u8]) -> Self {
-        match name {
-            b":status" => Self::Status,
-            b"content-length" => Self::Length,
-            b"cache-status" => Self::CacheStatus,
-            _ => Self::Other,
-        }
-    }
-
-    fn note(&self, value: &[u8], head: &mut Head) -> Option<()> {
-        let text = std::str::from_utf8(value);
-        match self {
-            Self::Status => head.status = text.ok()?.parse().ok()?,
-            Self::Length => head.length = Some(text.ok()?.parse().ok()?),
-            Self::CacheStatus => head.cache = cache_status(text.ok()?),
-            Self::Other => {}
-        }
-        Some(())
-    }
-}
-
-fn cache_status(value: &str) -> CacheStatus {
-    let parameters = || value.split(';').skip(1).map(str::trim);
-    if parameters().any(|p| p == "hit") {
-        CacheStatus::Hit
-    } else if parameters().any(|p| p.starts_with("fwd")) {
-        CacheStatus::Forwarded
-    } else {
-        CacheStatus::Absent
-    }
 }
 
 /// A response while it arrives.
@@ -352,45 +187,10 @@ fn decode_varint(rest: &mut &[u8]) -> Option<u64> {
     Some(bytes[1..].iter().fold(start, |n, b| n << 8 | u64::from(*b)))
 }
 
-/// An integer with a prefix of `bits` bits (RFC 7541 section 5.1); the flags above it must be in
-/// the last byte already written.
-fn encode_prefixed(n: u64, bits: u32, out: &mut Vec<u8>) {
-    let most = (1u64 << bits) - 1;
-    if n < most {
-        out.push(n as u8);
-        return;
-    }
-    out.push(most as u8);
-    let mut rest = n - most;
-    while rest >= 128 {
-        out.push((rest % 128) as u8 | 0x80);
-        rest /= 128;
-    }
-    out.push(rest as u8);
-}
-
-fn decode_prefixed(bits: u32, rest: &mut &[u8]) -> Option<u64> {
-    let most = (1u64 << bits) - 1;
-    let (&first, mut tail) = rest.split_first()?;
-    let mut n = u64::from(first) & most;
-    if n == most {
-        for shift in (0..28).step_by(7) {
-            let (&byte, next) = tail.split_first()?;
-            tail = next;
-            n += u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                *rest = tail;
-                return Some(n);
-            }
-        }
-        return None;
-    }
-    *rest = tail;
-    Some(n)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::qpack::CacheStatus;
+    use super::super::qpack::tests::literal;
     use super::*;
 
     fn frame(kind: u64, payload: &[u8]) -> Vec<u8> {
@@ -399,16 +199,6 @@ mod tests {
         encode_varint(payload.len() as u64, &mut out);
         out.extend_from_slice(payload);
         out
-    }
-
-    fn literal(name: &str, value: &str) -> Vec<u8> {
-        let mut length = Vec::new();
-        encode_prefixed(name.len() as u64, 3, &mut length);
-        length[0] |= 0x20;
-        length.extend_from_slice(name.as_bytes());
-        encode_prefixed(value.len() as u64, 7, &mut length);
-        length.extend_from_slice(value.as_bytes());
-        length
     }
 
     /// `:status 200`, `content-length: 5`, `cache-status: popcache; hit; ttl=9`.
@@ -490,13 +280,8 @@ mod tests {
     }
 
     #[test]
-    fn integers_survive_a_round_trip() {
-        for n in [0u64, 5, 6, 7, 126, 127, 128, 255, 1337, 20_000] {
-            for bits in [3, 4, 6, 7, 8] {
-                let mut bytes = Vec::new();
-                encode_prefixed(n, bits, &mut bytes);
-                assert_eq!(decode_prefixed(bits, &mut &bytes[..]), Some(n));
-            }
+    fn lengths_survive_a_round_trip() {
+        for n in [0u64, 63, 64, 16_383, 16_384, 1 << 29, 1 << 30, 1 << 61] {
             let mut bytes = Vec::new();
             encode_varint(n, &mut bytes);
             assert_eq!(decode_varint(&mut &bytes[..]), Some(n));

@@ -14,6 +14,7 @@ pub mod herd;
 mod huffman;
 mod net;
 mod peer;
+mod qpack;
 mod report;
 mod run;
 mod targets;

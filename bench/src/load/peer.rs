@@ -195,7 +195,7 @@ impl Peer {
     fn complete(
         &mut self,
         id: StreamId,
-        outcome: Result<super::h3::Head, Failure>,
+        outcome: Result<super::qpack::Head, Failure>,
         shared: &mut Shared,
     ) {
         let slot = (id.index() - self.first) as usize;
@@ -249,7 +249,7 @@ impl Exchange {
         })
     }
 
-    fn outcome(&self, shared: &mut Shared) -> Result<super::h3::Head, Failure> {
+    fn outcome(&self, shared: &mut Shared) -> Result<super::qpack::Head, Failure> {
         let head = self.response.finish().map_err(|_| Failure::Malformed)?;
         if head.status != 200 {
             return Err(Failure::Status(head.status));
@@ -261,7 +261,7 @@ impl Exchange {
     fn completion(
         self,
         connection: usize,
-        outcome: Result<super::h3::Head, Failure>,
+        outcome: Result<super::qpack::Head, Failure>,
     ) -> Completion {
         Completion {
             connection,

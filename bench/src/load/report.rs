@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::engine::{Completion, Failure};
-use super::h3::CacheStatus;
+use super::qpack::CacheStatus;
 
 /// Longest latency kept apart, nanoseconds; a longer one counts as this.
 const LONGEST: u64 = 600_000_000_000;
