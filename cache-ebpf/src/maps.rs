@@ -35,7 +35,7 @@ pub struct Rules {
     /// [`LAYOUT`] of the writer. Anything else, as in a map that is still zero, passes every
     /// packet.
     pub layout: u32,
-    /// Shards, each on the queue of its number.
+    /// Shards, each on the queue of its number. An id of a higher shard is not ours any more.
     pub shards: u32,
     /// Bit `i`: datagrams of queue `i` go to its AF_XDP socket.
     pub af_xdp: u64,

@@ -3,7 +3,7 @@
 //! One type with one method, so that the parser above it is a single source for both. In the
 //! program every read is the compare-then-load on one pointer that the verifier follows.
 
-pub use reader::Packet;
+pub use reader::{Packet, forget};
 
 /// No header that we read starts further into a packet than this. It also is what the verifier
 /// accepts at most as the variable part of an offset.
@@ -12,6 +12,11 @@ const MAX_OFFSET: usize = 0x3fff;
 #[cfg(not(target_arch = "bpf"))]
 mod reader {
     use super::MAX_OFFSET;
+
+    /// `value` itself. In the XDP program the verifier forgets what it knows about it.
+    pub const fn forget(value: u16) -> u16 {
+        value
+    }
 
     /// A packet from its Ethernet header on.
     #[derive(Clone, Copy, Debug)]
@@ -43,9 +48,34 @@ mod reader {
 
 #[cfg(target_arch = "bpf")]
 mod reader {
-    use core::marker::PhantomData;
+    use core::{
+        marker::PhantomData,
+        ptr::{read_volatile, write_volatile},
+    };
 
     use super::MAX_OFFSET;
+
+    /// Room for a number at half of a stack slot, where the verifier does not follow values.
+    #[repr(C, align(8))]
+    struct HalfSlot {
+        unused: [u16; 2],
+        value: u16,
+    }
+
+    /// `value` itself, but the verifier forgets what it knows about it: it then walks what follows
+    /// once, and not once more for every path that led to another constant.
+    #[inline(always)]
+    pub fn forget(value: u16) -> u16 {
+        let mut slot = HalfSlot {
+            unused: [0; 2],
+            value: 0,
+        };
+        // SAFETY: a pointer to a local, valid and aligned for both.
+        unsafe {
+            write_volatile(&raw mut slot.value, value);
+            read_volatile(&raw const slot.value)
+        }
+    }
 
     /// A packet from its Ethernet header on.
     #[derive(Clone, Copy)]

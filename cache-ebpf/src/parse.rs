@@ -4,7 +4,10 @@
 //! destination; what is behind an authentication header is not looked for). It validates what it
 //! needs to find the payload and leaves the rest (checksums, addresses) to whoever takes the packet.
 
-use crate::{packet::Packet, reason::Reason};
+use crate::{
+    packet::{Packet, forget},
+    reason::Reason,
+};
 
 /// VLAN tags that are followed: one, or a service tag around a customer tag.
 pub const MAX_VLAN_TAGS: usize = 2;
@@ -79,8 +82,8 @@ pub fn udp(packet: &Packet<'_>) -> Result<Udp, Reason> {
         v6,
         source: u16::from_be_bytes([s0, s1]),
         destination: u16::from_be_bytes([d0, d1]),
-        payload,
-        length: length - UDP_LEN,
+        payload: forget(payload as u16) as usize,
+        length: forget((length - UDP_LEN) as u16) as usize,
     })
 }
 

@@ -28,7 +28,7 @@ pub enum CidOwner {
     Home,
     /// Another shard: userspace hands the datagram over.
     Away,
-    /// The id is not one of ours: chosen by the client, forged or stale.
+    /// The id is not one of ours: chosen by the client, forged, or of a shard that is no more.
     Unknown,
 }
 
@@ -69,7 +69,8 @@ pub fn decide(packet: &Packet<'_>, queue: u32, rules: &Rules, keys: &CidKeys) ->
     let shard = header
         .cid
         .and_then(|at| udp.read(packet, at))
-        .and_then(|cid| cid::open_exact(keys, &cid));
+        .and_then(|cid| cid::open_exact(keys, &cid))
+        .filter(|shard| u32::from(*shard) < rules.shards);
     let owner = owner(shard, queue);
     Decision {
         verdict: steer(queue, rules),
@@ -179,6 +180,14 @@ mod tests {
         let forged = decided(&datagram(443, &payload), 2, &rules);
         assert_eq!(forged.reason, Reason::QuicShortUnknown);
         assert_eq!(forged.verdict, Verdict::Redirect { queue: 2 });
+    }
+
+    #[test]
+    fn an_id_of_a_shard_that_is_no_more_is_unknown() {
+        let frame = datagram(443, &short(4));
+        let stale = decided(&frame, 4, &rules(443));
+        assert_eq!(stale.reason, Reason::QuicShortUnknown);
+        assert_eq!(stale.owner, CidOwner::Unknown);
     }
 
     #[test]

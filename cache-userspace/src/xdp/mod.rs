@@ -12,6 +12,9 @@
 //! AF_XDP sockets are gone, so every packet goes to the kernel's UDP sockets. The next daemon finds
 //! the pins, loads its own program on the same maps and replaces the old one atomically, or keeps the
 //! old one when it is the same. [`detach`] removes it all.
+//!
+//! The pins last as long as the bpffs that they are on. `ip netns exec` runs its command with mounts of
+//! its own: a bpffs that is mounted in there, and with it the program, ends with the command.
 
 mod bpffs;
 mod link;

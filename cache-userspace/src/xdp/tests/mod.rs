@@ -5,6 +5,7 @@ mod net;
 use std::{
     os::fd::AsFd,
     path::Path,
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -157,6 +158,47 @@ fn maps_of_another_layout_are_refused_and_left_attached() {
             "{refused}"
         );
         assert!(pins.join(INTERFACE).join("link").exists());
+    });
+}
+
+/// Keeps what is logged.
+#[derive(Default)]
+struct Heard(Mutex<Vec<String>>);
+
+impl log::Log for &Heard {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let line = format!("{} {}", record.level(), record.args());
+        self.0.lock().expect("not poisoned").push(line);
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn a_program_on_maps_of_another_layout_passes_all_and_says_so() {
+    with_pins(|pins| {
+        let mut xdp = Xdp::attach(&options(pins)).expect("attached");
+        let heard = Heard::default();
+        let program = xdp.attachment().program_id;
+        let mut log = EbpfLogger::init_from_id_with_logger(program, &heard).expect("a log");
+        let mut rules = xdp.rules;
+        rules.layout = LAYOUT + 1;
+        xdp.maps.write_rules(&rules).expect("written");
+
+        send(PORT, &short_packet(&xdp.cid_keys()));
+        wait_until("the packet passes", || counter(&xdp, "layout_mismatch") > 0);
+        wait_until("the program says so", || {
+            log.flush();
+            let heard = heard.0.lock().expect("not poisoned");
+            let wanted = format!("WARN maps have layout {}", LAYOUT + 1);
+            heard.iter().any(|line| line.starts_with(&wanted))
+        });
+        assert_eq!(counter(&xdp, "quic_short"), 0);
+        xdp.flush_log();
     });
 }
 
