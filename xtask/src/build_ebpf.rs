@@ -115,7 +115,10 @@ fn compile(root: &Path, compiler: &Compiler, linker: &Path) -> anyhow::Result<Pa
         .env("RUSTC", &compiler.rustc)
         // Debian's compiler is a release build; -Z options and build-std need the bootstrap switch.
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("RUSTFLAGS", "-C target-cpu=v3 -C debuginfo=2 -C link-arg=--btf")
+        .env(
+            "RUSTFLAGS",
+            "-C target-cpu=v3 -C debuginfo=2 -C link-arg=--btf",
+        )
         .env("CARGO_TARGET_DIR", &target_dir)
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
         .status()
