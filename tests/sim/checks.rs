@@ -53,6 +53,7 @@ fn exchange_holds(
         None => Err("neither answered nor reset".to_owned()),
         Some(Outcome::Unsent | Outcome::Cancelled) => Ok(()),
         Some(Outcome::ConnectionLost(reason)) => clean_forbids(plan, resource, reason),
+        Some(Outcome::Torn(how)) => Err(how.clone()),
         Some(Outcome::Reset(code)) => {
             clean_forbids(plan, resource, &format!("reset with {code:#x}"))
         }
@@ -100,7 +101,8 @@ fn content_holds(
         _ => 200,
     };
     if answer.status != status {
-        return Err(format!("status {} for {status}", answer.status));
+        let (own, len) = (&answer.cache_status, answer.body.len());
+        return Err(format!("status {} for {status} ({own}, {len} bytes)", answer.status));
     }
     let expected = body(version.resource, number, resource.size);
     if exchange.plan.head {

@@ -39,6 +39,8 @@ pub enum Outcome {
     /// Taken back by the client.
     Cancelled,
     ConnectionLost(String),
+    /// Ended in the middle of a frame, though not reset.
+    Torn(String),
     /// Never sent: the client was gone before.
     Unsent,
 }
@@ -115,7 +117,8 @@ impl Client {
         let mut transport = TransportConfig::default();
         transport
             .max_idle_timeout(Some(VarInt::from_u32(10_000).into()))
-            .max_concurrent_uni_streams(VarInt::from_u32(8));
+            .max_concurrent_uni_streams(VarInt::from_u32(8))
+            .keep_alive_interval(Some(Duration::from_secs(4)));
         config.transport_config(Arc::new(transport));
         let connection = self
             .endpoint
@@ -364,10 +367,8 @@ fn decode(mut data: &[u8]) -> Outcome {
     while let Some((header, used)) = FrameHeader::parse(data) {
         let end = used + header.length as usize;
         let Some(payload) = data.get(used..end) else {
-            return Outcome::Answered(Answer {
-                status: 0,
-                ..answer
-            });
+            let got = data.len() - used;
+            return Outcome::Torn(format!("{got} bytes of a frame of {}", header.length));
         };
         match header.kind {
             FRAME_HEADERS => read_fields(payload, &mut answer),
@@ -403,7 +404,7 @@ fn read_fields(section: &[u8], answer: &mut Answer) {
 
 fn text_of(text: qpack::Text<'_>) -> Vec<u8> {
     let mut out = vec![0; 4 << 10];
-    let len = text.decode(&mut out).unwrap_or(0);
+    let len = text.decode(&mut out).map_or(0, |decoded| decoded.len);
     out.truncate(len);
     out
 }

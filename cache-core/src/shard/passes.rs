@@ -26,8 +26,10 @@ pub(super) struct Pass {
     queue: VecDeque<Bytes>,
     /// Body bytes in the queue or being written, to be credited when they are gone.
     uncredited: u32,
-    /// The body's length was declared: one DATA frame holds it all.
-    framed: bool,
+    /// The declared length of the body that is to come: one DATA frame holds it all. `None`: every
+    /// piece is a frame of its own.
+    declared: Option<u64>,
+    received: u64,
     begun: bool,
     end: Option<End>,
 }
@@ -82,7 +84,8 @@ impl Shard {
                 why,
                 queue: VecDeque::new(),
                 uncredited: 0,
-                framed: false,
+                declared: None,
+                received: 0,
                 begun: false,
                 end: None,
             },
@@ -95,7 +98,7 @@ impl Shard {
         self.advance(conn, id, response, now, out)
     }
 
-    /// News of a pass: queued, then the request goes on. False: it is no pass of ours.
+    /// News of a pass: queued, then the request goes on.
     pub(super) fn pass_event(
         &mut self,
         now: Now,
@@ -106,6 +109,9 @@ impl Shard {
         let Some(pass) = self.passes.get_mut(&fetch) else {
             return;
         };
+        if pass.end.is_some() {
+            return;
+        }
         match event {
             FetchEvent::Head {
                 status,
@@ -128,18 +134,27 @@ impl Shard {
                 let body_len = length.filter(|&len| len > 0 && !pass.head_only);
                 let mut buffer = Vec::with_capacity(fields.len() + 128);
                 head::write_response(&mut buffer, &fields, dynamic, body_len);
-                pass.framed = length.is_some();
+                pass.declared = if pass.head_only { Some(0) } else { length };
                 pass.begun = true;
                 pass.queue.push_back(Bytes::from(buffer));
             }
             FetchEvent::Body(bytes) => {
+                pass.received += bytes.len() as u64;
                 pass.uncredited += bytes.len() as u32;
-                if !pass.framed {
-                    pass.queue.push_back(data_header(bytes.len()));
+                match pass.declared {
+                    None => pass.queue.push_back(data_header(bytes.len())),
+                    Some(declared) if pass.received > declared => {
+                        out.fetches.push(FetchCommand::Cancel { id: fetch });
+                        pass.end = Some(End::Broken);
+                    }
+                    Some(_) => {}
                 }
                 pass.queue.push_back(bytes);
             }
-            FetchEvent::End => pass.end = Some(End::Complete),
+            FetchEvent::End => {
+                let whole = pass.declared.is_none_or(|length| length == pass.received);
+                pass.end = Some(if whole { End::Complete } else { End::Broken });
+            }
             FetchEvent::Failed(FetchError { kind, .. }) => {
                 self.stats.fetches_failed.inc();
                 pass.end = Some(match pass.begun {

@@ -143,7 +143,7 @@ impl Shard {
         match complete {
             Some(Progress::Request) => {
                 self.stats.requests.inc();
-                let section = std::mem::replace(&mut self.scratch.section, FieldSection::new(0));
+                let section = std::mem::take(&mut self.scratch.section);
                 stream.response = self.request(conn, id, &section, now, out);
                 self.scratch.section = section;
             }
