@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod node;
 pub mod rt;
+pub mod start;
 pub mod status;
 pub mod tls_files;
 pub mod upstream;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::{Exit, fail, logging};
 use crate::config::{self, Machine};
+use crate::start;
 
 pub(super) fn serve(path: &Path) -> Exit {
     let config = match config::load(path, &Machine::this()) {
@@ -16,11 +17,7 @@ pub(super) fn serve(path: &Path) -> Exit {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let started: anyhow::Result<()> = Err(anyhow::anyhow!(
-        "{} is sound, but this build has no runtime",
-        config.path.display()
-    ));
-    match started {
+    match start::serve(config) {
         Ok(()) => Exit::Done,
         Err(error) => fail(Exit::Failed, format_args!("{error:#}")),
     }

@@ -57,6 +57,14 @@ impl Doorbell {
         }
     }
 
+    /// The eventfd would wake its reader now.
+    #[cfg(test)]
+    pub fn was_rung(&self) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).expect("poll") == 1
+    }
+
     /// Receiver: takes back rings that nobody waited for, without blocking.
     pub fn clear(&self) {
         let mut count = 0u64;
@@ -84,20 +92,13 @@ impl AsRawFd for Doorbell {
 
 #[cfg(test)]
 mod tests {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
     use super::*;
-
-    fn rings(bell: &Doorbell) -> bool {
-        let mut fds = [PollFd::new(bell.as_fd(), PollFlags::POLLIN)];
-        poll(&mut fds, PollTimeout::ZERO).expect("poll") == 1
-    }
 
     #[test]
     fn a_running_receiver_is_not_disturbed() {
         let bell = Doorbell::new().expect("eventfd");
         bell.ring();
-        assert!(!rings(&bell));
+        assert!(!bell.was_rung());
     }
 
     #[test]
@@ -105,12 +106,12 @@ mod tests {
         let bell = Doorbell::new().expect("eventfd");
         bell.will_sleep();
         bell.ring();
-        assert!(rings(&bell));
+        assert!(bell.was_rung());
         bell.will_sleep();
         bell.clear();
-        assert!(!rings(&bell));
+        assert!(!bell.was_rung());
         bell.awake();
         bell.ring();
-        assert!(!rings(&bell));
+        assert!(!bell.was_rung());
     }
 }

@@ -1,6 +1,6 @@
 //! Bounded one-way lanes between threads: shard to shard, control to shard, shard to control.
 //!
-//! A lane is a single-producer ring of [`LANE_CAPACITY`] messages. When it is full, what may be
+//! A lane is a single-producer ring of fixed capacity. When it is full, what may be
 //! lost is dropped and counted, the rest waits in the sender's backlog in order. The backlog is
 //! bounded by the sender: past [`Sender::is_congested`] a shard takes no more packets until the
 //! backlog has shrunk, and it never stops reading its own lanes, so two shards cannot wait for each
@@ -11,13 +11,14 @@ use std::sync::Arc;
 
 use super::doorbell::Doorbell;
 
-/// Messages in flight in one lane before its sender's backlog is used.
-pub const LANE_CAPACITY: usize = 1024;
-
-/// A new lane to the owner of `bell`. `max_backlog` is the number of messages from which on the
-/// sender counts as congested.
-pub fn lane<T>(bell: Arc<Doorbell>, max_backlog: usize) -> (Sender<T>, Receiver<T>) {
-    let (producer, consumer) = rtrb::RingBuffer::new(LANE_CAPACITY);
+/// A new lane of `capacity` messages to the owner of `bell`. From `max_backlog` messages waiting for
+/// room on, the sender counts as congested.
+pub fn lane<T>(
+    bell: Arc<Doorbell>,
+    capacity: usize,
+    max_backlog: usize,
+) -> (Sender<T>, Receiver<T>) {
+    let (producer, consumer) = rtrb::RingBuffer::new(capacity);
     let sender = Sender {
         ring: producer,
         backlog: VecDeque::new(),
@@ -123,6 +124,8 @@ mod tests {
 
     use super::*;
 
+    const LANE_CAPACITY: usize = 64;
+
     /// What a shard's loop does, with poll(2) in place of its ring.
     fn blocking_recv(bell: &Doorbell, lane: &mut Receiver<u32>) -> u32 {
         loop {
@@ -144,8 +147,8 @@ mod tests {
         const ROUNDS: u32 = 100_000;
         let here = Arc::new(Doorbell::new().expect("eventfd"));
         let there = Arc::new(Doorbell::new().expect("eventfd"));
-        let (mut ping, mut ping_rx) = lane(there.clone(), 8);
-        let (mut pong, mut pong_rx) = lane(here.clone(), 8);
+        let (mut ping, mut ping_rx) = lane(there.clone(), 4, 8);
+        let (mut pong, mut pong_rx) = lane(here.clone(), 4, 8);
         let echo = thread::spawn(move || {
             for round in 0..ROUNDS {
                 assert_eq!(blocking_recv(&there, &mut ping_rx), round);
@@ -164,7 +167,7 @@ mod tests {
     #[test]
     fn a_full_lane_keeps_order_and_drops_only_what_may_be_lost() {
         let bell = Arc::new(Doorbell::new().expect("eventfd"));
-        let (mut tx, mut rx) = lane(bell, 2);
+        let (mut tx, mut rx) = lane(bell, LANE_CAPACITY, 2);
         for n in 0..LANE_CAPACITY as u32 {
             tx.send(n, true);
         }
@@ -191,10 +194,10 @@ mod tests {
     #[test]
     fn each_end_sees_that_the_other_is_gone() {
         let bell = Arc::new(Doorbell::new().expect("eventfd"));
-        let (tx, rx) = lane::<u32>(bell.clone(), 1);
+        let (tx, rx) = lane::<u32>(bell.clone(), 1, 1);
         drop(tx);
         assert!(rx.is_abandoned());
-        let (tx, rx) = lane::<u32>(bell, 1);
+        let (tx, rx) = lane::<u32>(bell, 1, 1);
         drop(rx);
         assert!(tx.is_abandoned());
     }

@@ -1,6 +1,24 @@
-//! The runtime of the shards.
+//! The runtime of the node: what runs where, and how threads meet.
+//!
+//! ```text
+//!  core i (pinned)                                     control thread (tokio)
+//!   glommio executor                                    upstream, admin API, signals
+//!    core_loop: packets, lanes, Shard::handle            control: lanes, commands, drain
+//!    sleep: own io_uring ring, doorbell                  doorbell
+//!        ^                                                   ^
+//!        '---- mesh: a lane each way between any two --------'
+//! ```
+//!
+//! This is the only place that knows glommio, io_uring, AF_XDP and raw sockets. `unsafe` lies in the
+//! leaves: [`ring`], [`doorbell`], [`sleep`] and below [`packet`].
+
+pub mod clock;
+pub mod control;
+pub mod core_loop;
 pub mod doorbell;
 pub mod lane;
+pub mod mesh;
 pub mod packet;
 pub mod ring;
 pub mod sleep;
+pub mod spawn;

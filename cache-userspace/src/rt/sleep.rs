@@ -171,13 +171,15 @@ pub async fn give_way() {
     glommio::timer::sleep(Duration::ZERO).await;
 }
 
-/// How long a wake-up that glommio lost can stay unnoticed.
+/// A sleeping shard is woken this often: it announces quiescence, so that others can reuse arena
+/// segments, and it notices a wake-up that glommio lost.
 const HEARTBEAT: Duration = Duration::from_millis(250);
 
-/// Wakes the executor now and then. Spawn it beside the sleeping task.
-pub async fn heartbeat() {
+/// Rings `bell` now and then. Spawn it beside the sleeping task.
+pub async fn heartbeat(bell: Arc<Doorbell>) {
     loop {
         glommio::timer::sleep(HEARTBEAT).await;
+        bell.ring();
     }
 }
 
@@ -222,7 +224,7 @@ mod tests {
                 sleeper.arm(Some(deadline), None).expect("arm");
                 sleeper.sleep().await.expect("sleep");
             }
-            let (mut tx, mut rx) = lane::<u8>(bell, 1);
+            let (mut tx, mut rx) = lane::<u8>(bell, 1, 1);
             let ringer = std::thread::spawn(move || {
                 tx.send(42, false);
                 tx.flush();

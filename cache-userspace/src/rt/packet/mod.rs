@@ -80,6 +80,20 @@ packet_stats! {
     send_backlog,
 }
 
+/// What a shard's packet I/O is made of. It can be sent to the shard's thread.
+pub enum Port {
+    Udp(Vec<UdpSocket>),
+}
+
+impl Port {
+    /// Makes the packet I/O, on the thread that will use it.
+    pub fn open(self, stats: Arc<PacketStats>) -> anyhow::Result<PacketIo> {
+        match self {
+            Self::Udp(sockets) => Ok(PacketIo::Udp(UdpIo::new(sockets, stats))),
+        }
+    }
+}
+
 /// Packet I/O of one shard.
 pub enum PacketIo {
     Udp(UdpIo),

@@ -1,0 +1,324 @@
+//! The control thread: tokio with the upstream, the admin API and signals, between the shards.
+//!
+//! ```text
+//!  shards --ToControl--> listen --FetchCommand--> Upstream --events--> feed (one a shard) --ToShard--> shards
+//!                          '--Reply--> waiting   admin --ShardCommand--> ask --> feed
+//! ```
+//!
+//! Everything runs on one thread, so what the tasks share is in an `Rc`. A shard that cannot keep up
+//! leaves its events where they are: the upstream's channel fills and fetches wait.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use cache_core::io::{Command, FetchEvent, FetchId, Reply, ShardId};
+use cache_core::stats::ShardStats;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{LocalSet, spawn_local, yield_now};
+use tokio::time::{Instant, interval, sleep, timeout};
+
+use super::doorbell::Doorbell;
+use super::lane::{Receiver, Sender};
+use super::mesh::{ControlLanes, ToControl, ToShard};
+use crate::admin::{Listeners, serve_admin};
+use crate::node::{NodeHandle, ShardCommand};
+use crate::upstream::{EventSender, Upstream, event_channel};
+
+/// Fetch events of one shard between the upstream and the lane.
+const EVENT_CHANNEL: usize = 256;
+/// Messages taken from one shard before the other tasks run.
+const LISTEN_BUDGET: usize = 256;
+/// Events moved into a lane at once.
+const FEED_BATCH: usize = 64;
+/// How often a full lane is tried again.
+const LANE_RETRY: Duration = Duration::from_millis(1);
+
+/// How long open connections may take to end after the first signal.
+pub const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+const DRAIN_POLL: Duration = Duration::from_millis(20);
+/// How long shards may take to leave their loops once told to.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// How often [`Control::housekeeping`] is called.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// What the control thread runs.
+pub struct Control {
+    pub lanes: ControlLanes,
+    pub upstream: Upstream,
+    /// What the admin API asks of the shards.
+    pub commands: mpsc::Receiver<ShardCommand>,
+    pub admin: Listeners,
+    pub node: NodeHandle,
+    pub stats: Vec<Arc<ShardStats>>,
+    /// Called now and then; must not block.
+    pub housekeeping: Box<dyn FnMut()>,
+}
+
+impl Control {
+    /// Runs until a signal or until a shard ends by itself, calling `ready` once everything
+    /// answers. The shards have been told to stop when this returns.
+    ///
+    /// # Errors
+    /// The runtime cannot be made, the admin API failed, or a shard ended unasked.
+    pub fn run(self, ready: impl FnOnce()) -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start the control thread's runtime")?;
+        LocalSet::new().block_on(&runtime, self.serve(ready))
+    }
+
+    async fn serve(mut self, ready: impl FnOnce()) -> anyhow::Result<()> {
+        let mut signals = Signals::new()?;
+        let (asked, waiting) = (Rc::new(RefCell::new(Vec::new())), Waiting::default());
+        let mut events = Vec::new();
+        let mut lanes = Vec::new();
+        for end in self.lanes.shards {
+            let (sender, receiver) = event_channel(EVENT_CHANNEL);
+            let (commands, command_queue) = mpsc::channel(EVENT_CHANNEL);
+            spawn_local(feed(end.to, receiver, command_queue));
+            asked.borrow_mut().push(commands);
+            events.push(sender);
+            lanes.push(end.from);
+        }
+        let shards = Shards {
+            commands: asked,
+            waiting: waiting.clone(),
+        };
+        let (gone_sender, mut gone) = watch::channel(0);
+        let listener = Listen {
+            bell: self.lanes.bell,
+            lanes,
+            upstream: self.upstream,
+            events,
+            waiting,
+            gone: gone_sender,
+        };
+        spawn_local(listener.run());
+        spawn_local(ask(self.commands, shards.clone()));
+        let mut admin = spawn_local(serve_admin(self.admin, self.node));
+        let mut tick = interval(HOUSEKEEPING);
+        ready();
+        let end = loop {
+            tokio::select! {
+                name = signals.next() => {
+                    tracing::info!(signal = name, "stopping: no new connections");
+                    drain(&shards, &self.stats, &mut signals).await;
+                    break Ok(());
+                }
+                _ = gone.changed() => break Err(anyhow::anyhow!("a shard ended unasked")),
+                result = &mut admin => {
+                    break result.map_err(anyhow::Error::from).flatten().context("the admin API ended");
+                }
+                _ = tick.tick() => (self.housekeeping)(),
+            }
+        };
+        stop(&shards, gone).await;
+        end
+    }
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?,
+            terminate: signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}
+
+/// Replies that someone waits for.
+type Waiting = Rc<RefCell<WaitingReplies>>;
+
+#[derive(Default)]
+struct WaitingReplies {
+    next_id: u64,
+    replies: HashMap<u64, oneshot::Sender<Reply>>,
+}
+
+/// Asks shards.
+#[derive(Clone)]
+struct Shards {
+    commands: Rc<RefCell<Vec<mpsc::Sender<ToShard>>>>,
+    waiting: Waiting,
+}
+
+impl Shards {
+    async fn ask(&self, shard: ShardId, command: Command, reply: oneshot::Sender<Reply>) {
+        let id = {
+            let mut waiting = self.waiting.borrow_mut();
+            // Those that gave up waiting.
+            waiting.replies.retain(|_, reply| !reply.is_closed());
+            waiting.next_id += 1;
+            let id = waiting.next_id;
+            waiting.replies.insert(id, reply);
+            id
+        };
+        self.tell(usize::from(shard), ToShard::Command { id, command })
+            .await;
+    }
+
+    async fn tell(&self, shard: usize, message: ToShard) {
+        let queue = self.commands.borrow().get(shard).cloned();
+        if let Some(queue) = queue {
+            // A shard that is gone is noticed elsewhere; the asker's reply is dropped at the end.
+            let _ = queue.send(message).await;
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.commands.borrow().len()
+    }
+}
+
+/// Passes the admin API's commands on.
+async fn ask(mut commands: mpsc::Receiver<ShardCommand>, shards: Shards) {
+    while let Some(asked) = commands.recv().await {
+        shards.ask(asked.shard, asked.command, asked.reply).await;
+    }
+}
+
+/// Waits until no connection is open, the time is up, or a second signal comes.
+async fn drain(shards: &Shards, stats: &[Arc<ShardStats>], signals: &mut Signals) {
+    for shard in 0..shards.count() {
+        let (reply, _) = oneshot::channel();
+        shards.ask(shard as ShardId, Command::Drain, reply).await;
+    }
+    let deadline = Instant::now() + DRAIN_LIMIT;
+    loop {
+        tokio::select! {
+            name = signals.next() => {
+                tracing::info!(signal = name, "stopping at once");
+                return;
+            }
+            () = sleep(DRAIN_POLL) => {}
+        }
+        let open: u64 = stats.iter().map(|stats| stats.connections.get()).sum();
+        if open == 0 || Instant::now() >= deadline {
+            tracing::info!(connections_left = open, "drained");
+            return;
+        }
+    }
+}
+
+/// Makes every shard leave its loop, and waits for that.
+async fn stop(shards: &Shards, mut gone: watch::Receiver<usize>) {
+    for shard in 0..shards.count() {
+        shards.tell(shard, ToShard::Stop).await;
+    }
+    let all = gone.wait_for(|gone| *gone >= shards.count());
+    if timeout(STOP_LIMIT, all).await.is_err() {
+        tracing::warn!("a shard did not stop in time");
+    }
+}
+
+/// Moves one shard's events and commands into its lane.
+async fn feed(
+    mut lane: Sender<ToShard>,
+    mut events: mpsc::Receiver<(FetchId, FetchEvent)>,
+    mut commands: mpsc::Receiver<ToShard>,
+) {
+    let mut batch = Vec::with_capacity(FEED_BATCH);
+    loop {
+        let waits = lane.backlog() > 0;
+        tokio::select! {
+            command = commands.recv() => match command {
+                Some(command) => lane.send(command, false),
+                None => return,
+            },
+            taken = events.recv_many(&mut batch, FEED_BATCH), if !waits => {
+                if taken == 0 {
+                    return;
+                }
+                for (id, event) in batch.drain(..) {
+                    lane.send(ToShard::Fetch { id, event }, false);
+                }
+            }
+            () = sleep(LANE_RETRY), if waits => {}
+        }
+        lane.flush();
+    }
+}
+
+/// Takes what the shards send.
+struct Listen {
+    bell: Arc<Doorbell>,
+    lanes: Vec<Receiver<ToControl>>,
+    upstream: Upstream,
+    events: Vec<EventSender>,
+    waiting: Waiting,
+    /// How many shards have ended.
+    gone: watch::Sender<usize>,
+}
+
+impl Listen {
+    async fn run(mut self) -> anyhow::Result<()> {
+        // SAFETY: the clone of the doorbell that the result owns keeps the descriptor open.
+        let bell = unsafe { AsyncFd::register_with_interest(self.bell.clone(), Interest::READABLE) }
+            .context("cannot wait for the control thread's doorbell")?;
+        loop {
+            while self.take() > 0 {
+                yield_now().await;
+            }
+            self.bell.will_sleep();
+            if self.take() == 0 {
+                let mut ready = bell.readable().await?;
+                self.bell.clear();
+                ready.clear_ready();
+            }
+            self.bell.awake();
+        }
+    }
+
+    /// Takes a bounded number of messages from every shard.
+    fn take(&mut self) -> usize {
+        let mut taken = 0;
+        for shard in 0..self.lanes.len() {
+            for _ in 0..LISTEN_BUDGET {
+                let Some(message) = self.lanes[shard].recv() else {
+                    break;
+                };
+                self.handle(shard, message);
+                taken += 1;
+            }
+        }
+        let gone = self.lanes.iter().filter(|lane| lane.is_abandoned()).count();
+        self.gone
+            .send_if_modified(|known| std::mem::replace(known, gone) != gone);
+        taken
+    }
+
+    fn handle(&mut self, shard: usize, message: ToControl) {
+        match message {
+            ToControl::Fetch(command) => {
+                self.upstream
+                    .command(shard as ShardId, command, &self.events[shard]);
+            }
+            ToControl::Reply { id, reply } => {
+                if let Some(waiting) = self.waiting.borrow_mut().replies.remove(&id) {
+                    // Whoever asked may have stopped waiting.
+                    let _ = waiting.send(reply);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! What runs on a shard's core: one loop that feeds the shard and carries out its effects.
+//!
+//! ```text
+//!  turn:  lanes -> packets -> Shard::handle(Turn) -> packets, lanes
+//!         nothing to do for `spin`? arm, look once more, sleep (see rt::sleep)
+//! ```
+//!
+//! A turn is synchronous and bounded by the budgets below. Between turns the loop gives way to the
+//! other tasks of its executor every [`GIVE_WAY_EVERY`].
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use cache_core::io::{Datagram, Input, Now, Outbox};
+use cache_core::shard::Shard;
+use cache_core::stats::Stat;
+
+use super::clock;
+use super::mesh::{ShardLanes, ToControl, ToShard};
+use super::packet::PacketIo;
+use super::sleep::{Sleeper, give_way, heartbeat};
+
+/// Datagrams taken in one turn, about 100 us of work.
+const RECEIVE_BUDGET: usize = 128;
+/// Messages taken from one lane in one turn.
+const LANE_BUDGET: usize = 128;
+/// Transmits that a shard may write in one turn.
+const MAX_TRANSMITS: usize = 64;
+
+/// A busy loop lets the executor's other tasks run, and glommio reap its I/O, this often. It costs
+/// a few microseconds each time.
+const GIVE_WAY_EVERY: Duration = Duration::from_millis(1);
+
+/// Counters of the loop itself.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct LoopStats {
+    /// Turns in which the shard had something to do.
+    pub turns: Stat,
+    /// Times that the core went to sleep.
+    pub sleeps: Stat,
+    /// Droppable lane messages lost because a lane was full.
+    pub lane_dropped: Stat,
+    /// Turns in which no packets were taken because a lane's backlog was full.
+    pub lane_congested: Stat,
+}
+
+impl LoopStats {
+    pub fn snapshot(&self) -> Vec<(&'static str, u64)> {
+        vec![
+            ("turns", self.turns.get()),
+            ("sleeps", self.sleeps.get()),
+            ("lane_dropped", self.lane_dropped.get()),
+            ("lane_congested", self.lane_congested.get()),
+        ]
+    }
+}
+
+/// One core: its shard, and everything that the shard's effects need.
+pub struct Core {
+    shard: Shard,
+    packets: PacketIo,
+    lanes: ShardLanes,
+    outbox: Outbox,
+    spin: Duration,
+    stats: Arc<LoopStats>,
+    /// A turn is due even if nothing arrived.
+    turn_due: bool,
+    stopped: bool,
+}
+
+impl Core {
+    /// `spin`: how long to poll after the last event before sleeping.
+    pub fn new(
+        shard: Shard,
+        packets: PacketIo,
+        lanes: ShardLanes,
+        spin: Duration,
+        stats: Arc<LoopStats>,
+    ) -> Self {
+        Self {
+            shard,
+            packets,
+            lanes,
+            outbox: Outbox::default(),
+            spin,
+            stats,
+            turn_due: true,
+            stopped: false,
+        }
+    }
+
+    /// What sleeps for this core. Must be made inside its executor.
+    pub fn sleeper(&self) -> anyhow::Result<Sleeper> {
+        Sleeper::new(self.lanes.bell.clone(), &self.packets.fds()).context(
+            "cannot set up io_uring (is it disabled by kernel.io_uring_disabled or a seccomp filter?)",
+        )
+    }
+
+    /// Runs until the control thread says stop.
+    pub async fn run(mut self, mut sleeper: Sleeper) -> anyhow::Result<()> {
+        let beat = glommio::spawn_local(heartbeat(self.lanes.bell.clone()));
+        let mut now = clock::now();
+        let mut last_event = now.mono;
+        let mut gave_way = now.mono;
+        while !self.stopped {
+            if self.poll_once(now) {
+                last_event = now.mono;
+            } else if now.mono.saturating_duration_since(last_event) >= self.spin {
+                self.sleep(&mut sleeper).await?;
+                now = clock::now();
+                (last_event, gave_way) = (now.mono, now.mono);
+                continue;
+            }
+            now = clock::now();
+            if now.mono.saturating_duration_since(gave_way) >= GIVE_WAY_EVERY {
+                give_way().await;
+                gave_way = now.mono;
+            }
+        }
+        beat.cancel().await;
+        Ok(())
+    }
+
+    async fn sleep(&mut self, sleeper: &mut Sleeper) -> anyhow::Result<()> {
+        let full = self.packets.blocked_fd();
+        sleeper
+            .arm(self.wake_at(), full)
+            .context("cannot arm the core's io_uring")?;
+        if self.poll_once(clock::now()) {
+            sleeper.cancel();
+            return Ok(());
+        }
+        self.stats.sleeps.inc();
+        self.turn_due = true;
+        sleeper
+            .sleep()
+            .await
+            .context("cannot wait for the core's doorbell")
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        /// Nobody tells when there is room in a lane again.
+        const LANE_RETRY: Duration = Duration::from_millis(1);
+        let retry = self
+            .lanes
+            .has_backlog()
+            .then(|| Instant::now() + LANE_RETRY);
+        self.shard.next_timeout().into_iter().chain(retry).min()
+    }
+
+    /// One turn. False when there was nothing to do.
+    fn poll_once(&mut self, now: Now) -> bool {
+        let mut inputs = self.take_lanes(now);
+        if self.lanes.is_congested() {
+            self.stats.lane_congested.inc();
+        } else {
+            inputs += self.take_packets(now);
+        }
+        self.packets.send(&mut self.outbox);
+        let room = !self.packets.is_blocked();
+        let due = std::mem::take(&mut self.turn_due)
+            || self.shard.next_timeout().is_some_and(|at| at <= now.mono)
+            || (room && self.shard.wants_turn());
+        if inputs == 0 && !due {
+            self.lanes.flush();
+            return false;
+        }
+        let max_transmits = if room { MAX_TRANSMITS } else { 0 };
+        self.shard
+            .handle(now, Input::Turn { max_transmits }, &mut self.outbox);
+        self.carry_out();
+        self.stats.turns.inc();
+        true
+    }
+
+    fn take_packets(&mut self, now: Now) -> usize {
+        let (shard, outbox) = (&mut self.shard, &mut self.outbox);
+        let sink = |datagram: Datagram| shard.handle(now, Input::Datagram(datagram), outbox);
+        self.packets.recv(RECEIVE_BUDGET, sink)
+    }
+
+    fn take_lanes(&mut self, now: Now) -> usize {
+        let mut taken = 0;
+        for peer in &mut self.lanes.peers {
+            for _ in 0..LANE_BUDGET {
+                let Some(message) = peer.from.recv() else {
+                    break;
+                };
+                let from = peer.shard;
+                self.shard
+                    .handle(now, Input::Lane { from, message }, &mut self.outbox);
+                taken += 1;
+            }
+        }
+        for _ in 0..LANE_BUDGET {
+            let input = match self.lanes.from_control.recv() {
+                None => break,
+                Some(ToShard::Fetch { id, event }) => Input::Fetch { id, event },
+                Some(ToShard::Command { id, command }) => Input::Command { id, command },
+                Some(ToShard::Stop) => {
+                    self.stopped = true;
+                    continue;
+                }
+            };
+            self.shard.handle(now, input, &mut self.outbox);
+            taken += 1;
+        }
+        taken
+    }
+
+    fn carry_out(&mut self) {
+        for (shard, message) in self.outbox.lanes.drain(..) {
+            self.lanes.send(shard, message);
+        }
+        for command in self.outbox.fetches.drain(..) {
+            self.lanes.to_control.send(ToControl::Fetch(command), false);
+        }
+        for (id, reply) in self.outbox.replies.drain(..) {
+            self.lanes
+                .to_control
+                .send(ToControl::Reply { id, reply }, false);
+        }
+        self.packets.send(&mut self.outbox);
+        self.lanes.flush();
+        self.stats.lane_dropped.add(self.lanes.take_dropped());
+    }
+}

@@ -1,0 +1,348 @@
+//! The boot order; stopping is its reverse.
+//!
+//! ```text
+//!  admin socket (is another popcache running?) -> machine -> TLS -> UDP sockets -> store
+//!    -> XDP -> packet backend -> shards -> control thread -> "ready"
+//! ```
+//!
+//! Whatever can fail for a reason outside the program fails here, before the first packet is taken,
+//! with one line that says what to do.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, anyhow, bail};
+use cache_core::config::ShardConfig;
+use cache_core::conn::quic::QuicSetup;
+use cache_core::shard::Shard;
+use cache_core::stats::ShardStats;
+use cache_core::store::{self, Store, StoreConfig, StoreReport};
+use cache_ebpf::cid::CidKeys;
+use tokio::sync::mpsc;
+
+use crate::config::{Backend, Config};
+use crate::node::{COMMAND_QUEUE, NodeFacts, NodeHandle, Sources, XdpFacts};
+use crate::rt::control::Control;
+use crate::rt::core_loop::LoopStats;
+use crate::rt::mesh::mesh;
+use crate::rt::packet::{Kind, PacketStats, Port, UdpSocket, open_sockets};
+use crate::rt::spawn::{CorePlan, RunningCore, spawn};
+use crate::status::BackendStatus;
+use crate::upstream::Upstream;
+use crate::xdp::{Xdp, XdpOptions, random_cid_keys};
+use crate::{admin, config, tls_files};
+
+/// Runs a node until SIGINT or SIGTERM.
+///
+/// # Errors
+/// It could not start, or a part of it failed while running.
+pub fn serve(config: Config) -> anyhow::Result<()> {
+    let listeners = admin::bind(&config.admin)?;
+    require_kernel()?;
+    let identity = tls_files::load(&config.tls).context("tls")?;
+    identity.log();
+    let tls = Arc::new(identity.server_config()?);
+    let shards = u8::try_from(config.server.cpus.len()).context("too many cores")?;
+    let sockets = open_sockets(&config.server.listen, shards).context("server.listen")?;
+    let listen: Vec<SocketAddr> = sockets[0].iter().map(UdpSocket::address).collect();
+    let (stores, report) = build_store(&config, shards)?;
+    let steering = Steering::new(&config, &listen, shards)?;
+    let quic = QuicSetup::new(tls, steering.cid_keys, &config.limits)?;
+    let upstream = Upstream::new(config.upstream.clone())?;
+
+    let ports = Ports::open(&config, sockets, &steering)?;
+    let (lanes, control_lanes) =
+        mesh(shards, config.limits.max_lane_backlog).context("cannot make lanes")?;
+    let counters = Counters::new(shards);
+    let mut cores = Cores::default();
+    for (((number, lanes), store), port) in (0..).zip(lanes).zip(stores).zip(ports.ports) {
+        let shard = shard(
+            &config,
+            number,
+            store,
+            &quic,
+            counters.shards[usize::from(number)].clone(),
+        )?;
+        cores.running.push(spawn(CorePlan {
+            number,
+            cpu: config.server.cpus[usize::from(number)],
+            shard,
+            port,
+            lanes,
+            spin: config.packet.spin,
+            packet_stats: counters.packets[usize::from(number)].clone(),
+            loop_stats: counters.loops[usize::from(number)].clone(),
+        })?);
+    }
+    leave_cores_alone(&config.server.cpus);
+
+    let ready = format!(
+        "popcache: ready on {} backend {}",
+        show(&listen),
+        ports.backend.kind
+    );
+    let (asking, commands) = mpsc::channel(COMMAND_QUEUE);
+    let facts = facts(&config, listen, ports.backend, report, &steering);
+    let xdp = steering.xdp.map(|xdp| Arc::new(Mutex::new(xdp)));
+    let node = NodeHandle::new(facts, sources(&counters, &upstream, xdp.clone(), asking));
+    let control = Control {
+        lanes: control_lanes,
+        upstream,
+        commands,
+        admin: listeners,
+        node,
+        stats: counters.shards,
+        housekeeping: Box::new(move || {
+            if let Some(xdp) = &xdp {
+                xdp.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .flush_log();
+            }
+        }),
+    };
+    let ended = control.run(move || eprintln!("{ready}"));
+    cores.join().and(ended)
+}
+
+/// What every later step takes for granted, each with its own line when it is missing.
+fn require_kernel() -> anyhow::Result<()> {
+    if let Ok(disabled) = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled")
+        && disabled.trim() == "2"
+    {
+        bail!("io_uring is disabled; allow it with `sysctl kernel.io_uring_disabled=0`");
+    }
+    match crate::rt::ring::Ring::new(8) {
+        Ok(_) => Ok(()),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ENOSYS | libc::EINVAL) => {
+                bail!("this kernel's io_uring is too old or missing; Linux 6.1 or newer is needed")
+            }
+            Some(libc::EPERM | libc::EACCES) => {
+                bail!(
+                    "not allowed to use io_uring; see `sysctl kernel.io_uring_disabled` and the container's seccomp profile"
+                )
+            }
+            Some(libc::ENOMEM) => {
+                bail!("no locked memory left for io_uring; raise `ulimit -l` to 8192 KiB or more")
+            }
+            _ => Err(error).context("cannot make an io_uring"),
+        },
+    }
+}
+
+fn build_store(config: &Config, shards: u8) -> anyhow::Result<(Vec<Store>, StoreReport)> {
+    let (stores, report) = store::build(&StoreConfig {
+        shards,
+        ram_bytes: config.memory.ram,
+        pages: config.memory.pages,
+        max_object: config.limits.max_object,
+        hash_seed: u64::from_ne_bytes(random()?),
+        ..StoreConfig::default()
+    })
+    .context("memory.ram")?;
+    tracing::info!(
+        mib = report.backing.bytes >> 20,
+        pages = %report.backing.kind,
+        note = report.backing.note,
+        "memory mapped"
+    );
+    Ok((stores, report))
+}
+
+fn shard(
+    config: &Config,
+    number: u8,
+    store: Store,
+    quic: &QuicSetup,
+    stats: Arc<ShardStats>,
+) -> anyhow::Result<Shard> {
+    let shard_config = ShardConfig {
+        shard: number,
+        shards: config.server.cpus.len() as u8,
+        node_name: config.server.name.clone(),
+        origins: config.routes(),
+        default_ttl: config.cache.default_ttl,
+        limits: config.limits.clone(),
+    };
+    Ok(Shard::new(shard_config, store, quic, stats, random()?, false))
+}
+
+fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes)
+        .map_err(|_| anyhow!("the operating system has no randomness to give"))?;
+    Ok(bytes)
+}
+
+/// The XDP program, if there is one, and the keys of connection ids, which it shares.
+struct Steering {
+    xdp: Option<Xdp>,
+    cid_keys: CidKeys,
+}
+
+impl Steering {
+    fn new(config: &Config, listen: &[SocketAddr], shards: u8) -> anyhow::Result<Self> {
+        let Some(interface) = &config.packet.interface else {
+            return Ok(Self {
+                xdp: None,
+                cid_keys: random_cid_keys()?,
+            });
+        };
+        let xdp = Xdp::attach(&XdpOptions {
+            interface: interface.clone(),
+            mode: config.packet.xdp_mode,
+            pin_dir: config.packet.pin_dir.clone(),
+            ports: listen.iter().map(SocketAddr::port).collect(),
+            shards: u32::from(shards),
+        })
+        .context("packet.interface")?;
+        let cid_keys = xdp.cid_keys();
+        Ok(Self {
+            xdp: Some(xdp),
+            cid_keys,
+        })
+    }
+
+    fn facts(&self) -> XdpFacts {
+        match &self.xdp {
+            Some(xdp) => XdpFacts {
+                attached: true,
+                detail: format!("{:?} on {}", xdp.attachment().mode, xdp.interface())
+                    .to_lowercase(),
+            },
+            None => XdpFacts {
+                attached: false,
+                detail: "no packet.interface".to_owned(),
+            },
+        }
+    }
+}
+
+/// How each shard's packets travel, and why so.
+struct Ports {
+    /// In the order of the shards.
+    ports: Vec<Port>,
+    backend: BackendStatus,
+}
+
+impl Ports {
+    fn open(
+        config: &Config,
+        sockets: Vec<Vec<UdpSocket>>,
+        steering: &Steering,
+    ) -> anyhow::Result<Self> {
+        let _ = (config.packet.backend == Backend::Udp, &steering.xdp);
+        let backend = BackendStatus {
+            kind: Kind::Udp.name().to_owned(),
+            reason: "configured".to_owned(),
+        };
+        Ok(Self {
+            ports: sockets.into_iter().map(Port::Udp).collect(),
+            backend,
+        })
+    }
+}
+
+/// Every shard's counters.
+struct Counters {
+    shards: Vec<Arc<ShardStats>>,
+    packets: Vec<Arc<PacketStats>>,
+    loops: Vec<Arc<LoopStats>>,
+}
+
+impl Counters {
+    fn new(shards: u8) -> Self {
+        fn each<T: Default>(shards: u8) -> Vec<Arc<T>> {
+            (0..shards).map(|_| Arc::default()).collect()
+        }
+        Self {
+            shards: each(shards),
+            packets: each(shards),
+            loops: each(shards),
+        }
+    }
+}
+
+fn facts(
+    config: &Config,
+    listen: Vec<SocketAddr>,
+    backend: BackendStatus,
+    report: StoreReport,
+    steering: &Steering,
+) -> NodeFacts {
+    NodeFacts {
+        name: config.server.name.clone(),
+        backend,
+        listen,
+        interface: config.packet.interface.clone(),
+        xdp: steering.facts(),
+        memory: report.backing,
+        cpus: config.server.cpus.clone(),
+        warnings: config.warnings.clone(),
+        config: config::explain::json(config),
+    }
+}
+
+fn sources(
+    counters: &Counters,
+    upstream: &Upstream,
+    xdp: Option<Arc<Mutex<Xdp>>>,
+    commands: mpsc::Sender<crate::node::ShardCommand>,
+) -> Sources {
+    let upstream = upstream.stats();
+    Sources {
+        shards: counters.shards.clone(),
+        upstream: Box::new(move || upstream.snapshot().into_iter().map(Into::into).collect()),
+        xdp: Box::new(move || {
+            let Some(xdp) = &xdp else { return Vec::new() };
+            let counters = xdp
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .counters();
+            let counters = counters.unwrap_or_default().into_iter();
+            counters
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect()
+        }),
+        commands,
+    }
+}
+
+/// The cores that run. Dropped before their time (a later one did not start), they end with their
+/// lanes.
+#[derive(Default)]
+struct Cores {
+    running: Vec<RunningCore>,
+}
+
+impl Cores {
+    fn join(self) -> anyhow::Result<()> {
+        let mut first = Ok(());
+        for core in self.running {
+            first = first.and(core.join());
+        }
+        first
+    }
+}
+
+/// Keeps this thread, and those it will start, off the shards' CPUs if there are others.
+fn leave_cores_alone(shards: &[usize]) {
+    use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+    use nix::unistd::Pid;
+    let this = Pid::from_raw(0);
+    let Ok(mut allowed) = sched_getaffinity(this) else {
+        return;
+    };
+    for cpu in shards {
+        let _ = allowed.unset(*cpu);
+    }
+    let left = (0..CpuSet::count()).any(|cpu| allowed.is_set(cpu).unwrap_or(false));
+    if left && let Err(error) = sched_setaffinity(this, &allowed) {
+        tracing::debug!(%error, "the control thread shares the shards' CPUs");
+    }
+}
+
+fn show(addresses: &[SocketAddr]) -> String {
+    let all: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    all.join(",")
+}
