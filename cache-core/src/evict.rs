@@ -82,7 +82,7 @@ impl Sampler {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 17;
         self.0 ^= self.0 << 5;
-        !hot || self.0 % HITS_PER_SAMPLE == 0
+        !hot || self.0.is_multiple_of(HITS_PER_SAMPLE)
     }
 }
 

@@ -90,7 +90,7 @@ impl Index {
     #[inline]
     pub fn line(&self, hash: KeyHash) -> impl Iterator<Item = (SlotId, Slot)> {
         let lines = self.table.lines();
-        let number = ((hash.0 & 0xffff_ffff) * lines.len() as u64 >> 32) as usize;
+        let number = (((hash.0 & 0xffff_ffff) * lines.len() as u64) >> 32) as usize;
         lines[number].0.iter().enumerate().map(move |(i, word)| {
             let id = SlotId(number * SLOTS_PER_LINE as usize + i);
             (id, Slot(word.load(Ordering::Acquire)))

@@ -208,7 +208,7 @@ impl Store {
 
     /// The shard whose partition the key belongs to.
     pub fn owner(&self, hash: KeyHash) -> ShardId {
-        (u128::from(hash.0) * self.partitions.len() as u128 >> 64) as ShardId
+        ((u128::from(hash.0) * self.partitions.len() as u128) >> 64) as ShardId
     }
 
     /// Finds an object in any partition. Writes nothing that another shard reads and allocates

@@ -9,7 +9,7 @@ use hugepages::PagePolicy;
 use proptest::prelude::*;
 
 const SHARDS: u8 = 2;
-const RAM: u64 = 16 << 20;
+const RAM: u64 = 12 << 20;
 const KEYS: u16 = 600;
 
 #[derive(Clone, Debug)]
@@ -31,12 +31,22 @@ enum Step {
         fill: usize,
         chunk: usize,
     },
-    /// Commits (when all is written) and releases an open fill.
-    Finish {
+    /// Writes the rest of an open fill and commits it; it stays pinned.
+    Commit {
         fill: usize,
     },
-    Abort {
+    /// Looks at all spans of a fill.
+    Follow {
         fill: usize,
+    },
+    /// Gives a fill up, committed or not.
+    Release {
+        fill: usize,
+    },
+    /// Stores many objects, so that memory is reused.
+    Churn {
+        key: u16,
+        large: bool,
     },
     /// Looks up on a shard, and keeps the views if asked to.
     Get {
@@ -77,8 +87,10 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (key.clone(), length(), any::<bool>())
             .prop_map(|(key, len, known)| Step::Begin { key, len, known }),
         12 => (fill.clone(), 1..80_000usize).prop_map(|(fill, chunk)| Step::Grow { fill, chunk }),
-        4 => fill.clone().prop_map(|fill| Step::Finish { fill }),
-        1 => fill.clone().prop_map(|fill| Step::Abort { fill }),
+        3 => fill.clone().prop_map(|fill| Step::Commit { fill }),
+        4 => fill.clone().prop_map(|fill| Step::Follow { fill }),
+        3 => fill.clone().prop_map(|fill| Step::Release { fill }),
+        6 => (key.clone(), any::<bool>()).prop_map(|(key, large)| Step::Churn { key, large }),
         20 => (shard.clone(), key.clone(), prop::bool::weighted(0.2))
             .prop_map(|(shard, key, keep)| Step::Get { shard, key, keep }),
         4 => fill.prop_map(|kept| Step::DropKept { kept }),
@@ -118,7 +130,7 @@ struct OpenFill {
     version: Version,
     written: usize,
     spans: Vec<Span>,
-    /// It failed, or was purged since: it must not be committed.
+    /// It failed, was purged since, or was committed: it must not be committed.
     refused: bool,
 }
 
@@ -152,12 +164,7 @@ impl Model {
 
     fn take(&mut self, step: Step) {
         match step {
-            Step::Put { key, len, known } => {
-                if let Some(mut open) = self.begin(key, len, known) {
-                    self.grow(&mut open, len);
-                    self.finish(open);
-                }
-            }
+            Step::Put { key, len, known } => self.put(key, len, known),
             Step::Begin { key, len, known } => {
                 if self.fills.len() < 20
                     && let Some(open) = self.begin(key, len, known)
@@ -168,20 +175,33 @@ impl Model {
             Step::Grow { fill, chunk } => {
                 if let Some(mut open) = self.pick(fill) {
                     self.grow(&mut open, chunk);
+                    self.fills.push(open);
+                }
+            }
+            Step::Commit { fill } => {
+                if let Some(mut open) = self.pick(fill) {
+                    self.grow(&mut open, usize::MAX);
+                    self.commit(&mut open);
+                    self.fills.push(open);
+                }
+            }
+            Step::Follow { fill } => {
+                if let Some(open) = self.pick(fill) {
                     self.check_spans(&open);
                     self.fills.push(open);
                 }
             }
-            Step::Finish { fill } => {
-                if let Some(mut open) = self.pick(fill) {
-                    self.grow(&mut open, usize::MAX);
+            Step::Release { fill } => {
+                if let Some(open) = self.pick(fill) {
                     self.check_spans(&open);
-                    self.finish(open);
+                    self.stores[open.owner].release(open.fill);
                 }
             }
-            Step::Abort { fill } => {
-                if let Some(open) = self.pick(fill) {
-                    self.stores[open.owner].release(open.fill);
+            Step::Churn { key, large } => {
+                for i in 0..16 {
+                    let len = if large { 200_000 } else { 40_000 };
+                    self.put((key + i * 7) % KEYS, len, true);
+                    self.stores.iter_mut().for_each(Store::turn);
                 }
             }
             Step::Get { shard, key, keep } => self.get(shard, key, keep),
@@ -196,6 +216,14 @@ impl Model {
             Step::PurgeAll { shard } => self.purge_all(shard),
             Step::Turn { shard } => self.stores[usize::from(shard)].turn(),
             Step::TurnAll => self.stores.iter_mut().for_each(Store::turn),
+        }
+    }
+
+    fn put(&mut self, key: u16, len: usize, known: bool) {
+        if let Some(mut open) = self.begin(key, len, known) {
+            self.grow(&mut open, len);
+            self.commit(&mut open);
+            self.stores[open.owner].release(open.fill);
         }
     }
 
@@ -263,9 +291,9 @@ impl Model {
         assert!(seen == open.version.bytes(0, open.written), "spans differ");
     }
 
-    fn finish(&mut self, mut open: OpenFill) {
-        let store = &mut self.stores[open.owner];
-        match store.commit(&mut open.fill) {
+    /// Commits where it may; afterwards the fill is only there to be released.
+    fn commit(&mut self, open: &mut OpenFill) {
+        match self.stores[open.owner].commit(&mut open.fill) {
             Ok(()) => {
                 assert!(!open.refused, "committed after a purge or a failure");
                 self.committed.insert(open.version.key, open.version);
@@ -273,7 +301,7 @@ impl Model {
             Err(StoreError::Full) => {}
             Err(error) => assert!(open.refused, "{error}"),
         }
-        store.release(open.fill);
+        open.refused = true;
     }
 
     fn get(&mut self, shard: u8, key: u16, keep: bool) {
@@ -357,10 +385,10 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
-    fn lookups_find_the_last_commit_or_nothing(steps in prop::collection::vec(step(), 1..1_500)) {
+    fn lookups_find_the_last_commit_or_nothing(steps in prop::collection::vec(step(), 1..2_500)) {
         let mut model = Model::new();
         for step in steps {
             model.take(step);

@@ -93,8 +93,9 @@ fn reuse_waits_for_every_reader() {
     assert_eq!(readers[1].read(segment, 0, 3), Some(&b"old"[..]));
     assert_eq!(writer.reclaim(), 0);
     let lagging = |writer: &Writer| {
-        let laggards = writer.laggards().map(|(_, readers)| readers.collect());
-        laggards.unwrap_or_else(Vec::new)
+        let laggards = writer.laggards().into_iter();
+        let lagging: Vec<u16> = laggards.flat_map(|(_, readers)| readers).collect();
+        lagging
     };
     assert_eq!(lagging(&writer), [0, 1]);
     readers[0].quiesce();

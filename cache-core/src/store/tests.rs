@@ -392,10 +392,7 @@ fn views_outlive_eviction_and_say_whom_they_hold_up() {
     assert_eq!(joined(&small), body(&keys[0], SMALL));
     assert_eq!(joined(&large), body(&keys[1], LARGE));
     let held = stores[0].stats().held_up;
-    assert!(
-        held[0] == 0 && held[1] >= 1 + large.pieces() as u32,
-        "{held:?}"
-    );
+    assert!(held[0] == 0 && held[1] > large.pieces() as u32, "{held:?}");
     assert!(stores[1].holds_up(&small.piece(0)) && stores[1].holds_up(&large.piece(1)));
     drop((small, large));
     turn(&mut stores);
