@@ -91,7 +91,7 @@ impl DroppingXsk {
 
     pub fn bind(queue: u32) -> Self {
         // SAFETY: no pointers are passed; the result is checked before it is owned.
-        let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW, 0) };
+        let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
         assert!(fd >= 0, "AF_XDP socket: {}", io::Error::last_os_error());
         // SAFETY: a fresh descriptor that nothing else owns.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
