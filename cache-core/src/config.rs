@@ -56,6 +56,9 @@ pub struct Limits {
     /// Body bytes of this shard's fills that found no room in the arena, all together; past it such
     /// a fetch fails.
     pub max_heap_fill: u64,
+    /// Bytes copied out of the arena for clients so slow that they hold up its reuse; past it their
+    /// answers are cut off.
+    pub max_copied_out: u64,
     /// Messages to one other shard that may wait for room in the lane.
     pub max_lane_backlog: usize,
     /// How long a key stays marked as uncacheable, so that its requests do not queue behind each
@@ -82,6 +85,7 @@ impl Default for Limits {
             max_object: 64 << 20,
             fetch_window: 1 << 20,
             max_heap_fill: 32 << 20,
+            max_copied_out: 32 << 20,
             max_lane_backlog: 65_536,
             uncacheable_ttl: Duration::from_secs(10),
             max_uncacheable: 16_384,

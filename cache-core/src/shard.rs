@@ -6,6 +6,7 @@
 //!  answers.rs    writing answers: heads, pieces, flow control
 //!  flights.rs    joining and leading flights, fetch events, fills
 //!  passes.rs     fetches for one request only
+//!  let_go.rs     arena memory that slow clients hold up
 //! ```
 //!
 //! A turn is: fire timers, serve waiters that got news, then for every connection with something to
@@ -14,6 +15,7 @@
 
 mod answers;
 mod flights;
+mod let_go;
 mod passes;
 mod requests;
 
@@ -31,6 +33,7 @@ use crate::flight::{FlightEvent, Flights, Locals, Target, Ticket, Uncacheable};
 use crate::io::{Command, Datagram, FetchId, Input, Now, OriginId, Outbox, Reply, ShardId};
 use crate::stats::ShardStats;
 use crate::store::{HitNote, Store, StoreStats};
+use let_go::CopiedOut;
 use passes::Pass;
 
 /// Waiters served in one turn, so that a herd does not hold the core.
@@ -82,6 +85,8 @@ pub struct Shard {
     next_fetch: u64,
     /// Body bytes that fills without room hold on the heap.
     heap_bytes: u64,
+    copied_out: CopiedOut,
+    next_check: Option<Instant>,
     draining: bool,
     /// Sampled hits by owner.
     hits: Vec<Vec<HitNote>>,
@@ -125,6 +130,8 @@ impl Shard {
             uncacheable: Uncacheable::new(limits.max_uncacheable, limits.uncacheable_ttl),
             next_fetch: 0,
             heap_bytes: 0,
+            copied_out: CopiedOut::default(),
+            next_check: None,
             draining: false,
             hits: vec![Vec::new(); usize::from(config.shards)],
             scratch: Scratch {
@@ -178,6 +185,7 @@ impl Shard {
             settling: self.flights.settling(),
             passes: self.passes.len(),
             heap_bytes: self.heap_bytes,
+            copied_out: self.copied_out.bytes(),
             store: self.store.stats(),
         }
     }
@@ -258,6 +266,7 @@ impl Shard {
         self.quic.expire(now.mono);
         self.serve_ready(now, out);
         self.serve_connections(now, max_transmits, out);
+        self.let_go(now, out);
         self.send_hit_notes(out);
         self.store.turn();
         self.publish_gauges();
@@ -348,6 +357,8 @@ pub struct Holdings {
     pub passes: usize,
     /// Body bytes of fills without room.
     pub heap_bytes: u64,
+    /// Bytes copied out of the arena for slow clients.
+    pub copied_out: u64,
     pub store: StoreStats,
 }
 

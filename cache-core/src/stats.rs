@@ -102,6 +102,10 @@ shard_stats! {
     uncacheable,
     /// Responses cut off because the origin failed in the middle.
     responses_aborted,
+    /// Bytes copied out of the arena because a slow client held up its reuse.
+    copied_out,
+    /// `limits.max_copied_out` cut a slow client's answer off.
+    copied_out_refused,
     /// Body bytes written to clients.
     body_bytes,
     /// Objects in this shard's partition (gauge).

@@ -211,7 +211,8 @@ pub fn bounds(limits: &Limits, shard: usize, holdings: &Holdings) -> Result<(), 
         limits.max_flights as u64,
     )?;
     within("passes", holdings.passes as u64, limits.max_passes as u64)?;
-    within("heap bytes", holdings.heap_bytes, limits.max_heap_fill)
+    within("heap bytes", holdings.heap_bytes, limits.max_heap_fill)?;
+    within("copied out", holdings.copied_out, limits.max_copied_out)
 }
 
 /// Nothing is held once clients and fetches are gone.
@@ -223,6 +224,7 @@ pub fn at_rest(shard: usize, holdings: &Holdings) -> Result<(), String> {
         + holdings.settling
         + holdings.passes
         + holdings.heap_bytes as usize
+        + holdings.copied_out as usize
         + holdings.store.fills as usize;
     let held: u32 = holdings.store.held_up.iter().sum();
     if rest > 0 || held > 0 {

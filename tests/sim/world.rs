@@ -25,7 +25,7 @@ use crate::tls;
 use crate::trace::Trace;
 
 /// Virtual time after which a run that has not come to rest has failed.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(1_800);
 
 /// Events of one run at most: a livelock is a failure, not an endless test.
 const MAX_EVENTS: u64 = 3_000_000;

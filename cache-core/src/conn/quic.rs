@@ -171,6 +171,8 @@ pub struct Quic {
     cids: Arc<CidKeys>,
     slots: Vec<Option<Box<Conn>>>,
     generation: u32,
+    /// Where [`Quic::take_next`] stands.
+    cursor: usize,
     open: usize,
     max_open: usize,
     draining: bool,
@@ -208,6 +210,7 @@ impl Quic {
             cids,
             slots: Vec::new(),
             generation: 0,
+            cursor: 0,
             open: 0,
             max_open: limits.max_connections,
             draining: false,
@@ -360,6 +363,23 @@ impl Quic {
             return None;
         }
         slot.take()
+    }
+
+    /// Slots of the table, free ones too.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Takes out the connection of the next slot, round and round; `None` where the slot is free.
+    pub fn take_next(&mut self) -> Option<Box<Conn>> {
+        self.cursor = (self.cursor + 1) % self.slots.len().max(1);
+        self.slots.get_mut(self.cursor)?.take()
+    }
+
+    /// Puts a connection back that has nothing new to do.
+    pub fn put_back(&mut self, conn: Box<Conn>) {
+        let index = conn.id.handle as usize;
+        self.slots[index] = Some(conn);
     }
 
     /// Every live connection's name.

@@ -53,6 +53,8 @@ pub struct MemoryUse {
     pub fetches: u64,
     /// `limits.max_heap_fill` a core.
     pub heap_fills: u64,
+    /// `limits.max_copied_out` a core.
+    pub copied_out: u64,
 }
 
 const CONNECTION_BYTES: u64 = 24 << 10;
@@ -76,6 +78,7 @@ impl MemoryUse {
             fetches: config.upstream.max_fetches as u64
                 * (u64::from(limits.fetch_window) + FLIGHT_BYTES),
             heap_fills: shards * limits.max_heap_fill,
+            copied_out: shards * limits.max_copied_out,
         }
     }
 
@@ -87,6 +90,7 @@ impl MemoryUse {
             self.waiters,
             self.fetches,
             self.heap_fills,
+            self.copied_out,
         ]
         .into_iter()
         .fold(0, u64::saturating_add)
@@ -197,6 +201,10 @@ fn memory_text(config: &Config) -> String {
         (
             memory.heap_fills,
             format!("heap fills: {shards} cores x limits.max_heap_fill"),
+        ),
+        (
+            memory.copied_out,
+            format!("slow clients: {shards} cores x limits.max_copied_out"),
         ),
         (memory.total(), "together".to_owned()),
     ];

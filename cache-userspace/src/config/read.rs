@@ -453,6 +453,13 @@ fn read_limits(s: &mut Section<'_, '_, '_>, max_object: u64) -> Limits {
             0..=1 << 40,
             "body bytes of a shard that found no room in the arena, together; past it a fetch fails",
         ),
+        max_copied_out: s.bounded(
+            "max_copied_out",
+            &SIZE,
+            d.max_copied_out,
+            0..=1 << 40,
+            "bytes copied out of the arena of a shard for clients that hold up its reuse; past it their answers are cut off",
+        ),
         fetch_window: s.bounded(
             "fetch_window",
             &SIZE_U32,
