@@ -15,7 +15,8 @@
 //! [`arena`] explains the protocol between writer and readers.
 //!
 //! # Checking it
-//! Models of the protocol under loom, and the tests under the address and thread sanitizers:
+//! Models of the protocol under loom (which also sees unordered accesses, as a thread sanitizer
+//! would), and the tests under the address sanitizer:
 //! ```text
 //! RUSTFLAGS="--cfg loom" cargo test -p hugepages --release --test loom --target-dir target/loom
 //! RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0 cargo +nightly test -p hugepages \
