@@ -21,7 +21,7 @@ mod requests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
@@ -45,6 +45,9 @@ const CONNECTIONS_PER_TURN: usize = 64;
 /// Sampled hits collected for another shard before they are sent to it.
 const HIT_NOTES_PER_MESSAGE: usize = 64;
 
+/// How often the gauges that have to be counted up are published.
+const GAUGE_INTERVAL: Duration = Duration::from_millis(100);
+
 /// What shards say to each other. Opaque to the shell, which only carries it.
 #[derive(Debug)]
 pub enum LaneMessage {
@@ -62,6 +65,8 @@ pub enum LaneMessage {
     },
     /// The sender has no more use for the spans of a flight that has ended.
     Done { fetch: FetchId },
+    /// The sender waits to use a segment again until the receiver has taken a turn.
+    TakeTurn,
 }
 
 impl LaneMessage {
@@ -87,6 +92,7 @@ pub struct Shard {
     heap_bytes: u64,
     copied_out: CopiedOut,
     next_check: Option<Instant>,
+    next_gauges: Option<Instant>,
     draining: bool,
     /// Sampled hits by owner.
     hits: Vec<Vec<HitNote>>,
@@ -132,6 +138,7 @@ impl Shard {
             heap_bytes: 0,
             copied_out: CopiedOut::default(),
             next_check: None,
+            next_gauges: None,
             draining: false,
             hits: vec![Vec::new(); usize::from(config.shards)],
             scratch: Scratch {
@@ -216,6 +223,8 @@ impl Shard {
                 event,
             } => self.flight_event(now, from, ticket, fetch, event, out),
             LaneMessage::Done { fetch } => self.flight_done(fetch, from),
+            // The turn that follows every batch of inputs is all that is asked for.
+            LaneMessage::TakeTurn => {}
         }
     }
 
@@ -269,7 +278,10 @@ impl Shard {
         self.let_go(now, out);
         self.send_hit_notes(out);
         self.store.turn();
-        self.publish_gauges();
+        for shard in self.store.laggards() {
+            out.lanes.push((shard, LaneMessage::TakeTurn));
+        }
+        self.publish_gauges(now);
     }
 
     /// Serves waiters of flights that got news.
@@ -329,11 +341,18 @@ impl Shard {
         }
     }
 
-    fn publish_gauges(&self) {
+    fn publish_gauges(&mut self, now: Now) {
         self.stats.waiters.set(self.locals.followers() as u64);
         self.stats.flights.set(self.flights.len() as u64);
         self.stats.passes.set(self.passes.len() as u64);
         self.stats.uncacheable.set(self.uncacheable.len() as u64);
+        if self.next_gauges.is_none_or(|due| now.mono >= due) {
+            self.next_gauges = Some(now.mono + GAUGE_INTERVAL);
+            let store = self.store.stats();
+            self.stats.objects.set(store.objects);
+            self.stats.object_bytes.set(store.bytes);
+            self.stats.evictions.set(store.evictions);
+        }
     }
 
     fn fetch_id(&mut self) -> FetchId {
