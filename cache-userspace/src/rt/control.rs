@@ -273,8 +273,9 @@ struct Listen {
 impl Listen {
     async fn run(mut self) -> anyhow::Result<()> {
         // SAFETY: the clone of the doorbell that the result owns keeps the descriptor open.
-        let bell = unsafe { AsyncFd::register_with_interest(self.bell.clone(), Interest::READABLE) }
-            .context("cannot wait for the control thread's doorbell")?;
+        let bell =
+            unsafe { AsyncFd::register_with_interest(self.bell.clone(), Interest::READABLE) }
+                .context("cannot wait for the control thread's doorbell")?;
         loop {
             while self.take() > 0 {
                 yield_now().await;

@@ -61,7 +61,7 @@ pub fn spawn(plan: CorePlan) -> anyhow::Result<RunningCore> {
 }
 
 async fn run(plan: CorePlan, started: mpsc::Sender<()>) -> anyhow::Result<()> {
-    let packets = plan.port.open(plan.packet_stats)?;
+    let packets = plan.port.open(plan.packet_stats);
     let core = Core::new(plan.shard, packets, plan.lanes, plan.spin, plan.loop_stats);
     let sleeper = core.sleeper()?;
     // The one who started us waits for this, or is gone.

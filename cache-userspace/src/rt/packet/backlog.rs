@@ -37,6 +37,14 @@ impl Backlog {
         stats.send_backlog.set(self.waiting.len() as u64);
     }
 
+    /// Takes the first transmit out.
+    pub fn pop(&mut self, stats: &PacketStats) -> Option<Transmit> {
+        let transmit = self.waiting.pop_front()?;
+        self.bytes -= transmit.data.len();
+        stats.send_backlog.set(self.waiting.len() as u64);
+        Some(transmit)
+    }
+
     /// Takes the first `count` transmits out, done with, and gives their buffers back.
     pub fn remove(&mut self, count: usize, outbox: &mut Outbox, stats: &PacketStats) {
         for transmit in self.waiting.drain(..count) {

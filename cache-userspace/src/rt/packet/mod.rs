@@ -8,18 +8,21 @@
 //! Neither blocks. What cannot be sent at once waits in a bounded backlog, and what does not fit
 //! there is dropped and counted: QUIC sends it again.
 
+pub mod af_xdp;
 mod backlog;
 mod batch;
 mod socket;
 mod steer;
 mod udp;
 
+use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use cache_core::io::{Datagram, Outbox};
 use cache_core::stats::Stat;
 
+use af_xdp::{AfXdpIo, Xsk};
 pub use socket::{SocketError, open_sockets};
 pub use udp::{UdpIo, UdpSocket};
 
@@ -83,13 +86,24 @@ packet_stats! {
 /// What a shard's packet I/O is made of. It can be sent to the shard's thread.
 pub enum Port {
     Udp(Vec<UdpSocket>),
+    AfXdp {
+        xsk: Box<Xsk>,
+        /// Addresses served past the kernel.
+        own: Vec<SocketAddr>,
+        /// For what passes the XDP program or cannot be sent past the kernel.
+        sockets: Vec<UdpSocket>,
+    },
 }
 
 impl Port {
     /// Makes the packet I/O, on the thread that will use it.
-    pub fn open(self, stats: Arc<PacketStats>) -> anyhow::Result<PacketIo> {
+    pub fn open(self, stats: Arc<PacketStats>) -> PacketIo {
         match self {
-            Self::Udp(sockets) => Ok(PacketIo::Udp(UdpIo::new(sockets, stats))),
+            Self::Udp(sockets) => PacketIo::Udp(UdpIo::new(sockets, stats)),
+            Self::AfXdp { xsk, own, sockets } => {
+                let kernel = UdpIo::new(sockets, stats.clone());
+                PacketIo::AfXdp(Box::new(AfXdpIo::new(*xsk, own, kernel, stats)))
+            }
         }
     }
 }
@@ -97,12 +111,14 @@ impl Port {
 /// Packet I/O of one shard.
 pub enum PacketIo {
     Udp(UdpIo),
+    AfXdp(Box<AfXdpIo>),
 }
 
 impl PacketIo {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Udp(_) => Kind::Udp,
+            Self::AfXdp(_) => Kind::AfXdp,
         }
     }
 
@@ -111,6 +127,7 @@ impl PacketIo {
     pub fn recv(&mut self, budget: usize, sink: impl FnMut(Datagram)) -> usize {
         match self {
             Self::Udp(io) => io.recv(budget, sink),
+            Self::AfXdp(io) => io.recv(budget, sink),
         }
     }
 
@@ -118,6 +135,7 @@ impl PacketIo {
     pub fn send(&mut self, outbox: &mut Outbox) {
         match self {
             Self::Udp(io) => io.send(outbox),
+            Self::AfXdp(io) => io.send(outbox),
         }
     }
 
@@ -125,6 +143,7 @@ impl PacketIo {
     pub fn is_blocked(&self) -> bool {
         match self {
             Self::Udp(io) => io.is_blocked(),
+            Self::AfXdp(io) => io.is_blocked(),
         }
     }
 
@@ -132,6 +151,7 @@ impl PacketIo {
     pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
         match self {
             Self::Udp(io) => io.fds(),
+            Self::AfXdp(io) => io.fds(),
         }
     }
 
@@ -139,12 +159,14 @@ impl PacketIo {
     pub fn blocked_fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Udp(io) => io.blocked_fd(),
+            Self::AfXdp(io) => io.blocked_fd(),
         }
     }
 
     pub fn stats(&self) -> &Arc<PacketStats> {
         match self {
             Self::Udp(io) => io.stats(),
+            Self::AfXdp(io) => io.stats(),
         }
     }
 }

@@ -19,7 +19,7 @@ const MAX_SEGMENTS: usize = 64;
 const MAX_MESSAGE: usize = 65_487;
 
 /// Received datagrams are cut from buffers of this size, so that most cost no allocation.
-const BUFFER_BYTES: usize = 256 << 10;
+pub(super) const BUFFER_BYTES: usize = 256 << 10;
 
 /// One shard's socket for one listen address.
 #[derive(Debug)]
@@ -249,7 +249,7 @@ impl UdpIo {
 
 /// Copies `bytes` into the shared buffer. The buffer's memory is used again once every datagram
 /// cut from it is gone; else it is left to them and a new one made.
-fn take(buffer: &mut BytesMut, bytes: &[u8]) -> BytesMut {
+pub(super) fn take(buffer: &mut BytesMut, bytes: &[u8]) -> BytesMut {
     if buffer.capacity() < bytes.len() {
         buffer.reserve(BUFFER_BYTES);
     }
