@@ -66,6 +66,8 @@ pub type Reading<T> = Box<dyn Fn() -> T + Send + Sync>;
 pub struct Sources {
     /// In the order of the shards.
     pub shards: Vec<Arc<ShardStats>>,
+    /// Counters of what runs each shard (packet I/O, loop), shown beside the shard's own.
+    pub runtime: Vec<Reading<Vec<(&'static str, u64)>>>,
     pub upstream: Reading<Vec<OriginStatus>>,
     /// Counters of the XDP program, summed over the CPUs.
     pub xdp: Reading<Vec<(String, u64)>>,
@@ -149,7 +151,13 @@ impl NodeHandle {
                 note: facts.memory.note.clone(),
             },
             shards: shards
-                .map(|(shard, (stats, cpu))| ShardStatus::new(shard, *cpu, &stats.snapshot()))
+                .map(|(shard, (stats, cpu))| {
+                    let mut counters = stats.snapshot();
+                    if let Some(runtime) = sources.runtime.get(shard) {
+                        counters.extend(runtime());
+                    }
+                    ShardStatus::new(shard, *cpu, &counters)
+                })
                 .collect(),
             origins: (sources.upstream)(),
             warnings: facts.warnings.clone(),
@@ -266,6 +274,7 @@ pub(crate) mod tests {
         };
         let sources = Sources {
             shards,
+            runtime: vec![Box::new(|| vec![("turns", 5)])],
             upstream: Box::new(|| {
                 vec![OriginStatus {
                     name: "demo".to_owned(),
@@ -349,6 +358,7 @@ pub(crate) mod tests {
         let status = node.status();
         assert_eq!(status.shards.len(), 2);
         assert_eq!(status.shards[0].get("hits"), 9);
+        assert_eq!(status.shards[0].get("turns"), 5);
         assert_eq!(status.memory.pages, "2 MiB hugepages");
         assert_eq!(status.backend.reason, "no packet.interface");
     }

@@ -9,6 +9,7 @@
 //! with one line that says what to do.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, anyhow, bail};
@@ -21,10 +22,11 @@ use cache_ebpf::cid::CidKeys;
 use tokio::sync::mpsc;
 
 use crate::config::{Backend, Config};
-use crate::node::{COMMAND_QUEUE, NodeFacts, NodeHandle, Sources, XdpFacts};
+use crate::node::{COMMAND_QUEUE, NodeFacts, NodeHandle, Reading, Sources, XdpFacts};
 use crate::rt::control::Control;
 use crate::rt::core_loop::LoopStats;
 use crate::rt::mesh::mesh;
+use crate::rt::packet::af_xdp::{self, Mode, Xsk, own_addresses};
 use crate::rt::packet::{Kind, PacketStats, Port, UdpSocket, open_sockets};
 use crate::rt::spawn::{CorePlan, RunningCore, spawn};
 use crate::status::BackendStatus;
@@ -46,11 +48,11 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     let sockets = open_sockets(&config.server.listen, shards).context("server.listen")?;
     let listen: Vec<SocketAddr> = sockets[0].iter().map(UdpSocket::address).collect();
     let (stores, report) = build_store(&config, shards)?;
-    let steering = Steering::new(&config, &listen, shards)?;
+    let mut steering = Steering::new(&config, &listen, shards)?;
     let quic = QuicSetup::new(tls, steering.cid_keys, &config.limits)?;
     let upstream = Upstream::new(config.upstream.clone())?;
 
-    let ports = Ports::open(&config, sockets, &steering)?;
+    let ports = Ports::open(&config, &listen, sockets, steering.xdp.as_mut())?;
     let (lanes, control_lanes) =
         mesh(shards, config.limits.max_lane_backlog).context("cannot make lanes")?;
     let counters = Counters::new(shards);
@@ -164,7 +166,14 @@ fn shard(
         default_ttl: config.cache.default_ttl,
         limits: config.limits.clone(),
     };
-    Ok(Shard::new(shard_config, store, quic, stats, random()?, false))
+    Ok(Shard::new(
+        shard_config,
+        store,
+        quic,
+        stats,
+        random()?,
+        false,
+    ))
 }
 
 fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
@@ -228,19 +237,106 @@ struct Ports {
 impl Ports {
     fn open(
         config: &Config,
+        listen: &[SocketAddr],
         sockets: Vec<Vec<UdpSocket>>,
-        steering: &Steering,
+        xdp: Option<&mut Xdp>,
     ) -> anyhow::Result<Self> {
-        let _ = (config.packet.backend == Backend::Udp, &steering.xdp);
-        let backend = BackendStatus {
-            kind: Kind::Udp.name().to_owned(),
-            reason: "configured".to_owned(),
-        };
-        Ok(Self {
-            ports: sockets.into_iter().map(Port::Udp).collect(),
-            backend,
-        })
+        match choose(config, sockets.len(), xdp)? {
+            Choice::AfXdp(xsks, xdp) => Self::af_xdp(config, listen, sockets, xsks, xdp),
+            Choice::Udp(reason) => Ok(Self {
+                ports: sockets.into_iter().map(Port::Udp).collect(),
+                backend: BackendStatus {
+                    kind: Kind::Udp.name().to_owned(),
+                    reason,
+                },
+            }),
+        }
     }
+
+    fn af_xdp(
+        config: &Config,
+        listen: &[SocketAddr],
+        sockets: Vec<Vec<UdpSocket>>,
+        xsks: Vec<Xsk>,
+        xdp: &mut Xdp,
+    ) -> anyhow::Result<Self> {
+        let own = own_addresses(listen, xdp.interface()).context("packet.interface")?;
+        let reason = describe(config, &xsks);
+        let mut ports = Vec::new();
+        for ((queue, xsk), sockets) in (0..).zip(xsks).zip(sockets) {
+            xdp.register_xsk(queue, xsk.fd.as_fd())?;
+            xdp.set_af_xdp(queue, true)?;
+            ports.push(Port::AfXdp {
+                xsk: Box::new(xsk),
+                own: own.clone(),
+                sockets,
+            });
+        }
+        let backend = BackendStatus {
+            kind: Kind::AfXdp.name().to_owned(),
+            reason,
+        };
+        Ok(Self { ports, backend })
+    }
+}
+
+enum Choice<'a> {
+    /// One socket a shard.
+    AfXdp(Vec<Xsk>, &'a mut Xdp),
+    /// And why.
+    Udp(String),
+}
+
+fn choose<'a>(
+    config: &Config,
+    shards: usize,
+    xdp: Option<&'a mut Xdp>,
+) -> anyhow::Result<Choice<'a>> {
+    match (config.packet.backend, xdp) {
+        (Backend::Udp, _) => Ok(Choice::Udp("configured".to_owned())),
+        (Backend::Auto, None) => Ok(Choice::Udp("there is no packet.interface".to_owned())),
+        (Backend::AfXdp, None) => bail!("packet.backend = \"af_xdp\" needs packet.interface"),
+        (Backend::Auto, Some(xdp)) => Ok(match open_all(config, shards, &[Mode::ZeroCopy]) {
+            Ok(xsks) => Choice::AfXdp(xsks, xdp),
+            Err(error) => Choice::Udp(format!("{error:#}")),
+        }),
+        (Backend::AfXdp, Some(xdp)) => {
+            let xsks = open_all(config, shards, &[Mode::ZeroCopy, Mode::Copy]);
+            Ok(Choice::AfXdp(xsks.context("packet.backend")?, xdp))
+        }
+    }
+}
+
+/// One AF_XDP socket a shard, in the first of `modes` that the driver has.
+fn open_all(config: &Config, shards: usize, modes: &[Mode]) -> anyhow::Result<Vec<Xsk>> {
+    let interface = config.packet.interface.as_deref().unwrap_or_default();
+    let depth = config.packet.queue_depth;
+    let open_one = |queue: usize| {
+        let mut last = Err(anyhow!("no AF_XDP mode to try"));
+        for mode in modes {
+            last = af_xdp::open(interface, queue as u32, depth, *mode, config.memory.pages);
+            if last.is_ok() {
+                break;
+            }
+        }
+        last
+    };
+    (0..shards).map(open_one).collect()
+}
+
+fn describe(config: &Config, xsks: &[Xsk]) -> String {
+    let why = match config.packet.backend {
+        Backend::AfXdp => "configured",
+        Backend::Auto | Backend::Udp => "the driver has zero-copy",
+    };
+    let how = match xsks.iter().all(|xsk| xsk.mode == Mode::ZeroCopy) {
+        true => "zero-copy",
+        false => "copy mode",
+    };
+    let pages = xsks
+        .first()
+        .map(|xsk| format!(", frames in {}", xsk.memory.kind));
+    format!("{why}; {how}{}", pages.unwrap_or_default())
 }
 
 /// Every shard's counters.
@@ -260,6 +356,15 @@ impl Counters {
             packets: each(shards),
             loops: each(shards),
         }
+    }
+
+    /// What `status` shows of each shard beside the shard's own counters.
+    fn runtime(&self) -> Vec<Reading<Vec<(&'static str, u64)>>> {
+        let both = self.packets.iter().cloned().zip(self.loops.iter().cloned());
+        both.map(|(packets, turns)| -> Reading<_> {
+            Box::new(move || [packets.snapshot(), turns.snapshot()].concat())
+        })
+        .collect()
     }
 }
 
@@ -292,6 +397,7 @@ fn sources(
     let upstream = upstream.stats();
     Sources {
         shards: counters.shards.clone(),
+        runtime: counters.runtime(),
         upstream: Box::new(move || upstream.snapshot().into_iter().map(Into::into).collect()),
         xdp: Box::new(move || {
             let Some(xdp) = &xdp else { return Vec::new() };
