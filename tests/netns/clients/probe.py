@@ -209,8 +209,8 @@ async def probe(options, name):
 async def main():
     options = arguments()
     outcomes = await asyncio.gather(*(probe(options, name) for name in options.probe))
-    for name, outcome in zip(options.probe, outcomes):
-        print(json.dumps({"probe": name, **outcome}), flush=True)
+    for outcome in outcomes:
+        print(json.dumps(outcome), flush=True)
 
 
 def arguments():

@@ -65,7 +65,6 @@ impl Fetched {
 /// What became of a broken rule.
 #[derive(Debug, Deserialize)]
 pub struct Outcome {
-    pub probe: String,
     /// The error code of the connection's close.
     pub connection: Option<u64>,
     /// The error code of the stream's reset.
@@ -137,7 +136,7 @@ impl Edge {
                 "100",
                 "--json",
             ])
-            .args(["--name", HOST, SERVER, path]);
+            .args(["--connect", SERVER, "--name", HOST, "--url", path]);
         let output = self.run_client(&command);
         serde_json::from_slice(&output.stdout).expect("popcache-bench load --json prints JSON")
     }

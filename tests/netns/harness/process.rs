@@ -19,6 +19,8 @@ const SHOWN_LINES: usize = 60;
 pub struct Process {
     child: Child,
     log: PathBuf,
+    /// Where this process's part of the log starts: a restarted program goes on in the same file.
+    log_start: u64,
     stopped: bool,
 }
 
@@ -30,6 +32,7 @@ impl Process {
             .append(true)
             .open(log)
             .expect("open a log");
+        let log_start = file.metadata().expect("size of a log").len();
         let child = inside(namespace, program, &["setpriv", "--pdeathsig", "KILL"])
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("share a log"))
@@ -39,6 +42,7 @@ impl Process {
         Self {
             child,
             log: log.to_owned(),
+            log_start,
             stopped: false,
         }
     }
@@ -48,7 +52,7 @@ impl Process {
         let deadline = Instant::now() + at_most;
         loop {
             let log = self.log();
-            if let Some(line) = log.lines().rev().find(|line| line.starts_with(prefix)) {
+            if let Some(line) = log.lines().find(|line| line.starts_with(prefix)) {
                 return line.to_owned();
             }
             self.assert_running();
@@ -73,8 +77,11 @@ impl Process {
         self.end()
     }
 
+    /// What this process has printed.
     pub fn log(&self) -> String {
-        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+        let whole = fs::read(&self.log).unwrap_or_default();
+        let start = usize::try_from(self.log_start).expect("a small log");
+        String::from_utf8_lossy(whole.get(start..).unwrap_or_default()).into_owned()
     }
 
     fn end(&mut self) -> ExitStatus {

@@ -199,7 +199,9 @@ fn every_broken_rule_gets_its_error_code(backend: Backend) {
         .iter()
         .zip(&outcomes)
         .filter(|((_, due, _), outcome)| !is_due(due, outcome))
-        .map(|((_, due, rfc), outcome)| format!("{outcome:x?} instead of {due:x?} ({rfc})"))
+        .map(|((probe, due, rfc), outcome)| {
+            format!("{probe}: {outcome:x?} instead of {due:x?} ({rfc})")
+        })
         .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     edge.assert_alive();
