@@ -99,7 +99,7 @@ impl Port {
     /// Makes the packet I/O, on the thread that will use it.
     pub fn open(self, stats: Arc<PacketStats>) -> PacketIo {
         match self {
-            Self::Udp(sockets) => PacketIo::Udp(UdpIo::new(sockets, stats)),
+            Self::Udp(sockets) => PacketIo::Udp(Box::new(UdpIo::new(sockets, stats))),
             Self::AfXdp { xsk, own, sockets } => {
                 let kernel = UdpIo::new(sockets, stats.clone());
                 PacketIo::AfXdp(Box::new(AfXdpIo::new(*xsk, own, kernel, stats)))
@@ -110,7 +110,7 @@ impl Port {
 
 /// Packet I/O of one shard.
 pub enum PacketIo {
-    Udp(UdpIo),
+    Udp(Box<UdpIo>),
     AfXdp(Box<AfXdpIo>),
 }
 

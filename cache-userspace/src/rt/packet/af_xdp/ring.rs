@@ -33,7 +33,10 @@ impl<T: Copy> Shared<T> {
         let end = layout.entries + size as usize * size_of::<T>();
         let indices = [layout.producer, layout.consumer, layout.flags];
         assert!(end <= mapping.len() && indices.iter().all(|at| at + 4 <= mapping.len()));
-        assert!(indices.iter().all(|at| at % 4 == 0) && layout.entries % align_of::<T>() == 0);
+        assert!(
+            indices.iter().all(|at| at.is_multiple_of(4))
+                && layout.entries.is_multiple_of(align_of::<T>())
+        );
         Self {
             mapping,
             layout,
