@@ -64,7 +64,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     setup::ensure(workspace, setup::Purpose::Run)?;
     build::release(workspace)?;
 
-    let signals = Signals::block()?;
+    let signals = Signals::watch()?;
     let mut demo = Demo::start(workspace, args, &signals)?;
     if args.smoke {
         return smoke::run(workspace, &demo);

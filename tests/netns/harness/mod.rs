@@ -68,7 +68,7 @@ impl Edge {
         let alone = lock();
         let network = Network::make();
         let folder = Folder::make(network.name());
-        certificate::write(&folder.path(), HOST);
+        certificate::write(folder.path(), HOST);
         let origin = Origin::start(network.server(), &folder.path().join("origin.log"));
         fs::write(folder.config(), configuration(&folder, backend, more))
             .expect("write the configuration");

@@ -67,7 +67,7 @@ impl Background {
                 return Ok(line.to_owned());
             }
             self.require_running()?;
-            if signals.wait(TICK)? {
+            if signals.wait(TICK) {
                 bail!("interrupted");
             }
             if Instant::now() > deadline {

@@ -78,7 +78,7 @@ impl Demo {
     /// # Errors
     /// popcache or the origin ended by itself.
     pub fn wait(&mut self, signals: &Signals) -> anyhow::Result<()> {
-        while !signals.wait(TICK)? {
+        while !signals.wait(TICK) {
             self.popcache.require_running()?;
             self.origin.require_running()?;
         }

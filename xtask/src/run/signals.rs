@@ -1,34 +1,38 @@
 //! Ctrl-C and its kin as something to ask for, so that the ordinary way out puts everything back.
 
-use std::os::fd::AsFd;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use nix::poll::{PollFd, PollFlags, PollTimeout};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-/// SIGINT, SIGTERM and SIGHUP, held back from this process until it asks. Programs that it starts
-/// receive them as usual: the standard library clears the mask for them.
-pub struct Signals(SignalFd);
+const TICK: Duration = Duration::from_millis(50);
+
+/// Remembers that SIGINT, SIGTERM or SIGHUP came. Programs that we start receive them as usual.
+pub struct Signals(Arc<AtomicBool>);
 
 impl Signals {
-    pub fn block() -> anyhow::Result<Self> {
-        let mut set = SigSet::empty();
-        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-            set.add(signal);
+    pub fn watch() -> anyhow::Result<Self> {
+        let came = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            signal_hook::flag::register(signal, Arc::clone(&came))
+                .with_context(|| format!("cannot watch for signal {signal}"))?;
         }
-        set.thread_block().context("cannot block signals")?;
-        let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC)
-            .context("cannot read signals from a descriptor")?;
-        Ok(Self(fd))
+        Ok(Self(came))
     }
 
-    /// Waits at most this long; true when one of the signals came.
-    pub fn wait(&self, at_most: Duration) -> anyhow::Result<bool> {
-        let timeout = PollTimeout::try_from(at_most).unwrap_or(PollTimeout::MAX);
-        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
-        let ready = nix::poll::poll(&mut fds, timeout).context("cannot wait for signals")?;
-        Ok(ready > 0)
+    /// Waits at most this long; true when one of the signals came, now or before.
+    pub fn wait(&self, at_most: Duration) -> bool {
+        let deadline = Instant::now() + at_most;
+        while !self.0.load(Ordering::Relaxed) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            thread::sleep(left.min(TICK));
+        }
+        true
     }
 }
