@@ -107,8 +107,12 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     cores.join().and(ended)
 }
 
+/// Locked memory that glommio insists on, in bytes.
+const LOCKED_MEMORY: u64 = 512 << 10;
+
 /// What every later step takes for granted, each with its own line when it is missing.
 fn require_kernel() -> anyhow::Result<()> {
+    require_locked_memory()?;
     if let Ok(disabled) = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled")
         && disabled.trim() == "2"
     {
@@ -131,6 +135,20 @@ fn require_kernel() -> anyhow::Result<()> {
             _ => Err(error).context("cannot make an io_uring"),
         },
     }
+}
+
+/// Raises the limit as far as it may be raised, and complains if that is not enough.
+fn require_locked_memory() -> anyhow::Result<()> {
+    use nix::sys::resource::{Resource::RLIMIT_MEMLOCK, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(RLIMIT_MEMLOCK).context("cannot read RLIMIT_MEMLOCK")?;
+    if hard >= LOCKED_MEMORY && (soft == hard || setrlimit(RLIMIT_MEMLOCK, hard, hard).is_ok()) {
+        return Ok(());
+    }
+    bail!(
+        "{} KiB of memory may be locked, io_uring needs {}: raise it by `ulimit -l` or LimitMEMLOCK=",
+        hard >> 10,
+        LOCKED_MEMORY >> 10
+    )
 }
 
 fn build_store(config: &Config, shards: u8) -> anyhow::Result<(Vec<Store>, StoreReport)> {

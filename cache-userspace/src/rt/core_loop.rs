@@ -63,7 +63,7 @@ pub struct Core {
     packets: PacketIo,
     lanes: ShardLanes,
     outbox: Outbox,
-    spin: Duration,
+    spin: Spin,
     stats: Arc<LoopStats>,
     /// A turn is due even if nothing arrived.
     turn_due: bool,
@@ -71,7 +71,7 @@ pub struct Core {
 }
 
 impl Core {
-    /// `spin`: how long to poll after the last event before sleeping.
+    /// `spin`: how long to poll, at most, after the last event before sleeping.
     pub fn new(
         shard: Shard,
         packets: PacketIo,
@@ -84,7 +84,7 @@ impl Core {
             packets,
             lanes,
             outbox: Outbox::default(),
-            spin,
+            spin: Spin::new(spin),
             stats,
             turn_due: true,
             stopped: false,
@@ -107,9 +107,11 @@ impl Core {
         while !self.stopped {
             if self.poll_once(now) {
                 last_event = now.mono;
-            } else if now.mono.saturating_duration_since(last_event) >= self.spin {
+            } else if now.mono.saturating_duration_since(last_event) >= self.spin.now {
                 self.sleep(&mut sleeper).await?;
                 now = clock::now();
+                self.spin
+                    .learn(now.mono.saturating_duration_since(last_event));
                 (last_event, gave_way) = (now.mono, now.mono);
                 continue;
             }
@@ -225,5 +227,48 @@ impl Core {
         self.packets.send(&mut self.outbox);
         self.lanes.flush();
         self.stats.lane_dropped.add(self.lanes.take_dropped());
+    }
+}
+
+/// How long to poll before sleeping. Falling asleep and waking costs about as much as polling for
+/// 40 us, so polling pays where the next event comes sooner than that; where pauses have been longer,
+/// as with a client that works through a large batch, it only burns the core.
+struct Spin {
+    most: Duration,
+    now: Duration,
+}
+
+impl Spin {
+    fn new(most: Duration) -> Self {
+        Self { most, now: most }
+    }
+
+    /// The core slept, and `pause` lay between two events. Waking late is part of that, so a pause
+    /// of twice `most` may well be one that polling would have bridged.
+    fn learn(&mut self, pause: Duration) {
+        self.now = if pause < 2 * self.most {
+            self.most
+        } else {
+            self.now / 2
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn polling_ends_where_pauses_are_long_and_begins_again_where_they_are_short() {
+        let most = Duration::from_micros(50);
+        let mut spin = Spin::new(most);
+        spin.learn(Duration::from_micros(99));
+        assert_eq!(spin.now, most);
+        for _ in 0..16 {
+            spin.learn(Duration::from_millis(1));
+        }
+        assert!(spin.now < Duration::from_micros(1));
+        spin.learn(Duration::from_micros(30));
+        assert_eq!(spin.now, most);
     }
 }
