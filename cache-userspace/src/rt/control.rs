@@ -323,3 +323,91 @@ impl Listen {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use nix::sys::signal::{Signal, raise};
+
+    use super::super::mesh::{ShardLanes, mesh};
+    use super::*;
+    use crate::config::AdminConfig;
+    use crate::node::tests::node;
+    use crate::upstream::UpstreamConfig;
+
+    /// Plays a shard: answers commands until it is told to stop, and says what it was asked.
+    fn play(mut lanes: ShardLanes, objects: u64) -> Vec<String> {
+        let mut asked = Vec::new();
+        loop {
+            match lanes.from_control.recv() {
+                Some(ToShard::Stop) => return asked,
+                Some(ToShard::Command { id, command }) => {
+                    asked.push(format!("{command:?}"));
+                    let reply = Reply::Purged { objects };
+                    lanes.to_control.send(ToControl::Reply { id, reply }, false);
+                    lanes.flush();
+                }
+                Some(ToShard::Fetch { .. }) => panic!("nothing was fetched"),
+                None => thread::yield_now(),
+            }
+        }
+    }
+
+    fn control(directory: &std::path::Path, lanes: ControlLanes) -> (Control, NodeHandle) {
+        let (node, commands) = node();
+        let admin = crate::admin::bind(&AdminConfig {
+            socket: directory.join("admin.sock"),
+            tcp: None,
+            token_file: None,
+        });
+        let control = Control {
+            lanes,
+            upstream: Upstream::new(UpstreamConfig::default()).expect("upstream"),
+            commands,
+            admin: admin.expect("socket"),
+            node: node.clone(),
+            stats: vec![Arc::default(), Arc::default()],
+            housekeeping: Box::new(|| ()),
+        };
+        (control, node)
+    }
+
+    /// One test, since signals reach every control thread of the process.
+    #[test]
+    fn commands_are_answered_and_signals_drain_and_stop() {
+        let directory = tempfile::tempdir().expect("directory");
+        let (mut lanes, ends) = mesh(2, 16).expect("lanes");
+        let (control, node) = control(directory.path(), ends);
+        let players: Vec<_> = lanes
+            .drain(..)
+            .zip([1, 10])
+            .map(|(lanes, objects)| thread::spawn(move || play(lanes, objects)))
+            .collect();
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let purger = thread::spawn(move || {
+            is_ready.recv().expect("ready");
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            let report = runtime.expect("runtime").block_on(node.purge_all());
+            raise(Signal::SIGTERM).expect("signal");
+            report
+        });
+        let ended = control.run(move || ready.send(()).expect("the purger waits"));
+        assert!(ended.is_ok(), "{ended:?}");
+        assert_eq!(purger.join().expect("purger").expect("report").objects, 11);
+        for player in players {
+            assert_eq!(player.join().expect("player"), ["PurgeAll", "Drain"]);
+        }
+
+        let (mut lanes, ends) = mesh(2, 16).expect("lanes");
+        let (control, _) = self::control(directory.path(), ends);
+        let last = lanes.remove(1);
+        drop(lanes);
+        let player = thread::spawn(move || play(last, 0));
+        let ended = control.run(|| ());
+        assert!(ended.is_err_and(|error| error.to_string().contains("a shard ended")));
+        player.join().expect("the other one was told to stop");
+    }
+}
