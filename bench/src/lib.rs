@@ -6,7 +6,8 @@
 //! baseline    quinn + h3 + tokio server, the ecosystem's default
 //! nginx       Debian 13's nginx in a private root
 //!
-//! hit herd    the benchmarks
+//! hit herd    the benchmarks of the whole
+//! engine      the benchmark of index, memory and eviction
 //! site        what they run on: network, origin, servers that take turns
 //! net         namespace and veth pairs
 //! process     servers as child processes
@@ -19,6 +20,7 @@
 
 pub mod baseline;
 pub mod cpu;
+pub mod engine;
 pub mod figures;
 pub mod herd;
 pub mod hit;

@@ -29,6 +29,8 @@ enum Tool {
     Hit(cli::bench::HitArguments),
     /// Benchmark a thundering herd for one object that is not cached
     Herd(cli::bench::Arguments),
+    /// Benchmark the cache engine alone: miss ratios, time per get, memory
+    Engine(cli::engine::Arguments),
     /// Unpack the peers now rather than at the first benchmark
     Peers,
 }
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Tool::Baseline(arguments) => cli::baseline::run(&arguments),
         Tool::Hit(arguments) => cli::bench::run_hit(arguments),
         Tool::Herd(arguments) => cli::bench::run_herd(arguments),
+        Tool::Engine(arguments) => cli::engine::run(arguments),
         Tool::Peers => cli::bench::run_peers(),
     };
     done.unwrap_or_else(|error| {
