@@ -123,6 +123,17 @@ impl Process {
         all
     }
 
+    /// The family without nginx's cache loader, which ends by itself after a minute and serves
+    /// nothing.
+    pub fn servers(&self) -> Vec<i32> {
+        let mut family = self.family();
+        family.retain(|pid| {
+            let title = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            !title.starts_with(b"nginx: cache loader")
+        });
+        family
+    }
+
     /// Keeps the whole family off the processor until [`Process::resume`].
     pub fn pause(&self) {
         self.signal(Signal::SIGSTOP);

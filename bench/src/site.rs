@@ -278,7 +278,7 @@ level = "info"
         if let Some(core) = self.client_core {
             command.args(["--core", &core.to_string()]);
         }
-        for pid in server.family() {
+        for pid in server.servers() {
             command.args(["--watch", &pid.to_string()]);
         }
         command
