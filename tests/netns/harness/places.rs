@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 /// A binary of this workspace: from POPCACHE_BIN_DIR, else beside this test's own.
 pub fn binary(name: &str) -> PathBuf {
     let folder = match std::env::var_os("POPCACHE_BIN_DIR") {
-        Some(folder) => PathBuf::from(folder),
+        // From the root of the checkout, as one types it; tests start in their crate's folder.
+        Some(folder) => Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("..")
+            .join(folder),
         None => profile_folder(),
     };
     let binary = folder.join(name);
