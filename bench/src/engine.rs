@@ -3,6 +3,7 @@
 //! ```text
 //! trace synthetic    what is asked for
 //! replay             one cache, one trace
+//! own                popcache's policy
 //! classic peers      who else answers: plain LRU and LFU, crates
 //! offline            what one would miss who knows the future
 //! miss               cases miss/TRACE/SIZE
@@ -11,6 +12,7 @@
 mod classic;
 mod miss;
 mod offline;
+mod own;
 mod peers;
 mod replay;
 mod synthetic;

@@ -13,6 +13,7 @@ pub mod flight;
 pub mod http;
 mod index;
 pub mod io;
+pub mod policy;
 mod record;
 pub mod shard;
 pub mod stats;

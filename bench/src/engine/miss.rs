@@ -5,10 +5,11 @@
 
 use anyhow::Result;
 
+use super::own::Own;
 use super::replay::{Misses, replay};
 use super::trace::{self, Trace};
 use super::{Options, offline, peers, synthetic};
-use crate::figures::{Better, Metric, Row, Samples};
+use crate::figures::{Better, Metric, POPCACHE, Row, Samples};
 
 pub const OFFLINE: &str = "offline";
 
@@ -71,6 +72,7 @@ fn compare(trace: &Trace, case: &str, capacity: u64) -> Vec<Row> {
             add(name, replay(trace, peer.as_mut()));
         }
     }
+    add(POPCACHE, replay(trace, &mut Own::new(trace, capacity)));
     add(OFFLINE, offline::misses(trace, capacity));
     samples.rows(&[case], &METRICS)
 }

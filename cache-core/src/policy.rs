@@ -1,0 +1,345 @@
+//! What is worth keeping: learned from how soon objects of each kind were asked for again.
+//!
+//! ```text
+//!              touch (resident)               class and age at which it came back
+//!  request --> admit (known to history) ----------------------------.
+//!              admit (new)                                          v
+//!  evict ----> evicted --> History --> forgotten at an age --> Learner --> rank(class, age)
+//!                                                                   ^
+//!  now and then: learn <--- those that wait, resident or not -------'
+//! ```
+//! An object's class says how often it was asked for and how long it had waited the last time, or how
+//! large it is if it came once. For each class the owner counts after what time requests came,
+//! whether the object was still there or not, and from that works out how many hits for its time and
+//! room an object of each age still brings. The least rank goes first. Where recency decides, ranks
+//! fall with age and this is LRU; where frequency does, classes differ and ages do not; in a loop ranks rise
+//! with age and what came last goes first. None of it is set beforehand, and what was learned fades.
+//!
+//! Time is counted in requests. Nothing here allocates after [`Policy::new`], reads a clock or
+//! draws from anything but the seed. All memory is 4 bytes an entry of history, six entries for each
+//! object that the cache is expected to hold, and about 130 KiB of tables.
+
+mod history;
+mod learner;
+
+use history::{Ghost, History};
+use learner::{CLASSES, Class, Learner};
+
+/// Entries of history per object that the cache is expected to hold.
+const HISTORY_PER_OBJECT: usize = 6;
+const MIN_HISTORY: usize = 4096;
+/// A round of learning begins after this part of the history's length in requests: one in.
+const ROUND_SHARE: u64 = 16;
+const MIN_ROUND: u64 = 256;
+/// Part of all requests so far that starts a round while the history is not full: one in.
+const EARLY_SHARE: u64 = 4;
+/// Residents, and entries of history, looked at in a round.
+pub const MAX_OBSERVED: usize = 16 << 10;
+/// Requests that 24 bits of time cover, in lengths of the history.
+const SPAN: u64 = 64;
+
+/// What is known of a resident object: 4 bytes that its owner keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Meta(u32);
+
+const TIME_BITS: u32 = 24;
+const TIME: u32 = (1 << TIME_BITS) - 1;
+
+impl Meta {
+    fn new(time: u32, class: Class) -> Self {
+        Self(u32::from(class.number()) << TIME_BITS | time & TIME)
+    }
+
+    fn time(self) -> u32 {
+        self.0 & TIME
+    }
+
+    fn class(self) -> Class {
+        Class::of((self.0 >> TIME_BITS) as u8)
+    }
+}
+
+/// Counters of one partition's policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PolicyStats {
+    /// Objects that came back while only history knew them.
+    pub ghost_hits: u64,
+    /// Times that ranks were worked out anew.
+    pub rounds: u64,
+}
+
+#[derive(Debug)]
+pub struct Policy {
+    learner: Learner,
+    history: History,
+    /// Requests so far, and their number at which the next round is due.
+    requests: u64,
+    due: u64,
+    /// Requests of a unit of time are `1 << unit_shift`.
+    unit_shift: u32,
+    size_weight: SizeWeight,
+    random: u32,
+    stats: PolicyStats,
+}
+
+impl Policy {
+    /// For a cache that holds about `objects`.
+    pub fn new(objects: usize, seed: u64) -> Self {
+        let history = History::new((objects * HISTORY_PER_OBJECT).max(MIN_HISTORY));
+        let span = history.len() as u64 * SPAN;
+        Self {
+            learner: Learner::new(),
+            requests: 0,
+            due: MIN_ROUND,
+            unit_shift: (span >> TIME_BITS).checked_ilog2().map_or(0, |log| log + 1),
+            history,
+            size_weight: SizeWeight::new(),
+            random: seed as u32 ^ (seed >> 32) as u32 | 1,
+            stats: PolicyStats::default(),
+        }
+    }
+
+    /// Counts requests, which is how time passes. True when [`Policy::learn`] is due.
+    pub fn pass(&mut self, requests: u32) -> bool {
+        self.requests += u64::from(requests);
+        self.requests >= self.due
+    }
+
+    /// A resident object was asked for.
+    pub fn touch(&mut self, meta: Meta) -> Meta {
+        let age = self.age(meta);
+        let random = self.random();
+        let class = self.learner.came_back(meta.class(), age, random);
+        Meta::new(self.now(), class)
+    }
+
+    /// An object that was not resident is brought in. `hash` is its key's.
+    pub fn admit(&mut self, hash: u64, size: u32) -> Meta {
+        self.size_weight.missed(size);
+        let now = self.now();
+        let Some(ghost) = self.history.take(hash, now) else {
+            return Meta::new(now, Class::new(size));
+        };
+        self.stats.ghost_hits += 1;
+        let random = self.random();
+        Meta::new(now, self.learner.came_back(ghost.class, ghost.age, random))
+    }
+
+    /// A resident object was evicted, and may be remembered.
+    pub fn evicted(&mut self, hash: u64, meta: Meta) {
+        let ghost = Ghost {
+            class: meta.class(),
+            age: self.age(meta),
+        };
+        if let Some(forgotten) = self.history.put(hash, ghost, self.now()) {
+            self.learner.gave_up(forgotten.class, forgotten.age);
+        }
+    }
+
+    /// What an object of `size` bytes is worth: the less, the sooner it should go. Comparable
+    /// between objects at the same time.
+    pub fn rank(&self, meta: Meta, size: u32) -> f32 {
+        self.learner.rank(meta.class(), self.age(meta)) * self.size_weight.of(size)
+    }
+
+    /// Works out ranks anew. `residents` are `observed` of all `all` objects, picked without regard to what
+    /// is known of them; up to [`MAX_OBSERVED`] are enough.
+    pub fn learn(&mut self, residents: impl Iterator<Item = Meta>, observed: usize, all: usize) {
+        let weight = all as f32 / observed.max(1) as f32;
+        for meta in residents {
+            self.learner.waits(meta.class(), self.age(meta), weight);
+        }
+        let now = self.now();
+        let (ghosts, weight) = self.history.sample(MAX_OBSERVED, now);
+        for ghost in ghosts {
+            self.learner.waits(ghost.class, ghost.age, weight);
+        }
+        self.learner.learn();
+        self.stats.rounds += 1;
+        let full = self.history.len() as u64 / ROUND_SHARE;
+        let early = self.requests / EARLY_SHARE;
+        self.due = self.requests + full.min(early).max(MIN_ROUND);
+    }
+
+    pub fn stats(&self) -> PolicyStats {
+        self.stats
+    }
+
+    /// Bytes of heap.
+    pub fn bytes(&self) -> usize {
+        self.history.bytes() + self.learner.bytes()
+    }
+
+    fn now(&self) -> u32 {
+        (self.requests >> self.unit_shift) as u32
+    }
+
+    /// In requests.
+    fn age(&self, meta: Meta) -> u32 {
+        let units = self.now().wrapping_sub(meta.time()) & TIME;
+        units << self.unit_shift
+    }
+
+    fn random(&mut self) -> u32 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 17;
+        self.random ^= self.random << 5;
+        self.random
+    }
+}
+
+/// What a hit is worth for each byte of room that it takes, where a miss costs something for
+/// itself and something for each of its bytes.
+///
+/// The least misses of objects want the inverse of the size, the least misses of bytes want nothing of it. The sum
+/// serves both: below the average size of what is missed the first rules, above it the second.
+#[derive(Debug)]
+struct SizeWeight {
+    /// Of what was missed lately.
+    average: f32,
+}
+
+/// Requests over which sizes are averaged.
+const AVERAGED: f32 = 4096.0;
+/// What a miss of average size costs for its bytes, where it costs 1 for itself.
+const BYTES_SHARE: f32 = 1.5;
+
+impl SizeWeight {
+    fn new() -> Self {
+        Self { average: 0.0 }
+    }
+
+    fn missed(&mut self, size: u32) {
+        let size = size.max(1) as f32;
+        match self.average {
+            0.0 => self.average = size,
+            average => self.average += (size - average) / AVERAGED,
+        }
+    }
+
+    fn of(&self, size: u32) -> f32 {
+        1.0 / size.max(1) as f32 + BYTES_SHARE / self.average.max(1.0)
+    }
+}
+
+const _: () = assert!(CLASSES <= 1 << (32 - TIME_BITS));
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    /// A cache of objects of one size that evicts the least of all ranks.
+    struct Cache {
+        policy: Policy,
+        room: usize,
+        residents: VecDeque<(u64, Meta)>,
+        misses: u32,
+    }
+
+    const SIZE: u32 = 1000;
+
+    impl Cache {
+        fn new(room: usize) -> Self {
+            Self {
+                policy: Policy::new(room, 7),
+                room,
+                residents: VecDeque::new(),
+                misses: 0,
+            }
+        }
+
+        fn request(&mut self, key: u64) {
+            let count = self.residents.len();
+            if self.policy.pass(1) {
+                let metas = self.residents.iter().map(|(_, meta)| *meta);
+                self.policy.learn(metas, count, count);
+            }
+            let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let policy = &mut self.policy;
+            if let Some((_, meta)) = self.residents.iter_mut().find(|(h, _)| *h == hash) {
+                *meta = policy.touch(*meta);
+                return;
+            }
+            self.misses += 1;
+            self.residents.push_back((hash, policy.admit(hash, SIZE)));
+            if self.residents.len() > self.room {
+                let rank = |i: &usize| policy.rank(self.residents[*i].1, SIZE);
+                let least = (0..=count).min_by(|a, b| rank(a).total_cmp(&rank(b)));
+                let (hash, meta) = self.residents.remove(least.unwrap()).unwrap();
+                policy.evicted(hash, meta);
+            }
+        }
+
+        fn misses_of(&mut self, keys: impl Iterator<Item = u64>) -> u32 {
+            let before = self.misses;
+            keys.for_each(|key| self.request(key));
+            self.misses - before
+        }
+    }
+
+    #[test]
+    fn a_loop_that_does_not_fit_keeps_a_part() {
+        // LRU would miss every time; the best that can be is one in four.
+        let mut cache = Cache::new(75);
+        cache.misses_of((0..10_000).map(|i| i % 100));
+        let misses = cache.misses_of((0..10_000).map(|i| i % 100));
+        assert!(misses < 4_000, "{misses}");
+    }
+
+    #[test]
+    fn what_is_recent_stays_where_recency_decides() {
+        // Each object is asked for three times within 40 requests of its first, then never.
+        let keys = |from: u64, to: u64| (from..to).flat_map(|i| [i, i - 12]).map(|k| k + 100);
+        let mut cache = Cache::new(30);
+        cache.misses_of(keys(20, 8_000));
+        let misses = cache.misses_of(keys(8_000, 10_000));
+        assert!(misses <= 2_000 * 102 / 100, "{misses}");
+    }
+
+    #[test]
+    fn scans_do_not_wash_out_what_is_asked_for_often() {
+        let mut scan = 1_000;
+        let mut keys = || {
+            let mut keys = Vec::new();
+            for _ in 0..50 {
+                keys.extend((0..50).chain(0..50));
+                keys.extend(scan..scan + 200);
+                scan += 200;
+            }
+            keys
+        };
+        let mut cache = Cache::new(60);
+        cache.misses_of(keys().into_iter());
+        let misses = cache.misses_of(keys().into_iter());
+        // The scans' own misses are 10,000; LRU has 2,500 more.
+        assert!(misses < 10_300, "{misses}");
+    }
+
+    #[test]
+    fn of_two_that_are_asked_for_alike_the_larger_goes() {
+        let mut policy = Policy::new(100, 1);
+        let meta = policy.admit(1, 4096);
+        assert!(policy.rank(meta, 100) > policy.rank(meta, 100_000));
+    }
+
+    #[test]
+    fn the_same_seed_and_requests_make_the_same_ranks() {
+        let keys = || (0..5_000u64).map(|i| i * i % 331);
+        let (mut a, mut b) = (Cache::new(50), Cache::new(50));
+        assert_eq!(a.misses_of(keys()), b.misses_of(keys()));
+        assert_eq!(a.residents, b.residents);
+        assert!(a.policy.stats().ghost_hits > 0 && a.policy.stats().rounds > 3);
+    }
+
+    #[test]
+    fn memory_is_bound() {
+        let policy = Policy::new(100_000, 1);
+        assert!(
+            policy.bytes() <= 24 * 100_000 + (140 << 10),
+            "{}",
+            policy.bytes()
+        );
+    }
+}

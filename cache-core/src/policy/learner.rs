@@ -1,0 +1,292 @@
+//! Ranks of classes at ages, from what was seen.
+//!
+//! For each class and age there are counts of the objects that came back, of those that were forgotten and
+//! of those that still wait. They give the likelihood that an object that has waited so long comes
+//! in the next interval of age (a hazard, as Kaplan and Meier estimate it from observations that are
+//! cut off). A class that was seldom seen leans on all classes of its frequency, and these on all. The
+//! rank of an age is the most hits per unit of time that waiting brings from there on, whenever one
+//! stops waiting (Gittins' index).
+
+use std::array;
+
+const FREQUENCIES: usize = 8;
+const GAPS: usize = 13;
+/// Objects asked for once are told apart by size instead, in octaves from 256 bytes.
+const SMALLEST_OCTAVE: u32 = 8;
+pub(super) const CLASSES: usize = FREQUENCIES * GAPS;
+/// Intervals of age: four an octave.
+const AGES: usize = 80;
+/// Counts lose this part every round.
+const KEEP: f32 = 0.97;
+/// A class with so many observations weighs as much as what it leans on.
+const LEAN: f32 = 20.0;
+/// Below this part of objects left, waiting on is not looked at.
+const FEW: f32 = 1e-3;
+
+/// How often an object was asked for, and how long it had waited the last time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Class(u8);
+
+impl Class {
+    /// Asked for once: what is known is the size, in bytes.
+    pub fn new(size: u32) -> Self {
+        let octave = size.max(1).ilog2().saturating_sub(SMALLEST_OCTAVE);
+        Self((octave as usize).min(GAPS - 1) as u8)
+    }
+
+    pub fn of(number: u8) -> Self {
+        Self(number.min(CLASSES as u8 - 1))
+    }
+
+    pub fn number(self) -> u8 {
+        self.0
+    }
+
+    fn frequency(self) -> usize {
+        usize::from(self.0) / GAPS
+    }
+
+    /// The class after a request that came at `age`. Frequencies above 2 are doublings: each is
+    /// reached by chance, as often as by counting.
+    fn next(self, age: u32, random: u32) -> Self {
+        let frequency = self.frequency();
+        let odds = match frequency {
+            0..=2 => 1,
+            f => 1 << (f - 2).min(8),
+        };
+        let more = usize::from(random.is_multiple_of(odds));
+        let frequency = (frequency + more).min(FREQUENCIES - 1);
+        Self((frequency * GAPS + gap(age)) as u8)
+    }
+}
+
+/// Powers of four.
+fn gap(age: u32) -> usize {
+    ((age.max(1).ilog2() / 2) as usize).min(GAPS - 1)
+}
+
+/// The interval of an age.
+fn interval(age: u32) -> usize {
+    if age < 4 {
+        return age as usize;
+    }
+    let octave = age.ilog2();
+    let quarter = (age >> (octave - 2)) & 3;
+    (octave as usize * 4 + quarter as usize - 4).min(AGES - 1)
+}
+
+/// The least age of an interval.
+fn begin(interval: usize) -> f32 {
+    match interval {
+        0..4 => interval as f32,
+        i => (4 + i % 4) as f32 * 2f32.powi(i as i32 / 4 - 1),
+    }
+}
+
+type ByAge = [f32; AGES];
+
+/// What became of objects of some classes, by the age at which it did.
+#[derive(Clone, Copy, Debug)]
+struct Fates {
+    came: ByAge,
+    left: ByAge,
+}
+
+impl Fates {
+    const NONE: Fates = Fates {
+        came: [0.0; AGES],
+        left: [0.0; AGES],
+    };
+
+    fn fade(&mut self) {
+        for count in self.came.iter_mut().chain(&mut self.left) {
+            *count *= KEEP;
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Learner {
+    fates: Box<[Fates]>,
+    /// Objects that wait now, by class and age.
+    waiting: Box<[ByAge]>,
+    ranks: Box<[ByAge]>,
+}
+
+impl Learner {
+    pub fn new() -> Self {
+        // Until something is known: LRU.
+        let recent = array::from_fn(|age| 1.0 / (begin(age) + 8.0));
+        Self {
+            fates: vec![Fates::NONE; CLASSES].into(),
+            waiting: vec![[0.0; AGES]; CLASSES].into(),
+            ranks: vec![recent; CLASSES].into(),
+        }
+    }
+
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.fates) + size_of_val(&*self.waiting) + size_of_val(&*self.ranks)
+    }
+
+    /// An object was asked for at an age; gives its class from now on.
+    pub fn came_back(&mut self, class: Class, age: u32, random: u32) -> Class {
+        self.fates[usize::from(class.0)].came[interval(age)] += 1.0;
+        class.next(age, random)
+    }
+
+    /// An object was forgotten at an age.
+    pub fn gave_up(&mut self, class: Class, age: u32) {
+        self.fates[usize::from(class.0)].left[interval(age)] += 1.0;
+    }
+
+    /// Objects, `weight` of them, wait at an age.
+    pub fn waits(&mut self, class: Class, age: u32, weight: f32) {
+        self.waiting[usize::from(class.0)][interval(age)] += weight;
+    }
+
+    #[inline]
+    pub fn rank(&self, class: Class, age: u32) -> f32 {
+        self.ranks[usize::from(class.0)][interval(age)]
+    }
+
+    /// Works out all ranks and lets what was counted fade.
+    pub fn learn(&mut self) {
+        let mut all = Hazards::NONE;
+        let mut by_frequency = [Hazards::NONE; FREQUENCIES];
+        let mut by_class = [Hazards::NONE; CLASSES];
+        for (class, own) in by_class.iter_mut().enumerate() {
+            *own = Hazards::new(&self.fates[class], &self.waiting[class]);
+            by_frequency[class / GAPS].add(own);
+            all.add(own);
+        }
+        let all = all.lean(&[0.0; AGES], 2.0);
+        let by_frequency = by_frequency.map(|frequency| frequency.lean(&all, LEAN));
+        for (class, own) in by_class.iter().enumerate() {
+            self.ranks[class] = ranks(&own.lean(&by_frequency[class / GAPS], LEAN));
+        }
+        self.fates.iter_mut().for_each(Fates::fade);
+        self.waiting.fill([0.0; AGES]);
+    }
+}
+
+/// Objects that came at an age, out of those that had waited so long.
+#[derive(Clone, Copy)]
+struct Hazards {
+    came: ByAge,
+    waited: ByAge,
+}
+
+impl Hazards {
+    const NONE: Hazards = Hazards {
+        came: [0.0; AGES],
+        waited: [0.0; AGES],
+    };
+
+    fn new(fates: &Fates, waiting: &ByAge) -> Self {
+        let mut hazards = Self::NONE;
+        let mut older = 0.0;
+        for age in (0..AGES).rev() {
+            let (came, gone) = (fates.came[age], fates.left[age] + waiting[age]);
+            hazards.came[age] = came;
+            // Those that went within the interval have waited half of it.
+            hazards.waited[age] = older + came + gone / 2.0;
+            older += came + gone;
+        }
+        hazards
+    }
+
+    fn add(&mut self, other: &Self) {
+        for age in 0..AGES {
+            self.came[age] += other.came[age];
+            self.waited[age] += other.waited[age];
+        }
+    }
+
+    /// The likelihoods, as if `weight` more objects had been seen that behaved as `others`.
+    fn lean(&self, others: &ByAge, weight: f32) -> ByAge {
+        array::from_fn(|age| {
+            let came = self.came[age] + weight * others[age];
+            (came / (self.waited[age] + weight)).min(1.0)
+        })
+    }
+}
+
+/// The most hits per unit of time, from each age on.
+fn ranks(hazards: &ByAge) -> ByAge {
+    array::from_fn(|age| {
+        let (mut left, mut time, mut hits) = (1.0, 0.0, 0.0);
+        let mut best: f32 = 0.0;
+        for (later, hazard) in hazards.iter().enumerate().skip(age) {
+            hits += left * hazard;
+            time += left * (1.0 - hazard / 2.0) * (begin(later + 1) - begin(later));
+            left *= 1.0 - hazard;
+            best = best.max(hits / time);
+            if left < FEW {
+                break;
+            }
+        }
+        // What nobody came back for goes by age.
+        best + 1e-12 / (1.0 + begin(age))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_begin_where_they_say() {
+        for age in (0..10_000).chain([1 << 20, (1 << 20) - 1]) {
+            let i = interval(age);
+            let range = begin(i)..begin(i + 1);
+            assert!(range.contains(&(age as f32)), "{age} in {i}: {range:?}");
+        }
+        assert_eq!(interval(u32::MAX), AGES - 1);
+    }
+
+    #[test]
+    fn classes_count_up_and_stop() {
+        let mut class = Class::new(u32::MAX);
+        assert_eq!(class.frequency(), 0);
+        for _ in 0..20 {
+            class = class.next(u32::MAX, 0);
+        }
+        assert_eq!(
+            (class.frequency(), class),
+            (FREQUENCIES - 1, Class::of(255))
+        );
+        // By chance 1: the doublings are not reached.
+        let slow = (0..20).fold(Class::new(1), |class, _| class.next(5, 1));
+        assert_eq!(slow.frequency(), 3);
+    }
+
+    #[test]
+    fn ranks_follow_what_was_seen() {
+        let mut learner = Learner::new();
+        let (steady, fading) = (Class::of(20), Class::of(60));
+        for _ in 0..300 {
+            // One kind comes back after 1,000 requests, the other at once or never.
+            learner.came_back(steady, 1_000, 1);
+            learner.came_back(fading, 3, 1);
+            learner.gave_up(fading, 5_000);
+        }
+        learner.learn();
+        assert!(learner.rank(steady, 900) > 2.0 * learner.rank(steady, 10));
+        assert!(learner.rank(fading, 2) > 10.0 * learner.rank(fading, 100));
+        assert!(learner.rank(steady, 900) > learner.rank(fading, 900));
+    }
+
+    #[test]
+    fn what_waits_counts_against_a_class() {
+        let rank = |waiting: f32| {
+            let mut learner = Learner::new();
+            for _ in 0..50 {
+                learner.came_back(Class::of(0), 10, 1);
+            }
+            learner.waits(Class::of(0), 2_000, waiting);
+            learner.learn();
+            learner.rank(Class::of(0), 5)
+        };
+        assert!(rank(0.0) > 2.0 * rank(1_000.0));
+    }
+}
