@@ -419,7 +419,11 @@ impl Uncacheable {
     }
 
     pub fn contains(&mut self, hash: KeyHash, now_ms: u64) -> bool {
-        while self.order.front().is_some_and(|&(_, until)| until <= now_ms) {
+        while self
+            .order
+            .front()
+            .is_some_and(|&(_, until)| until <= now_ms)
+        {
             self.forget_oldest();
         }
         self.until.contains_key(&hash)
@@ -485,7 +489,11 @@ mod tests {
         locals.close_key(b"a");
         let new = locals.open(target("a"));
         locals.end(old, Outcome::Complete);
-        assert_eq!(locals.joinable(b"a"), Some(new), "the old end closes only itself");
+        assert_eq!(
+            locals.joinable(b"a"),
+            Some(new),
+            "the old end closes only itself"
+        );
     }
 
     #[test]
@@ -511,7 +519,11 @@ mod tests {
         flights.open(FetchId(1), target("a"), subscriber(0), 0);
         flights.purge(b"a");
         assert_eq!(flights.by_key(b"a"), None);
-        assert!(flights.get_mut(FetchId(1)).is_some_and(|flight| flight.purged));
+        assert!(
+            flights
+                .get_mut(FetchId(1))
+                .is_some_and(|flight| flight.purged)
+        );
     }
 
     #[test]

@@ -11,8 +11,7 @@ pub struct Stat(AtomicU64);
 
 impl Stat {
     pub fn add(&self, n: u64) {
-        self.0
-            .store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
     pub fn inc(&self) {

@@ -102,7 +102,10 @@ fn content_holds(
     };
     if answer.status != status {
         let (own, len) = (&answer.cache_status, answer.body.len());
-        return Err(format!("status {} for {status} ({own}, {len} bytes)", answer.status));
+        return Err(format!(
+            "status {} for {status} ({own}, {len} bytes)",
+            answer.status
+        ));
     }
     let expected = body(version.resource, number, resource.size);
     if exchange.plan.head {

@@ -8,9 +8,9 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use quinn_proto::{StreamId, WriteError};
 
 use super::Shard;
+use crate::conn::h3::FieldSection;
 use crate::conn::h3::error::H3_INTERNAL_ERROR;
 use crate::conn::h3::head::{self, Dynamic};
-use crate::conn::h3::FieldSection;
 use crate::conn::quic::Conn;
 use crate::conn::stream::{Response, Source, Written, write};
 use crate::flight::{Outcome, Ticket, Waiter};
@@ -401,10 +401,9 @@ impl Shard {
                     }
                 }
             }
-            Outcome::Failed(kind) => {
-                self.answer_stale(conn, id, &target.key, target.hash, head_only, now)
-                    .unwrap_or_else(|| self.answer_failed(conn, id, kind))
-            }
+            Outcome::Failed(kind) => self
+                .answer_stale(conn, id, &target.key, target.hash, head_only, now)
+                .unwrap_or_else(|| self.answer_failed(conn, id, kind)),
         }
     }
 
@@ -506,8 +505,7 @@ fn is_not_modified(conditions: &Conditions<'_>, stored_head: &[u8], status: u16)
     let (mut etag, mut modified) = ([0; MAX_VALIDATOR], [0; MAX_VALIDATOR]);
     let etag = head::find_field(stored_head, b"etag", &mut etag);
     let modified = head::find_field(stored_head, b"last-modified", &mut modified);
-    StatusCode::from_u16(status)
-        .is_ok_and(|status| conditions.not_modified(status, etag, modified))
+    StatusCode::from_u16(status).is_ok_and(|status| conditions.not_modified(status, etag, modified))
 }
 
 /// Status and Cache-Status detail for an origin's failure (the names of RFC 9209 section 2.3).
@@ -518,13 +516,9 @@ pub(super) fn failure(kind: FetchErrorKind) -> (StatusCode, &'static str) {
         FetchErrorKind::ConnectionTimeout => (StatusCode::GATEWAY_TIMEOUT, "connection_timeout"),
         FetchErrorKind::ConnectionTerminated => (StatusCode::BAD_GATEWAY, "connection_terminated"),
         FetchErrorKind::TlsError => (StatusCode::BAD_GATEWAY, "tls_protocol_error"),
-        FetchErrorKind::ResponseTimeout => {
-            (StatusCode::GATEWAY_TIMEOUT, "http_response_timeout")
-        }
+        FetchErrorKind::ResponseTimeout => (StatusCode::GATEWAY_TIMEOUT, "http_response_timeout"),
         FetchErrorKind::BodyTimeout => (StatusCode::GATEWAY_TIMEOUT, "http_response_timeout"),
-        FetchErrorKind::ResponseIncomplete => {
-            (StatusCode::BAD_GATEWAY, "http_response_incomplete")
-        }
+        FetchErrorKind::ResponseIncomplete => (StatusCode::BAD_GATEWAY, "http_response_incomplete"),
         FetchErrorKind::ProtocolError => (StatusCode::BAD_GATEWAY, "http_protocol_error"),
         FetchErrorKind::LimitReached => {
             (StatusCode::SERVICE_UNAVAILABLE, "connection_limit_reached")

@@ -11,8 +11,8 @@ use crate::conn::h3::head;
 use crate::flight::{
     FlightEvent, FlightHead, LedPiece, Outcome, Owned, Piece, Subscriber, Target, Ticket,
 };
-use crate::http::freshness::{self, Lifetime, RequestFacts, State, Storage};
 use crate::http::forward;
+use crate::http::freshness::{self, Lifetime, RequestFacts, State, Storage};
 use crate::io::{
     FetchCommand, FetchError, FetchErrorKind, FetchEvent, FetchId, FetchRequest, Now, Outbox,
     ShardId,
@@ -318,9 +318,8 @@ impl Shard {
         if declared.is_none_or(|length| length.is_some_and(|length| length != flight.received)) {
             return self.incomplete(now, id, out);
         }
-        let keep = flight.head.as_ref().is_some_and(|head| head.stored)
-            && !flight.purged
-            && !flight.full;
+        let keep =
+            flight.head.as_ref().is_some_and(|head| head.stored) && !flight.purged && !flight.full;
         if let Some(fill) = flight.fill.as_mut().filter(|_| keep) {
             match self.store.commit(fill) {
                 Ok(()) => self.stats.fills_stored.inc(),

@@ -246,7 +246,16 @@ impl Shard {
         self.stats.bypassed.inc();
         let target = target(&self.scratch.key, hash, origin);
         let headers = forward::end_to_end(section);
-        self.pass(conn, id, &target, headers, head_only, Forward::Bypass, now, out)
+        self.pass(
+            conn,
+            id,
+            &target,
+            headers,
+            head_only,
+            Forward::Bypass,
+            now,
+            out,
+        )
     }
 
     /// Joins or begins a flight.
@@ -317,7 +326,8 @@ impl Shard {
             self.join(now, owner, ticket, target, out);
         } else {
             let target = Box::new(target);
-            out.lanes.push((owner, LaneMessage::Join { ticket, target }));
+            out.lanes
+                .push((owner, LaneMessage::Join { ticket, target }));
         }
     }
 
