@@ -14,6 +14,7 @@ pub mod http;
 mod index;
 pub mod io;
 pub mod policy;
+pub mod purge;
 mod record;
 pub mod shard;
 pub mod stats;
