@@ -7,6 +7,7 @@
 //!  Backing::map(bytes, policy)            1 GiB | 2 MiB | transparent | plain pages, and why
 //!      |  Region (unique, splits)
 //!      |---- Table    64-byte lines of eight AtomicU64 (an index)
+//!      |---- Pool     equal blocks for device I/O, one holder each
 //!      '---- Arena::split(region, ..)
 //!              |---- Writer   the owner shard: open, append, seal, retire, reclaim
 //!              '---- Reader   one a shard: borrowed reads, `Bytes` views, quiescence
@@ -26,6 +27,7 @@
 
 pub mod arena;
 mod backing;
+pub mod blocks;
 mod memory;
 mod reader;
 mod sync;
