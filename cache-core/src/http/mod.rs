@@ -7,6 +7,7 @@ pub mod forward;
 pub mod freshness;
 pub mod key;
 pub mod request;
+pub mod surrogate_key;
 
 /// The decimal digits of `value`, written to the end of `digits`.
 pub(crate) fn decimal(mut value: u64, digits: &mut [u8; 20]) -> &[u8] {

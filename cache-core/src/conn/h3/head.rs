@@ -10,7 +10,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::frame::{FrameHeader, kind, write_varint};
 use super::qpack::{self, Line, Lines, Name, static_table};
-use crate::http::decimal;
+use crate::http::{decimal, surrogate_key};
 
 /// Fields that differ from one response to the next.
 #[derive(Clone, Copy, Debug, Default)]
@@ -22,7 +22,7 @@ pub struct Dynamic<'a> {
 }
 
 /// Encodes what stays the same of a response head: section prefix, `:status` and the fields, but
-/// for hop-by-hop fields, Age and Cache-Status. No frame header.
+/// for hop-by-hop fields, Age, Cache-Status and surrogate keys. No frame header.
 pub fn encode_static(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
     let mut out = Vec::with_capacity(32 + headers.len() * 32);
     qpack::write_prefix(&mut out);
@@ -182,7 +182,7 @@ fn is_left_out(name: &HeaderName, headers: &HeaderMap) -> bool {
             name.as_str(),
             "keep-alive" | "proxy-connection" | "cache-status"
         );
-    fixed || is_named_by_connection(name, headers)
+    fixed || surrogate_key::is_internal(name) || is_named_by_connection(name, headers)
 }
 
 fn is_named_by_connection(name: &HeaderName, headers: &HeaderMap) -> bool {
@@ -242,6 +242,8 @@ mod tests {
             ("transfer-encoding", "chunked"),
             ("age", "7"),
             ("cache-status", "shield; hit"),
+            ("surrogate-key", "emotes emote-3"),
+            ("cache-tag", "emotes"),
         ] {
             headers.append(name, HeaderValue::from_static(value));
         }
@@ -249,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kept_part_leaves_out_what_is_hop_by_hop() {
+    fn the_kept_part_leaves_out_what_is_hop_by_hop_or_for_caches() {
         let head = encode_static(StatusCode::OK, &stored());
         let want = [
             field(":status", "200"),
