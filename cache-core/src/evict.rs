@@ -1,69 +1,49 @@
-//! What goes first: frequencies that saturate and age, and a clock over the segments of the log.
+//! What goes first, in the terms of [`crate::policy`]: what is known of each slot's object, and what
+//! segments of the log are worth.
 //!
 //! ```text
-//!   new objects ->  young segments --(frequency >= threshold)--> old segments --.
-//!                        | else                                   ^   |  ^       |
-//!                        v                                        |   |  '-------' halved
-//!                     evicted                                     '---'---> evicted
+//!   sealed segments, each with the value it had when it was last looked through
+//!      |                ^
+//!      | a few a round  | census of ranks
+//!      '----------------'
+//!      | the least value
+//!      v
+//!   emptied: the better half is copied on, the rest is evicted
 //! ```
-//! When memory is needed the oldest young segment is emptied while the young ones take more than
-//! their share, else the oldest old one. What was asked for often enough is copied to the old
-//! segments and its frequency is halved; the rest goes. So an object that was asked for once leaves
-//! after a walk through the young segments, and a hot one stays as long as it is hot. A young
-//! segment of which nearly everything is wanted becomes an old one as it is; of an old one the
-//! least frequent objects go, so that emptying always frees memory.
+//! The value of a segment is what its worse half is worth for each byte that emptying it would free. A
+//! segment keeps its value until its turn comes to be looked through again; before it is emptied it
+//! is looked through once more, so that a value that is out of date costs a walk and no object.
 
 use std::collections::VecDeque;
 
 use crate::index::SlotId;
+use crate::policy::Meta;
 
-/// Frequencies stop here: an object can miss four walks of the clock before it goes.
-const MAX_FREQUENCY: u8 = 15;
-/// From here on only one hit in [`HITS_PER_SAMPLE`] is reported.
-const HOT_FREQUENCY: u8 = 2;
-const HITS_PER_SAMPLE: u32 = 8;
-/// Share of the segments that young objects may take when memory is needed: one in this many.
-const YOUNG_SHARE: usize = 4;
+/// Of the hits of hot objects one in so many is reported.
+pub(crate) const HITS_PER_SAMPLE: u32 = 8;
 /// Most of a segment that is copied on, in percent.
-const SURVIVOR_PERCENT: u32 = 75;
+const SURVIVOR_PERCENT: u32 = 50;
 
-/// How often each slot's object was hit, as far as it was reported. Known to the owner alone.
+/// What the policy knows of each slot's object. Known to the owner alone.
 #[derive(Debug)]
-pub(crate) struct Frequencies(Box<[u8]>);
+pub(crate) struct Metas(Box<[Meta]>);
 
-impl Frequencies {
+impl Metas {
     pub fn new(slots: usize) -> Self {
-        Self(vec![0; slots].into())
+        Self(vec![Meta::default(); slots].into())
     }
 
-    pub fn get(&self, slot: SlotId) -> u8 {
+    pub fn get(&self, slot: SlotId) -> Meta {
         self.0[slot.number()]
     }
 
-    pub fn is_hot(&self, slot: SlotId) -> bool {
-        self.get(slot) >= HOT_FREQUENCY
+    pub fn set(&mut self, slot: SlotId, meta: Meta) {
+        self.0[slot.number()] = meta;
     }
 
-    pub fn set(&mut self, slot: SlotId, frequency: u8) {
-        self.0[slot.number()] = frequency;
-    }
-
-    /// Counts a hit; returns whether the object is hot.
-    pub fn note(&mut self, slot: SlotId) -> bool {
-        let frequency = &mut self.0[slot.number()];
-        *frequency = (*frequency + 1).min(MAX_FREQUENCY);
-        self.is_hot(slot)
-    }
-
-    /// Halves a frequency; returns whether the object is still hot.
-    pub fn age(&mut self, slot: SlotId) -> bool {
-        let frequency = &mut self.0[slot.number()];
-        *frequency /= 2;
-        self.is_hot(slot)
-    }
-
-    pub fn reset_all(&mut self) {
-        self.0.fill(0);
+    /// Bytes that `slots` take.
+    pub fn bytes(slots: u64) -> u64 {
+        slots * size_of::<Meta>() as u64
     }
 }
 
@@ -86,111 +66,179 @@ impl Sampler {
     }
 }
 
+/// Who opened a segment of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Age {
-    Young,
-    Old,
+pub(crate) enum Source {
+    Fills,
+    Survivors,
 }
 
-/// Sealed segments of the log, oldest first.
-#[derive(Debug, Default)]
-pub(crate) struct SegmentClock {
-    young: VecDeque<u32>,
-    old: VecDeque<u32>,
+/// Sealed segments of the log and what they are worth.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    /// By segment; `None`: not sealed.
+    values: Box<[Option<f32>]>,
+    /// Those that were never looked through.
+    unknown: VecDeque<u32>,
+    /// The next to be looked through again.
+    hand: usize,
 }
 
-impl SegmentClock {
-    pub fn push(&mut self, age: Age, segment: u32) {
-        self.queue(age).push_back(segment);
-    }
-
-    /// Takes the segment to empty next, of `segments` in all. Pinned ones are passed over.
-    pub fn pick(&mut self, segments: u32, is_pinned: impl Fn(u32) -> bool) -> Option<(Age, u32)> {
-        let young_is_due = self.young.len() >= segments as usize / YOUNG_SHARE;
-        let order = match young_is_due {
-            true => [Age::Young, Age::Old],
-            false => [Age::Old, Age::Young],
-        };
-        order.into_iter().find_map(|age| {
-            let queue = self.queue(age);
-            let at = queue.iter().position(|segment| !is_pinned(*segment))?;
-            queue.remove(at).map(|segment| (age, segment))
-        })
-    }
-
-    fn queue(&mut self, age: Age) -> &mut VecDeque<u32> {
-        match age {
-            Age::Young => &mut self.young,
-            Age::Old => &mut self.old,
+impl Sealed {
+    pub fn new(segments: u32) -> Self {
+        Self {
+            values: vec![None; segments as usize].into(),
+            unknown: VecDeque::new(),
+            hand: 0,
         }
     }
+
+    /// Takes a segment in that was just sealed.
+    pub fn push(&mut self, segment: u32) {
+        self.values[segment as usize] = Some(f32::INFINITY);
+        self.unknown.push_back(segment);
+    }
+
+    /// Keeps what a segment was found to be worth.
+    pub fn set(&mut self, segment: u32, value: f32) {
+        if let Some(known) = &mut self.values[segment as usize] {
+            *known = value;
+        }
+    }
+
+    /// All segments are worth nothing until they are looked through.
+    pub fn reset_all(&mut self) {
+        self.values.iter_mut().flatten().for_each(|v| *v = 0.0);
+    }
+
+    /// A segment that was never looked through, the oldest first. Given once.
+    pub fn unknown(&mut self) -> Option<u32> {
+        while let Some(segment) = self.unknown.pop_front() {
+            if self.values[segment as usize].is_some() {
+                return Some(segment);
+            }
+        }
+        None
+    }
+
+    /// The segment to be looked through again next: all take turns.
+    pub fn stalest(&mut self) -> Option<u32> {
+        let all = self.values.len();
+        let order = (self.hand..all).chain(0..self.hand);
+        let found = order.into_iter().find(|i| self.values[*i].is_some())?;
+        self.hand = (found + 1) % all;
+        Some(found as u32)
+    }
+
+    /// The segment of the least value, and that value, leaving out the pinned ones.
+    pub fn least(&self, is_pinned: impl Fn(u32) -> bool) -> Option<(u32, f32)> {
+        let valued = self.values.iter().enumerate();
+        valued
+            .filter_map(|(segment, value)| Some((segment as u32, (*value)?)))
+            .filter(|(segment, _)| !is_pinned(*segment))
+            .min_by(|a, b| a.1.total_cmp(&b.1))
+    }
+
+    pub fn remove(&mut self, segment: u32) {
+        self.values[segment as usize] = None;
+    }
 }
 
-/// Bytes of a segment by the frequency of the object they belong to.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Census([u32; MAX_FREQUENCY as usize + 1]);
+/// Ranks are told apart in so many steps, four an octave.
+const STEPS: usize = 256;
+/// What a rank's bits are shifted by to leave its exponent and the two bits below.
+const STEP_SHIFT: u32 = 21;
+/// The step of ranks up to 2^-61; those above 2^3 share the last.
+const FIRST_STEP: u32 = (127 - 61) << 2;
+
+fn step(rank: f32) -> usize {
+    let step = (rank.max(0.0).to_bits() >> STEP_SHIFT).saturating_sub(FIRST_STEP);
+    (step as usize).min(STEPS - 1)
+}
+
+/// Bytes of a segment by the rank of the object that they belong to.
+#[derive(Clone, Debug)]
+pub(crate) struct Census {
+    bytes: [u32; STEPS],
+    worth: [f32; STEPS],
+}
+
+/// Which objects of a segment are copied on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Keep {
+    step: usize,
+    /// Bytes left for objects above the step, and for those on it.
+    above: u32,
+    on: u32,
+}
 
 impl Census {
-    pub fn add(&mut self, frequency: u8, bytes: u32) {
-        self.0[usize::from(frequency.min(MAX_FREQUENCY))] += bytes;
-    }
-
-    /// For what must stay as long as there is room.
-    pub fn add_wanted(&mut self, bytes: u32) {
-        self.add(MAX_FREQUENCY, bytes);
-    }
-
-    /// The lowest frequency from which objects can survive within `budget` bytes: at least one
-    /// hit after the one that brought the object in.
-    pub fn threshold(&self, budget: u32) -> u8 {
-        let mut left = budget;
-        let mut threshold = MAX_FREQUENCY + 1;
-        while threshold > 1 {
-            let bytes = self.0[usize::from(threshold) - 1];
-            match left.checked_sub(bytes) {
-                Some(rest) => left = rest,
-                None => break,
-            }
-            threshold -= 1;
+    pub fn new() -> Self {
+        Self {
+            bytes: [0; STEPS],
+            worth: [0.0; STEPS],
         }
-        threshold.min(MAX_FREQUENCY)
     }
 
-    /// Whether more is asked for than may be copied.
-    pub fn exceeds(&self, budget: u32) -> bool {
-        self.0[1..].iter().sum::<u32>() > budget
+    pub fn add(&mut self, rank: f32, bytes: u32) {
+        let step = step(rank);
+        self.bytes[step] += bytes;
+        self.worth[step] += rank * bytes as f32;
+    }
+
+    /// For what must stay as long as there is room, whatever it is worth.
+    pub fn add_wanted(&mut self, bytes: u32) {
+        self.bytes[STEPS - 1] += bytes;
+    }
+
+    /// Of a segment of so many bytes: what is to be kept, and what the rest is worth for each
+    /// byte that is freed.
+    pub fn judge(&self, segment_bytes: u32) -> (Keep, f32) {
+        let budget = segment_bytes / 100 * SURVIVOR_PERCENT;
+        let (mut left, mut step) = (budget, STEPS - 1);
+        while step > 0 && self.bytes[step] <= left {
+            left -= self.bytes[step];
+            step -= 1;
+        }
+        let on = left.min(self.bytes[step]);
+        let keep = Keep {
+            step,
+            above: budget - left,
+            on,
+        };
+        let split = f64::from(self.bytes[step] - on) / f64::from(self.bytes[step].max(1));
+        let below: f64 = self.worth[..step].iter().copied().map(f64::from).sum();
+        let lost = below + f64::from(self.worth[step]) * split;
+        let freed = f64::from((segment_bytes - keep.above - on).max(1));
+        (keep, (lost / freed) as f32)
     }
 }
 
-/// Bytes that may be copied out of a segment.
-pub(crate) fn survivor_budget(segment_bytes: u32) -> u32 {
-    segment_bytes / 100 * SURVIVOR_PERCENT
+impl Keep {
+    /// Whether a record of this rank and length is copied on; takes it out of what is left.
+    pub fn takes(&mut self, rank: f32, bytes: u32) -> bool {
+        match step(rank).cmp(&self.step) {
+            std::cmp::Ordering::Less => false,
+            std::cmp::Ordering::Equal => take(&mut self.on, bytes),
+            std::cmp::Ordering::Greater => self.takes_wanted(bytes),
+        }
+    }
+
+    /// The same for what must stay.
+    pub fn takes_wanted(&mut self, bytes: u32) -> bool {
+        take(&mut self.above, bytes) || take(&mut self.on, bytes)
+    }
+}
+
+fn take(left: &mut u32, bytes: u32) -> bool {
+    let rest = left.checked_sub(bytes);
+    *left = rest.unwrap_or(*left);
+    rest.is_some()
 }
 
 #[cfg(test)]
 mod tests {
-    use hugepages::{Backing, PagePolicy, Table};
-
     use super::*;
-    use crate::index::Index;
-    use crate::store::KeyHash;
-
-    #[test]
-    fn frequencies_saturate_and_age() {
-        let (region, _) = Backing::map(4096, PagePolicy::Plain).unwrap();
-        let index = Index::new(Table::new(region).unwrap());
-        let (slot, _) = index.line(KeyHash(1)).nth(1).unwrap();
-        let mut frequencies = Frequencies::new(index.slots());
-        assert!(!frequencies.note(slot));
-        assert!(frequencies.note(slot));
-        for _ in 0..300 {
-            frequencies.note(slot);
-        }
-        assert_eq!(frequencies.get(slot), MAX_FREQUENCY);
-        let hot: Vec<bool> = (0..4).map(|_| frequencies.age(slot)).collect();
-        assert_eq!(hot, [true, true, false, false]);
-        assert_eq!(frequencies.get(slot), 0);
-    }
 
     #[test]
     fn hits_of_hot_objects_are_sampled_in_every_pattern() {
@@ -208,42 +256,65 @@ mod tests {
     }
 
     #[test]
-    fn young_segments_go_first_while_they_exceed_their_share() {
-        let mut clock = SegmentClock::default();
-        (0..4).for_each(|segment| clock.push(Age::Old, segment));
-        (10..13).for_each(|segment| clock.push(Age::Young, segment));
-        let mut order = Vec::new();
-        while let Some((_, segment)) = clock.pick(8, |_| false) {
-            order.push(segment);
-        }
-        assert_eq!(order, [10, 11, 0, 1, 2, 3, 12]);
+    fn the_least_value_goes_and_pinned_segments_are_passed_over() {
+        let mut sealed = Sealed::new(8);
+        assert_eq!((sealed.stalest(), sealed.unknown()), (None, None));
+        assert_eq!(sealed.least(|_| false), None);
+        [5, 2, 7].into_iter().for_each(|s| sealed.push(s));
+        sealed.set(5, 3.0);
+        sealed.set(2, 1.0);
+        sealed.set(0, 0.5);
+        assert_eq!(sealed.least(|_| false), Some((2, 1.0)));
+        assert_eq!(sealed.least(|s| s == 2), Some((5, 3.0)));
+        sealed.remove(2);
+        assert_eq!(sealed.least(|s| s == 5), Some((7, f32::INFINITY)));
+        sealed.reset_all();
+        assert_eq!(sealed.least(|_| false), Some((5, 0.0)));
     }
 
     #[test]
-    fn pinned_segments_are_passed_over() {
-        let mut clock = SegmentClock::default();
-        clock.push(Age::Young, 1);
-        clock.push(Age::Young, 2);
-        clock.push(Age::Old, 3);
-        assert_eq!(clock.pick(4, |segment| segment == 1), Some((Age::Young, 2)));
-        assert_eq!(clock.pick(4, |segment| segment == 1), Some((Age::Old, 3)));
-        assert_eq!(clock.pick(4, |segment| segment == 1), None);
-        assert_eq!(clock.pick(4, |_| false), Some((Age::Young, 1)));
+    fn all_segments_are_looked_through_in_turn() {
+        let mut sealed = Sealed::new(4);
+        [3, 0, 1].into_iter().for_each(|s| sealed.push(s));
+        sealed.remove(0);
+        let new = [(); 3].map(|()| sealed.unknown());
+        assert_eq!(new, [Some(3), Some(1), None]);
+        let again = [(); 3].map(|()| sealed.stalest());
+        assert_eq!(again, [Some(1), Some(3), Some(1)]);
     }
 
     #[test]
-    fn the_least_frequent_go_when_not_all_can_stay() {
-        let mut census = Census::default();
-        assert_eq!(census.threshold(100), 1);
-        census.add(0, 1_000);
-        census.add(1, 50);
-        census.add(7, 40);
-        assert_eq!((census.threshold(100), census.exceeds(100)), (1, false));
-        census.add_wanted(20);
-        assert_eq!((census.threshold(100), census.exceeds(100)), (2, true));
-        census.add_wanted(50);
-        assert_eq!(census.threshold(100), 8);
-        census.add_wanted(50);
-        assert_eq!(census.threshold(100), MAX_FREQUENCY);
+    fn the_better_half_stays() {
+        let mut census = Census::new();
+        census.add(0.001, 3_000);
+        census.add(0.1, 4_000);
+        census.add(0.5, 2_000);
+        let (mut keep, value) = census.judge(10_000);
+        // 3,000 of the middle fit; 1,000 of them and all that is below are lost.
+        let lost = 0.1 * 1_000.0 + 0.001 * 3_000.0;
+        assert!((value - lost / 5_000.0).abs() < 1e-4, "{value}");
+        assert!(keep.takes(0.1, 2_000) && keep.takes(0.5, 2_000));
+        assert!(keep.takes(0.1, 1_000) && !keep.takes(0.1, 1) && !keep.takes(0.001, 1));
+        assert!(!keep.takes(0.5, 1));
+    }
+
+    #[test]
+    fn what_must_stay_does_so_while_there_is_room() {
+        let mut census = Census::new();
+        census.add(0.1, 4_000);
+        census.add_wanted(3_000);
+        let (mut keep, _) = census.judge(10_000);
+        assert!(keep.takes_wanted(3_000) && keep.takes(0.1, 2_000) && !keep.takes(0.1, 1));
+        census.add_wanted(6_000);
+        let (mut keep, _) = census.judge(10_000);
+        assert!(keep.takes_wanted(5_000) && !keep.takes_wanted(1) && !keep.takes(0.1, 1));
+    }
+
+    #[test]
+    fn ranks_of_any_size_have_a_step() {
+        let ranks = [-1.0, 0.0, 1e-30, 1e-12, 1e-6, 0.1, 0.12, 1.0, 7.9, 1e30];
+        let steps = ranks.map(step);
+        assert!(steps.is_sorted() && steps[9] == STEPS - 1 && steps[3] > 0);
+        assert_eq!(step(f32::NAN), 0);
     }
 }

@@ -30,6 +30,11 @@ pub(crate) const MAX_LOG_BYTES: u64 = 64 << TAG_SHIFT;
 pub(crate) struct SlotId(usize);
 
 impl SlotId {
+    /// The slot of a number below [`Index::slots`].
+    pub fn of(number: usize) -> Self {
+        Self(number)
+    }
+
     pub fn number(self) -> usize {
         self.0
     }

@@ -37,6 +37,8 @@ const EARLY_SHARE: u64 = 4;
 pub const MAX_OBSERVED: usize = 16 << 10;
 /// Requests that 24 bits of time cover, in lengths of the history.
 const SPAN: u64 = 64;
+/// An object is hot when it comes back within this part of the history's length: one in.
+const HOT_SHARE: u64 = 384;
 
 /// What is known of a resident object: 4 bytes that its owner keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,7 +87,7 @@ pub struct Policy {
 impl Policy {
     /// For a cache that holds about `objects`.
     pub fn new(objects: usize, seed: u64) -> Self {
-        let history = History::new((objects * HISTORY_PER_OBJECT).max(MIN_HISTORY));
+        let history = History::new(history_for(objects));
         let span = history.len() as u64 * SPAN;
         Self {
             learner: Learner::new(),
@@ -99,18 +101,25 @@ impl Policy {
         }
     }
 
-    /// Counts requests, which is how time passes. True when [`Policy::learn`] is due.
-    pub fn pass(&mut self, requests: u32) -> bool {
+    /// Counts requests, which is how time passes.
+    #[inline]
+    pub fn pass(&mut self, requests: u32) {
         self.requests += u64::from(requests);
+    }
+
+    /// Whether it is time for [`Policy::learn`].
+    pub fn is_due(&self) -> bool {
         self.requests >= self.due
     }
 
-    /// A resident object was asked for.
-    pub fn touch(&mut self, meta: Meta) -> Meta {
-        let age = self.age(meta);
+    /// A resident object was asked for. Says whether it is hot: asked for so often that a part of its
+    /// requests tells enough of it.
+    pub fn touch(&mut self, meta: &mut Meta) -> bool {
+        let age = self.age(*meta);
         let random = self.random();
         let class = self.learner.came_back(meta.class(), age, random);
-        Meta::new(self.now(), class)
+        *meta = Meta::new(self.now(), class);
+        class.is_frequent() && u64::from(age) < self.history.len() as u64 / HOT_SHARE
     }
 
     /// An object that was not resident is brought in. `hash` is its key's.
@@ -142,10 +151,9 @@ impl Policy {
         self.learner.rank(meta.class(), self.age(meta)) * self.size_weight.of(size)
     }
 
-    /// Works out ranks anew. `residents` are `observed` of all `all` objects, picked without regard to what
-    /// is known of them; up to [`MAX_OBSERVED`] are enough.
-    pub fn learn(&mut self, residents: impl Iterator<Item = Meta>, observed: usize, all: usize) {
-        let weight = all as f32 / observed.max(1) as f32;
+    /// Works out ranks anew. Each of `residents` stands for `weight` objects; they are picked without
+    /// regard to what is known of them, and up to [`MAX_OBSERVED`] are enough.
+    pub fn learn(&mut self, residents: impl Iterator<Item = Meta>, weight: f32) {
         for meta in residents {
             self.learner.waits(meta.class(), self.age(meta), weight);
         }
@@ -165,9 +173,9 @@ impl Policy {
         self.stats
     }
 
-    /// Bytes of heap.
-    pub fn bytes(&self) -> usize {
-        self.history.bytes() + self.learner.bytes()
+    /// Bytes of heap of a policy for so many objects.
+    pub fn bytes_for(objects: usize) -> usize {
+        History::bytes_for(history_for(objects)) + Learner::BYTES
     }
 
     fn now(&self) -> u32 {
@@ -222,6 +230,10 @@ impl SizeWeight {
     }
 }
 
+fn history_for(objects: usize) -> usize {
+    (objects * HISTORY_PER_OBJECT).max(MIN_HISTORY)
+}
+
 const _: () = assert!(CLASSES <= 1 << (32 - TIME_BITS));
 
 #[cfg(test)]
@@ -252,14 +264,15 @@ mod tests {
 
         fn request(&mut self, key: u64) {
             let count = self.residents.len();
-            if self.policy.pass(1) {
+            self.policy.pass(1);
+            if self.policy.is_due() {
                 let metas = self.residents.iter().map(|(_, meta)| *meta);
-                self.policy.learn(metas, count, count);
+                self.policy.learn(metas, 1.0);
             }
             let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
             let policy = &mut self.policy;
             if let Some((_, meta)) = self.residents.iter_mut().find(|(h, _)| *h == hash) {
-                *meta = policy.touch(*meta);
+                policy.touch(meta);
                 return;
             }
             self.misses += 1;
@@ -334,12 +347,23 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_back_at_once_again_and_again_is_hot() {
+        let mut policy = Policy::new(10_000, 1);
+        let mut meta = policy.admit(1, 100);
+        let hot: Vec<bool> = (0..5)
+            .map(|_| {
+                policy.pass(10);
+                policy.touch(&mut meta)
+            })
+            .collect();
+        assert_eq!(hot[..3], [false, false, true]);
+        policy.pass(10_000);
+        assert!(!policy.touch(&mut meta));
+    }
+
+    #[test]
     fn memory_is_bound() {
-        let policy = Policy::new(100_000, 1);
-        assert!(
-            policy.bytes() <= 24 * 100_000 + (140 << 10),
-            "{}",
-            policy.bytes()
-        );
+        let bytes = Policy::bytes_for(100_000);
+        assert!(bytes <= 24 * 100_000 + (140 << 10), "{bytes}");
     }
 }

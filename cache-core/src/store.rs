@@ -17,7 +17,7 @@
 //! [`crate::evict`].
 //!
 //! Memory is bound by [`StoreConfig::ram_bytes`], which covers index, log and extents of all
-//! partitions. Beside it, on the heap: a byte of frequency per slot, about 60 bytes per segment and
+//! partitions. Beside it, on the heap: what the policy knows (4 bytes per slot and its history), about 60 bytes per segment and
 //! 40 more per segment and shard for views, and the key and head of each fill that is going on.
 
 mod fill;
@@ -36,7 +36,7 @@ use crossbeam_utils::CachePadded;
 use foldhash::quality::FixedState;
 use hugepages::{BackingReport, PagePolicy, Reader};
 
-use crate::evict::Sampler;
+use crate::evict::{HITS_PER_SAMPLE, Sampler};
 use crate::index::Index;
 use crate::io::ShardId;
 
@@ -145,6 +145,8 @@ pub struct HitNote {
     pub hash: KeyHash,
     /// The record, in units of 64 bytes of the log.
     location: u64,
+    /// The object is hot: this hit stands for several.
+    hot: bool,
 }
 
 /// Counters and gauges of one partition.
@@ -217,16 +219,19 @@ impl Store {
         let owner = self.owner(hash);
         let partition = &mut self.partitions[usize::from(owner)];
         let (id, slot, found) = partition.find(hash, key)?;
+        if owner == self.shard {
+            self.owner.pass(1);
+        }
         let mut note = None;
         if self.sampler.takes(slot.is_hot()) {
             if owner == self.shard {
                 self.owner.note_hit(id);
             } else {
-                let location = slot.location();
                 note = Some(HitNote {
                     owner,
                     hash,
-                    location,
+                    location: slot.location(),
+                    hot: slot.is_hot(),
                 });
             }
         }
@@ -237,6 +242,7 @@ impl Store {
     pub fn note_hits(&mut self, notes: &[HitNote]) {
         let partition = &self.partitions[usize::from(self.shard)];
         for note in notes.iter().filter(|note| note.owner == self.shard) {
+            self.owner.pass(if note.hot { HITS_PER_SAMPLE } else { 1 });
             if let Some(slot) = partition.index.find(note.hash, note.location) {
                 self.owner.note_hit(slot);
             }

@@ -50,7 +50,8 @@ impl Own {
         let observed = all.min(MAX_OBSERVED);
         // Places are by chance, for what fills a gap came last.
         let metas = self.residents[..observed].iter().map(|r| r.meta);
-        self.policy.learn(metas, observed, all);
+        self.policy
+            .learn(metas, all as f32 / observed.max(1) as f32);
     }
 
     fn insert(&mut self, request: Request) {
@@ -94,12 +95,13 @@ impl Own {
 
 impl Cache for Own {
     fn request(&mut self, request: Request) -> bool {
-        if self.policy.pass(1) {
+        self.policy.pass(1);
+        if self.policy.is_due() {
             self.learn();
         }
         if let Some(place) = self.places[request.object as usize] {
             let meta = &mut self.residents[place as usize].meta;
-            *meta = self.policy.touch(*meta);
+            self.policy.touch(meta);
             return true;
         }
         if u64::from(request.size) <= self.capacity {

@@ -76,8 +76,8 @@ impl History {
         self.sets.len() * WAYS
     }
 
-    pub fn bytes(&self) -> usize {
-        size_of_val(&*self.sets)
+    pub fn bytes_for(entries: usize) -> usize {
+        entries.div_ceil(WAYS).max(1) * size_of::<[Entry; WAYS]>()
     }
 
     /// Takes a ghost out, if the key has one.

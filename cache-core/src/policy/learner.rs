@@ -40,6 +40,11 @@ impl Class {
         self.0
     }
 
+    /// Asked for four times or more.
+    pub fn is_frequent(self) -> bool {
+        self.frequency() >= 3
+    }
+
     fn frequency(self) -> usize {
         usize::from(self.0) / GAPS
     }
@@ -123,18 +128,19 @@ pub(super) struct Learner {
 }
 
 impl Learner {
+    pub const BYTES: usize = CLASSES * (size_of::<Fates>() + 2 * size_of::<ByAge>());
+
     pub fn new() -> Self {
-        // Until something is known: LRU.
-        let recent = array::from_fn(|age| 1.0 / (begin(age) + 8.0));
+        // Until something is known: hits over age.
+        let guess = |class: usize| {
+            let hits = (1 + class / GAPS) as f32;
+            array::from_fn(|age| hits / (begin(age) + 8.0))
+        };
         Self {
             fates: vec![Fates::NONE; CLASSES].into(),
             waiting: vec![[0.0; AGES]; CLASSES].into(),
-            ranks: vec![recent; CLASSES].into(),
+            ranks: (0..CLASSES).map(guess).collect(),
         }
-    }
-
-    pub fn bytes(&self) -> usize {
-        size_of_val(&*self.fates) + size_of_val(&*self.waiting) + size_of_val(&*self.ranks)
     }
 
     /// An object was asked for at an age; gives its class from now on.

@@ -7,10 +7,12 @@ use crossbeam_utils::CachePadded;
 use foldhash::quality::FixedState;
 use hugepages::{Arena, Backing, Reader, Region, Table, Writer};
 
-use super::owner::Owner;
+use super::owner::{Owner, expected_objects};
 use super::{Partition, Store, StoreConfig, StoreError, StoreReport};
+use crate::evict::Metas;
 use crate::index::{Index, MAX_LOG_BYTES, SLOTS_PER_LINE};
 use crate::io::ShardId;
+use crate::policy::Policy;
 use crate::record::{EXTENT_BYTES, MAX_OBJECT};
 
 /// Log bytes per index slot. Objects of 1 KiB with all overhead would fill the index; at the 2 to 8
@@ -167,7 +169,8 @@ impl Layout {
     fn side_bytes(self, shards: u8) -> u64 {
         let shards = u64::from(shards);
         let arenas = Arena::side_bytes(self.segments + self.extents, shards);
-        shards * (arenas + self.slots())
+        let policy = Policy::bytes_for(expected_objects(self.slots()) as usize) as u64;
+        shards * (arenas + Metas::bytes(self.slots()) + policy)
     }
 
     fn cut(self, memory: &mut Region, shards: u8) -> Result<Cut, StoreError> {

@@ -10,16 +10,19 @@ use slab::Slab;
 use super::fill::{ArenaKind, FillState, Filling, Piece, Stage};
 use super::hit::Place;
 use super::layout::Writers;
-use super::reclaim::Emptying;
+use super::reclaim::Making;
 use super::space::Space;
 use super::{Fill, KeyHash, ObjectMeta, Partition, Span, StoreError, StoreStats, hash_key};
-use crate::evict::{Age, Frequencies};
+use crate::evict::{Metas, Source};
 use crate::index::{Index, Slot, SlotId};
 use crate::io::ShardId;
+use crate::policy::{Meta, Policy};
 use crate::record::{self, Form, Header, MAX_CONTIGUOUS, MAX_HEAD, MAX_KEY};
 
 /// Pieces of one body in the log; a body that comes in smaller pieces goes to an extent.
 const MAX_PIECES: usize = 64;
+/// Slots for each object, of the 2 to 8 KiB that small ones have.
+const SLOTS_PER_OBJECT: u64 = 4;
 
 #[derive(Debug)]
 pub(super) struct Owner {
@@ -28,11 +31,14 @@ pub(super) struct Owner {
     pub index: Arc<Index>,
     pub epoch: Arc<CachePadded<AtomicU32>>,
     pub space: Space,
-    pub frequencies: Frequencies,
+    pub policy: Policy,
+    pub metas: Metas,
+    /// The first slot of the next residents to learn from.
+    pub learn_hand: usize,
     pub larges: Slab<Large>,
     /// Where the clock over large objects stands, in `larges`.
     pub large_hand: usize,
-    pub emptying: Option<Emptying>,
+    pub making: Making,
     pub counts: Counts,
     fills: Slab<Filling>,
     max_object: u64,
@@ -71,13 +77,18 @@ impl Owner {
         Self {
             shard,
             hasher,
-            frequencies: Frequencies::new(index.slots()),
+            policy: Policy::new(
+                expected_objects(index.slots() as u64) as usize,
+                u64::from(shard),
+            ),
+            metas: Metas::new(index.slots()),
+            learn_hand: 0,
             index,
             epoch,
             space: Space::new(writers),
             larges: Slab::new(),
             large_hand: 0,
-            emptying: None,
+            making: Making::default(),
             counts: Counts::default(),
             fills: Slab::new(),
             max_object,
@@ -102,7 +113,7 @@ impl Owner {
             if length > MAX_CONTIGUOUS {
                 stage = Stage::Extents;
                 let extents = length.div_ceil(u64::from(record::EXTENT_BYTES));
-                self.evict_larges(extents as u32, usize::MAX, partition);
+                self.evict_larges(extents as u32, u32::MAX, partition);
             }
         }
         let id = self.fills.insert(Filling {
@@ -159,9 +170,13 @@ impl Owner {
             large.location = location;
             large.extents = std::mem::take(&mut filling.extents);
         }
-        let slot = self.slot_for(hash, fill.id, partition);
-        let is_hot = self.frequencies.is_hot(slot);
-        self.index.set(slot, hash, location, is_hot);
+        let (slot, former) = self.slot_for(hash, fill.id, partition);
+        let size = header.footprint().min(u64::from(u32::MAX)) as u32;
+        // What a former object of the key was asked for holds for the new one.
+        self.pass(1);
+        let meta = former.unwrap_or_else(|| self.policy.admit(hash.0, size));
+        self.metas.set(slot, meta);
+        self.index.set(slot, hash, location, false);
         self.counts.objects += 1;
         self.counts.bytes += header.footprint();
         Ok(())
@@ -197,7 +212,7 @@ impl Owner {
         let objects = self.counts.objects;
         for (slot, entry) in self.index.clone().candidates(hash) {
             if partition.record(entry.location(), key).is_some() {
-                self.forget(slot, entry, partition);
+                self.forget(entry, partition);
                 self.index.clear(slot);
             }
         }
@@ -208,13 +223,20 @@ impl Owner {
         // The owner alone stores the epoch.
         self.epoch
             .store(self.current_epoch().wrapping_add(1), Ordering::Release);
-        self.frequencies.reset_all();
+        self.space.sealed().reset_all();
         self.counts.bytes = 0;
         std::mem::take(&mut self.counts.objects)
     }
 
+    /// An object of this partition was asked for and found.
+    pub fn pass(&mut self, requests: u32) {
+        self.policy.pass(requests);
+    }
+
     pub fn note_hit(&mut self, slot: SlotId) {
-        let is_hot = self.frequencies.note(slot);
+        let mut meta = self.metas.get(slot);
+        let is_hot = self.policy.touch(&mut meta);
+        self.metas.set(slot, meta);
         self.index.set_hot(slot, is_hot);
     }
 
@@ -239,15 +261,16 @@ impl Owner {
         self.epoch.load(Ordering::Relaxed)
     }
 
-    /// Takes an object out of the books; its slot is left to the caller.
-    pub fn forget(&mut self, slot: SlotId, entry: Slot, partition: &Partition) {
-        self.frequencies.set(slot, 0);
+    /// Takes an object out of the books; its slot is left to the caller. Says whether it was there
+    /// to be found.
+    pub fn forget(&mut self, entry: Slot, partition: &Partition) -> bool {
         let Some(header) = self.header_of(entry, partition) else {
             // Damaged: how large the object was is not known, so the books keep its bytes.
             self.counts.objects = self.counts.objects.saturating_sub(1);
-            return;
+            return true;
         };
-        if header.epoch == self.current_epoch() {
+        let is_current = header.epoch == self.current_epoch();
+        if is_current {
             self.counts.objects = self.counts.objects.saturating_sub(1);
             self.counts.bytes = self.counts.bytes.saturating_sub(header.footprint());
         }
@@ -256,14 +279,21 @@ impl Owner {
         if header.form == Form::Extents && large.is_some_and(is_its) {
             self.drop_large(header.large);
         }
+        is_current
     }
 
     /// The header that a slot names, if its record's key belongs to the slot.
     fn header_of(&self, entry: Slot, partition: &Partition) -> Option<Header> {
+        self.header_and_hash(entry, partition)
+            .map(|(header, _)| header)
+    }
+
+    fn header_and_hash(&self, entry: Slot, partition: &Partition) -> Option<(Header, KeyHash)> {
         let place = Place::of(entry.location(), partition.log_shift);
         let header = partition.header(place)?;
         let key = partition.key(place, &header)?;
-        entry.is_of(hash_key(&self.hasher, key)).then_some(header)
+        let hash = hash_key(&self.hasher, key);
+        entry.is_of(hash).then_some((header, hash))
     }
 
     /// Gives the extents of a large object up, or marks it for its release.
@@ -279,9 +309,14 @@ impl Owner {
         self.space.retire_extents(&large.extents);
     }
 
-    /// The slot for a committed fill: that of the key's former object, an empty one, or that of the
-    /// line's least asked for object, which is evicted.
-    fn slot_for(&mut self, hash: KeyHash, fill: usize, partition: &Partition) -> SlotId {
+    /// The slot for a committed fill: that of the key's former object, with what was known of it,
+    /// an empty one, or that of the line's object of the least worth, which is evicted.
+    fn slot_for(
+        &mut self,
+        hash: KeyHash,
+        fill: usize,
+        partition: &Partition,
+    ) -> (SlotId, Option<Meta>) {
         let index = Arc::clone(&self.index);
         let mut former = None;
         for (slot, entry) in index.candidates(hash) {
@@ -289,29 +324,30 @@ impl Owner {
             if partition.record(entry.location(), key).is_none() {
                 continue;
             }
-            let frequency = self.frequencies.get(slot);
-            self.forget(slot, entry, partition);
+            let was_there = self.forget(entry, partition);
             match former {
-                None => {
-                    self.frequencies.set(slot, frequency);
-                    former = Some(slot);
-                }
+                None => former = Some((slot, was_there.then(|| self.metas.get(slot)))),
                 Some(_) => index.clear(slot),
             }
         }
         let empty = || index.line(hash).find(|(_, entry)| !entry.is_used());
-        let empty = former.or_else(|| empty().map(|(slot, _)| slot));
-        empty.unwrap_or_else(|| self.evict_from_line(hash, partition))
+        let empty = former.or_else(|| empty().map(|(slot, _)| (slot, None)));
+        empty.unwrap_or_else(|| (self.evict_from_line(hash, partition), None))
     }
 
     fn evict_from_line(&mut self, hash: KeyHash, partition: &Partition) -> SlotId {
         let index = Arc::clone(&self.index);
-        let least = index
-            .line(hash)
-            .min_by_key(|(slot, _)| self.frequencies.get(*slot));
-        let (slot, entry) = least.expect("a line has eight slots");
-        self.forget(slot, entry, partition);
-        self.counts.evictions += 1;
+        let ranked = index.line(hash).map(|(slot, entry)| {
+            let found = self.header_and_hash(entry, partition);
+            let rank = found.map_or(0.0, |(header, _)| {
+                self.rank(slot, header.footprint().min(u64::from(u32::MAX)) as u32)
+            });
+            (rank, slot, found)
+        });
+        let least = ranked.min_by(|a, b| a.0.total_cmp(&b.0));
+        let (_, slot, found) = least.expect("a line has eight slots");
+        let hash = found.map_or(hash, |(_, hash)| hash);
+        self.evict(slot, hash, partition);
         slot
     }
 
@@ -348,6 +384,11 @@ impl Owner {
         }
         result
     }
+}
+
+/// Objects that an index of so many slots is expected to hold.
+pub(super) fn expected_objects(slots: u64) -> u64 {
+    slots / SLOTS_PER_OBJECT
 }
 
 /// A fill and what it writes to.
@@ -406,11 +447,11 @@ impl Writing<'_> {
         let (start, header) = if may_be_whole {
             let header = filling.header(Form::Contiguous, len);
             let parts = [&header.encode(), &*filling.key, &filling.head, data];
-            (self.space.append_log(Age::Young, &parts)?, header)
+            (self.space.append_log(Source::Fills, &parts)?, header)
         } else {
             let header = Header::piece(data.len());
             let parts = [&header.encode(), data];
-            (self.space.append_log(Age::Young, &parts)?, header)
+            (self.space.append_log(Source::Fills, &parts)?, header)
         };
         let piece = Piece {
             place: Place {
@@ -495,7 +536,7 @@ impl Writing<'_> {
             let bytes = partition.extents.read(*extent, 0, len);
             parts.push(bytes.ok_or(StoreError::Full)?);
         }
-        let place = self.space.append_log(Age::Young, &parts)?;
+        let place = self.space.append_log(Source::Fills, &parts)?;
         Ok((place, header))
     }
 
@@ -512,7 +553,7 @@ impl Writing<'_> {
         let listed = |extent: &u32| record::listed(*extent, extents.generation(*extent));
         let list: Vec<u8> = filling.extents.iter().flat_map(listed).collect();
         let parts = [&header.encode(), &*filling.key, &filling.head, &list];
-        let place = self.space.append_log(Age::Young, &parts)?;
+        let place = self.space.append_log(Source::Fills, &parts)?;
         filling.large = Some(large);
         entry.insert(Large {
             hash: filling.hash,

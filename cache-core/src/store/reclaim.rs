@@ -3,31 +3,49 @@
 use super::hit::Place;
 use super::owner::Owner;
 use super::{KeyHash, Partition, ShardId, hash_key};
-use crate::evict::{Age, Census, survivor_budget};
+use crate::evict::{Census, Keep, Source};
 use crate::index::SlotId;
+use crate::policy::MAX_OBSERVED;
 use crate::record::{ALIGN, Form, Header};
 
-/// Log bytes walked in one turn, unless room is needed at once.
-const WALK_PER_TURN: u32 = 256 << 10;
-/// Segments walked in one turn when room is needed at once.
-const SEGMENTS_PER_TURN: usize = 4;
-/// Large objects looked at in one turn.
-const LARGES_PER_TURN: usize = 64;
-/// Rounds after which every frequency has aged to zero.
-const AGEING_ROUNDS: usize = 5;
+/// Records walked over in one turn, unless room is needed at once.
+const RECORDS_PER_TURN: u32 = 512;
+/// Segments emptied in one turn when room is needed at once.
+const SEGMENTS_PER_TURN: u32 = 4;
+/// Segments looked through again before one is picked, so that values do not grow old.
+const LOOKED_THROUGH: u32 = 4;
+/// Segments that may be picked and put back, because they are worth more than was known.
+const MOST_PICKED: u32 = 3;
+/// Large objects evicted in one turn.
+const LARGES_PER_TURN: u32 = 8;
+/// Large objects compared to evict one.
+const LARGES_COMPARED: usize = 16;
 
-/// A segment that is walked twice: to see what is asked for, and to copy that on.
+/// The making of room in the log, as far as it has come.
+#[derive(Debug, Default)]
+pub(super) struct Making {
+    walk: Option<Walk>,
+    /// Since the last segment was emptied: those looked through, and those picked.
+    looked_through: u32,
+    picked: u32,
+}
+
+/// A segment under the walk.
 #[derive(Debug)]
-pub(super) struct Emptying {
-    age: Age,
+struct Walk {
     segment: u32,
     /// The next record.
     offset: u32,
-    census: Census,
-    /// On the second walk: the least frequency that survives.
-    threshold: Option<u8>,
-    /// Bytes that may still be copied.
-    budget: u32,
+    aim: Aim,
+}
+
+#[derive(Debug)]
+enum Aim {
+    /// To know what it is worth.
+    Value(Box<Census>),
+    /// The same, to be emptied if it is worth as little as was thought.
+    Pick(Box<Census>),
+    Empty(Keep),
 }
 
 /// A record on a walk.
@@ -43,171 +61,201 @@ impl Owner {
     /// Reclaims what readers have let go of and evicts what will be needed.
     pub fn turn(&mut self, partition: &Partition) {
         self.space.reclaim();
+        if self.policy.is_due() {
+            self.learn();
+        }
         self.make_log_room(partition);
         self.evict_larges(0, LARGES_PER_TURN, partition);
-    }
-
-    /// Empties part of a segment, or as many as it takes when room is needed at once.
-    fn make_log_room(&mut self, partition: &Partition) {
-        let budget = survivor_budget(self.space.log().segment_bytes());
-        for _ in 0..SEGMENTS_PER_TURN {
-            if self.emptying.is_none() && self.space.log_is_short() {
-                let picked = self.space.pick();
-                self.emptying = picked.map(|(age, segment)| Emptying::new(age, segment, budget));
-            }
-            let Some(emptying) = self.emptying.take() else {
-                return;
-            };
-            self.empty(emptying, partition);
-            if !self.space.log_is_out() {
-                return;
-            }
-        }
     }
 
     pub fn laggards(&mut self) -> Vec<ShardId> {
         self.space.laggards()
     }
 
-    /// Evicts large objects until `wanted` extents beside the reserve are free or come free.
-    pub fn evict_larges(&mut self, wanted: u32, visits: usize, partition: &Partition) {
-        let rounds = self.larges.capacity().saturating_mul(AGEING_ROUNDS);
-        let mut visits = visits.min(rounds);
-        while visits > 0 && self.space.extents_are_short(wanted) {
-            visits -= 1;
-            self.large_hand = (self.large_hand + 1) % self.larges.capacity();
-            self.visit_large(self.large_hand, partition);
-        }
+    /// Shows the policy a part of the residents: those of slots that follow each other.
+    fn learn(&mut self) {
+        let slots = self.index.slots();
+        let observed = slots.min(MAX_OBSERVED);
+        let first = self.learn_hand;
+        self.learn_hand = (first + observed) % slots;
+        let (index, metas) = (&self.index, &self.metas);
+        let residents = (first..first + observed)
+            .map(|number| SlotId::of(number % slots))
+            .filter(|slot| index.get(*slot).is_used())
+            .map(|slot| metas.get(slot));
+        self.policy
+            .learn(residents, slots as f32 / observed.max(1) as f32);
     }
 
-    /// Evicts or ages the large object at the clock's hand.
-    fn visit_large(&mut self, id: usize, partition: &Partition) {
-        let Some(large) = self.larges.get(id).filter(|large| !large.pinned) else {
-            return;
-        };
-        let (location, epoch) = (large.location, large.epoch);
-        let Some(slot) = self.index.find(large.hash, location) else {
-            return self.drop_large(id as u32);
-        };
-        if self.frequencies.get(slot) > 0 {
-            let is_hot = self.frequencies.age(slot);
-            return self.index.set_hot(slot, is_hot);
-        }
-        let entry = self.index.get(slot);
-        self.index.clear(slot);
-        self.forget(slot, entry, partition);
-        // Also where a damaged record no longer names it.
-        self.drop_large(id as u32);
-        self.counts.evictions += u64::from(epoch == self.current_epoch());
-    }
-
-    /// Goes on with a segment: as far as one turn may, or to its end when room is needed at once.
-    fn empty(&mut self, mut emptying: Emptying, partition: &Partition) {
-        let end = self.space.log().committed(emptying.segment);
-        loop {
-            let walk = match self.space.log_is_out() {
-                true => end,
-                false => WALK_PER_TURN,
-            };
-            let stop = end.min(emptying.offset.saturating_add(walk));
-            while emptying.offset < stop {
-                self.walk_record(&mut emptying, partition);
-            }
-            if emptying.offset < end {
-                self.emptying = Some(emptying);
+    /// Goes on making room: a bounded part of it, or as much as it takes when it is needed at once.
+    fn make_log_room(&mut self, partition: &Partition) {
+        let (mut records, mut emptied) = (RECORDS_PER_TURN, 0);
+        while emptied < SEGMENTS_PER_TURN && (records > 0 || self.space.log_is_out()) {
+            let Some(mut walk) = self.making.walk.take().or_else(|| self.next_walk()) else {
                 return;
+            };
+            if self.space.log_is_out() {
+                records = u32::MAX;
             }
-            if emptying.threshold.is_some() {
-                return self.space.retire_log(emptying.segment);
+            if !self.go_on(&mut walk, &mut records, partition) {
+                self.making.walk = Some(walk);
+            } else if self.end(walk) {
+                emptied += 1;
             }
-            if emptying.age == Age::Young && emptying.census.exceeds(emptying.budget) {
-                return self.space.put_back(emptying.segment);
-            }
-            emptying.threshold = Some(emptying.census.threshold(emptying.budget));
-            emptying.offset = 0;
         }
     }
 
-    /// Looks at the next record, if an object lies there that can be found.
-    fn walk_record(&mut self, emptying: &mut Emptying, partition: &Partition) {
+    /// What to do next; `None`: there is room, or none can be made.
+    fn next_walk(&mut self) -> Option<Walk> {
+        if !self.space.log_is_short() {
+            return None;
+        }
+        if !self.space.log_is_out()
+            && let Some(segment) = self.next_to_value()
+        {
+            let aim = Aim::Value(Box::new(Census::new()));
+            return Some(Walk::new(segment, aim));
+        }
+        let (segment, _) = self.space.least()?;
+        self.making.picked += 1;
+        Some(Walk::new(segment, Aim::Pick(Box::new(Census::new()))))
+    }
+
+    /// Segments of which nothing is known, then a few whose values have aged.
+    fn next_to_value(&mut self) -> Option<u32> {
+        let sealed = self.space.sealed();
+        let unknown = sealed.unknown();
+        if unknown.is_some() || self.making.looked_through >= LOOKED_THROUGH {
+            return unknown;
+        }
+        self.making.looked_through += 1;
+        sealed.stalest()
+    }
+
+    /// Walks on; says whether the end of the segment was reached.
+    fn go_on(&mut self, walk: &mut Walk, records: &mut u32, partition: &Partition) -> bool {
+        let end = self.space.log().committed(walk.segment);
+        while walk.offset < end {
+            if *records == 0 {
+                return false;
+            }
+            *records -= 1;
+            let Some(walked) = self.next_record(walk, partition) else {
+                continue;
+            };
+            match &mut walk.aim {
+                Aim::Value(census) | Aim::Pick(census) => self.count_record(census, &walked),
+                Aim::Empty(keep) => {
+                    let mut keep = *keep;
+                    self.keep_or_drop(&mut keep, &walked, partition);
+                    walk.aim = Aim::Empty(keep);
+                }
+            }
+        }
+        true
+    }
+
+    /// A segment was walked to its end. Says whether it was emptied.
+    fn end(&mut self, walk: Walk) -> bool {
+        let Walk { segment, aim, .. } = walk;
+        let segment_bytes = self.space.log().segment_bytes();
+        match aim {
+            Aim::Value(census) => {
+                let (_, value) = census.judge(segment_bytes);
+                self.space.sealed().set(segment, value);
+            }
+            Aim::Pick(census) => {
+                let (keep, value) = census.judge(segment_bytes);
+                self.space.sealed().set(segment, value);
+                let least = self.space.least();
+                let is_least = least.is_none_or(|(_, least)| least >= value);
+                if is_least || self.making.picked >= MOST_PICKED {
+                    self.space.sealed().remove(segment);
+                    self.making.walk = Some(Walk::new(segment, Aim::Empty(keep)));
+                }
+            }
+            Aim::Empty(_) => {
+                self.space.retire_log(segment);
+                self.making = Making::default();
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The next record, if an object lies there that can be found.
+    fn next_record<'a>(&self, walk: &mut Walk, partition: &'a Partition) -> Option<Walked<'a>> {
         let place = Place {
-            segment: emptying.segment,
-            offset: emptying.offset,
+            segment: walk.segment,
+            offset: walk.offset,
         };
         let Some(header) = partition.header(place) else {
             // Damaged: the next sound header is looked for at every place where one can be.
-            emptying.offset += ALIGN;
-            return;
+            walk.offset += ALIGN;
+            return None;
         };
         let len = header.record_len();
-        emptying.offset = emptying.offset.saturating_add(len.next_multiple_of(ALIGN));
-        let bytes = partition.log.read(place.segment, place.offset, len);
-        let (Some(bytes), Some(key)) = (bytes, partition.key(place, &header)) else {
-            return;
-        };
+        walk.offset = walk.offset.saturating_add(len.next_multiple_of(ALIGN));
+        let bytes = partition.log.read(place.segment, place.offset, len)?;
+        let key = partition.key(place, &header)?;
         let hash = hash_key(&self.hasher, key);
         let location = place.location(partition.log_shift);
-        let Some(slot) = self.index.find(hash, location) else {
-            return;
-        };
-        let walked = Walked {
+        let slot = self.index.find(hash, location)?;
+        Some(Walked {
             slot,
             hash,
             location,
             header,
             bytes,
-        };
-        match emptying.threshold {
-            None => self.count_record(&mut emptying.census, &walked),
-            Some(threshold) => {
-                self.keep_or_drop(threshold, &mut emptying.budget, walked, partition);
-            }
-        }
+        })
     }
 
     fn count_record(&self, census: &mut Census, walked: &Walked) {
-        let len = walked.header.record_len().next_multiple_of(ALIGN);
+        let len = walked.padded_len();
+        let is_current = walked.header.epoch == self.current_epoch();
         match walked.header.form {
+            _ if !is_current => {}
             // A large object is evicted for its extents, not for its record.
             Form::Extents => census.add_wanted(len),
-            Form::Contiguous => census.add(self.frequencies.get(walked.slot), len),
+            Form::Contiguous => census.add(self.rank(walked.slot, len), len),
             Form::Piece => {}
         }
     }
 
-    /// Copies a record on if its object is asked for, else forgets the object.
-    fn keep_or_drop(
-        &mut self,
-        threshold: u8,
-        budget: &mut u32,
-        walked: Walked,
-        partition: &Partition,
-    ) {
+    pub fn rank(&self, slot: SlotId, bytes: u32) -> f32 {
+        self.policy.rank(self.metas.get(slot), bytes)
+    }
+
+    /// Copies a record on if its object is among those to be kept, else forgets the object.
+    fn keep_or_drop(&mut self, keep: &mut Keep, walked: &Walked, partition: &Partition) {
         let Walked { slot, header, .. } = walked;
-        let is_large = header.form == Form::Extents;
-        let is_wanted = is_large || self.frequencies.get(slot) >= threshold;
+        let len = walked.padded_len();
         let is_current = header.epoch == self.current_epoch();
-        let rest = budget.checked_sub(header.record_len().next_multiple_of(ALIGN));
-        if is_wanted
-            && is_current
-            && let Some(rest) = rest
-            && let Ok(place) = self.space.append_log(Age::Old, &[walked.bytes])
-        {
-            *budget = rest;
-            return self.moved(&walked, place.location(partition.log_shift));
+        let is_kept = is_current
+            && match header.form {
+                Form::Extents => keep.takes_wanted(len),
+                _ => keep.takes(self.rank(*slot, len), len),
+            };
+        if is_kept && let Ok(place) = self.space.append_log(Source::Survivors, &[walked.bytes]) {
+            return self.moved(walked, place.location(partition.log_shift));
         }
+        self.evict(*slot, walked.hash, partition);
+    }
+
+    /// Takes an object out that has to go for room, and remembers it unless it was purged.
+    pub fn evict(&mut self, slot: SlotId, hash: KeyHash, partition: &Partition) {
         let entry = self.index.get(slot);
+        let meta = self.metas.get(slot);
         self.index.clear(slot);
-        self.forget(slot, entry, partition);
-        self.counts.evictions += u64::from(is_current);
+        if self.forget(entry, partition) {
+            self.policy.evicted(hash.0, meta);
+            self.counts.evictions += 1;
+        }
     }
 
     /// Lets the index follow a record that was copied.
     fn moved(&mut self, walked: &Walked, location: u64) {
-        let is_hot = match walked.header.form {
-            Form::Extents => self.frequencies.is_hot(walked.slot),
-            Form::Contiguous | Form::Piece => self.frequencies.age(walked.slot),
-        };
+        let is_hot = self.index.get(walked.slot).is_hot();
         self.move_large(&walked.header, walked.location, location);
         self.index.set(walked.slot, walked.hash, location, is_hot);
     }
@@ -221,17 +269,70 @@ impl Owner {
             large.location = to;
         }
     }
+
+    /// Evicts large objects, `most` of them, until `wanted` extents beside the reserve are free
+    /// or come free.
+    pub fn evict_larges(&mut self, wanted: u32, most: u32, partition: &Partition) {
+        for _ in 0..most {
+            if !self.space.extents_are_short(wanted) || !self.evict_a_large(partition) {
+                return;
+            }
+        }
+    }
+
+    /// Evicts the large object that is worth least of those that are next in turn. `false`: all
+    /// that there are may not go.
+    fn evict_a_large(&mut self, partition: &Partition) -> bool {
+        let mut least: Option<(f32, usize)> = None;
+        let mut compared = 0;
+        for _ in 0..self.larges.capacity() {
+            self.large_hand = (self.large_hand + 1) % self.larges.capacity();
+            let Some(rank) = self.rank_of_large(self.large_hand) else {
+                continue;
+            };
+            if least.is_none_or(|(other, _)| rank < other) {
+                least = Some((rank, self.large_hand));
+            }
+            compared += 1;
+            if compared == LARGES_COMPARED {
+                break;
+            }
+        }
+        let Some((_, id)) = least else { return false };
+        let large = &self.larges[id];
+        let (hash, location) = (large.hash, large.location);
+        if let Some(slot) = self.index.find(hash, location) {
+            self.evict(slot, hash, partition);
+        }
+        // Also where nothing names it any more, or only a damaged record did.
+        self.drop_large(id as u32);
+        true
+    }
+
+    /// What a large object is worth; `None`: there is none, or it must stay.
+    fn rank_of_large(&self, id: usize) -> Option<f32> {
+        let large = self.larges.get(id).filter(|large| !large.pinned)?;
+        if large.epoch != self.current_epoch() {
+            return Some(0.0);
+        }
+        let slot = self.index.find(large.hash, large.location);
+        let bytes = large.extents.len() as u32 * crate::record::EXTENT_BYTES;
+        Some(slot.map_or(0.0, |slot| self.rank(slot, bytes)))
+    }
 }
 
-impl Emptying {
-    fn new(age: Age, segment: u32, budget: u32) -> Self {
+impl Walk {
+    fn new(segment: u32, aim: Aim) -> Self {
         Self {
-            age,
             segment,
             offset: 0,
-            census: Census::default(),
-            threshold: None,
-            budget,
+            aim,
         }
+    }
+}
+
+impl Walked<'_> {
+    fn padded_len(&self) -> u32 {
+        self.header.record_len().next_multiple_of(ALIGN)
     }
 }

@@ -5,7 +5,7 @@ use hugepages::Writer;
 use super::hit::Place;
 use super::layout::Writers;
 use super::{ShardId, StoreError};
-use crate::evict::{Age, SegmentClock};
+use crate::evict::{Sealed, Source};
 use crate::record::ALIGN;
 
 /// Free segments that only survivors of an emptied segment may take, so that emptying never waits
@@ -27,7 +27,7 @@ pub(super) struct Space {
     /// Segments being written: by fills, and by survivors.
     young: Option<u32>,
     old: Option<u32>,
-    clock: SegmentClock,
+    sealed: Sealed,
     /// Per log segment, spans of fills that may be on their way.
     pins: Vec<u32>,
     /// Retirements for which [`Space::laggards`] has named shards.
@@ -39,11 +39,11 @@ impl Space {
     pub fn new(writers: Writers) -> Self {
         Self {
             pins: vec![0; writers.log.segments() as usize],
+            sealed: Sealed::new(writers.log.segments()),
             log: writers.log,
             extents: writers.extents,
             young: None,
             old: None,
-            clock: SegmentClock::default(),
             nudged_log: 0,
             nudged_extents: 0,
         }
@@ -58,16 +58,16 @@ impl Space {
     }
 
     /// Writes a record at the end of the log.
-    pub fn append_log(&mut self, age: Age, parts: &[&[u8]]) -> Result<Place, StoreError> {
-        if let Some(segment) = *self.open_segment(age)
+    pub fn append_log(&mut self, source: Source, parts: &[&[u8]]) -> Result<Place, StoreError> {
+        if let Some(segment) = *self.open_segment(source)
             && let Some(place) = self.append_to(segment, parts)
         {
             return Ok(place);
         }
-        let fresh = self.open_log(age)?;
-        if let Some(full) = self.open_segment(age).replace(fresh) {
+        let fresh = self.open_log(source)?;
+        if let Some(full) = self.open_segment(source).replace(fresh) {
             self.log.seal(full);
-            self.clock.push(age, full);
+            self.sealed.push(full);
         }
         self.append_to(fresh, parts).ok_or(StoreError::Full)
     }
@@ -101,16 +101,14 @@ impl Space {
         self.pins[segment as usize] -= 1;
     }
 
-    /// Takes the log segment to empty next.
-    pub fn pick(&mut self) -> Option<(Age, u32)> {
-        let pins = &self.pins;
-        let is_pinned = |segment: u32| pins[segment as usize] != 0;
-        self.clock.pick(self.log.segments(), is_pinned)
+    pub fn sealed(&mut self) -> &mut Sealed {
+        &mut self.sealed
     }
 
-    /// Puts a segment back that is too good to be emptied.
-    pub fn put_back(&mut self, segment: u32) {
-        self.clock.push(Age::Old, segment);
+    /// The log segment to empty next, and its value.
+    pub fn least(&self) -> Option<(u32, f32)> {
+        let pins = &self.pins;
+        self.sealed.least(|segment| pins[segment as usize] != 0)
     }
 
     pub fn retire_log(&mut self, segment: u32) {
@@ -164,10 +162,10 @@ impl Space {
         Some(Place { segment, offset })
     }
 
-    fn open_log(&mut self, age: Age) -> Result<u32, StoreError> {
-        let reserve = match age {
-            Age::Young => SURVIVOR_RESERVE,
-            Age::Old => 0,
+    fn open_log(&mut self, source: Source) -> Result<u32, StoreError> {
+        let reserve = match source {
+            Source::Fills => SURVIVOR_RESERVE,
+            Source::Survivors => 0,
         };
         if self.log.free_segments() <= reserve {
             self.log.reclaim();
@@ -184,10 +182,10 @@ impl Space {
         self.extents.open().ok_or(StoreError::Full)
     }
 
-    fn open_segment(&mut self, age: Age) -> &mut Option<u32> {
-        match age {
-            Age::Young => &mut self.young,
-            Age::Old => &mut self.old,
+    fn open_segment(&mut self, source: Source) -> &mut Option<u32> {
+        match source {
+            Source::Fills => &mut self.young,
+            Source::Survivors => &mut self.old,
         }
     }
 }

@@ -531,7 +531,7 @@ fn damaged_slots_are_misses() {
     let Store {
         partitions, owner, ..
     } = &mut stores[0];
-    owner.forget(mine, entry, &partitions[0]);
+    owner.forget(entry, &partitions[0]);
     turn(&mut stores);
     assert_eq!(
         joined(&get(&mut stores[0], &name(1)).unwrap()),
