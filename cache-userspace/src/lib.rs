@@ -7,6 +7,7 @@ pub mod node;
 pub mod rt;
 pub mod start;
 pub mod status;
+pub mod tier_files;
 pub mod tls_files;
 pub mod upstream;
 pub mod xdp;

@@ -10,7 +10,7 @@ use super::raw::{Problem, Reader};
 use super::read::FoundOrigin;
 use super::typed::{Backend, Config};
 use super::units::show_size;
-use super::{Machine, explain};
+use super::{Machine, explain, tier};
 use crate::admin::token;
 
 /// There is an origin, and every host name and origin name has one owner.
@@ -56,6 +56,7 @@ pub(super) fn origins(reader: &mut Reader<'_, '_>, found: &[FoundOrigin]) {
 pub(super) fn across(reader: &mut Reader<'_, '_>, config: &Config) {
     listen_once(reader, config);
     enough_memory(reader, config);
+    tier::across(reader, config);
     let packet = &config.packet;
     if packet.backend == Backend::AfXdp && reader.span("packet", "interface").is_none() {
         let hint =
@@ -197,6 +198,7 @@ pub(super) fn files(config: &mut Config) -> Vec<Problem> {
             });
         }
     }
+    problems.extend(tier::files(config));
     if let Some(interface) = &config.packet.interface
         && !Path::new("/sys/class/net").join(interface).exists()
     {

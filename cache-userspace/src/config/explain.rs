@@ -43,6 +43,8 @@ pub enum Source {
 pub struct MemoryUse {
     /// `memory.ram`.
     pub arenas: u64,
+    /// `tier.buffers` a core, with a tier.
+    pub tier_buffers: u64,
     /// AF_XDP frames: fill and transmit rings of `queue_depth` frames of 2 KiB a core.
     pub packet_buffers: u64,
     /// `limits.max_connections` a core.
@@ -72,6 +74,10 @@ impl MemoryUse {
         };
         Self {
             arenas: config.memory.ram,
+            tier_buffers: match config.tier.devices.is_empty() {
+                true => 0,
+                false => shards * config.tier.buffers,
+            },
             packet_buffers: frames * FRAME_BYTES,
             connections: shards * limits.max_connections as u64 * CONNECTION_BYTES,
             waiters: shards * limits.max_waiters as u64 * WAITER_BYTES,
@@ -85,6 +91,7 @@ impl MemoryUse {
     pub fn total(&self) -> u64 {
         [
             self.arenas,
+            self.tier_buffers,
             self.packet_buffers,
             self.connections,
             self.waiters,
@@ -124,6 +131,7 @@ pub fn json(config: &Config) -> Value {
         "settings": config.settings.iter().map(setting_json).collect::<Vec<_>>(),
         "memory": {
             "arenas": memory.arenas,
+            "tier_buffers": memory.tier_buffers,
             "packet_buffers": memory.packet_buffers,
             "connections": memory.connections,
             "waiters": memory.waiters,
@@ -170,6 +178,10 @@ fn memory_text(config: &Config) -> String {
         (
             memory.arenas,
             "arenas: memory.ram, taken at start".to_owned(),
+        ),
+        (
+            memory.tier_buffers,
+            format!("tier: {shards} cores x tier.buffers, with devices"),
         ),
         (
             memory.packet_buffers,

@@ -5,8 +5,11 @@ use std::path::PathBuf;
 use hugepages::PagePolicy;
 use toml::de::DeValue;
 
+use super::tier::Discard;
 use super::typed::{Backend, XdpMode};
-use super::units::{Invalid, Kind, Node, PATH, SIZE, number, quote, show_list, text, word};
+use super::units::{
+    Invalid, Kind, Node, PATH, SIZE, number, parse_size, quote, show_list, show_size, text, word,
+};
 
 /// Shards are numbered by one byte of the connection id.
 pub const MAX_SHARDS: usize = 255;
@@ -91,6 +94,17 @@ pub const PAGES: Kind<PagePolicy> = Kind {
     show: |policy| show_word(&PAGE_POLICIES, *policy),
 };
 
+const DISCARDS: [(&str, Discard); 3] = [
+    ("auto", Discard::Auto),
+    ("on", Discard::On),
+    ("off", Discard::Off),
+];
+
+pub const DISCARD: Kind<Discard> = Kind {
+    parse: |node| word(node, &DISCARDS),
+    show: |discard| show_word(&DISCARDS, *discard),
+};
+
 fn show_word<T: PartialEq>(words: &[(&str, T)], value: T) -> String {
     let (name, _) = words
         .iter()
@@ -136,6 +150,39 @@ pub const SHARE: Kind<f32> = Kind {
         )),
     },
     show: |share| format!("{share:?}"),
+};
+
+/// Bytes a second: `"64 MiB/s"`, or a plain number. Zero is no limit.
+pub const RATE: Kind<u64> = Kind {
+    parse: |node| match node.get_ref().as_str() {
+        None => (SIZE.parse)(node),
+        Some(found) => {
+            let what = "a rate such as \"64 MiB/s\"";
+            let size = found
+                .trim_end()
+                .strip_suffix("/s")
+                .ok_or_else(|| Invalid::new(node, format!("{found:?} is not {what}")))?;
+            parse_size(size).map_err(|why| Invalid::new(node, why))
+        }
+    },
+    show: |bytes| quote(&format!("{}/s", show_size(*bytes))),
+};
+
+/// How many times a day, such as 1.0 or 0.3. Zero is no limit.
+pub const TIMES: Kind<f64> = Kind {
+    parse: |node| {
+        let digits = match node.get_ref() {
+            DeValue::Float(n) => n.as_str(),
+            DeValue::Integer(n) => n.as_str(),
+            _ => return Err(Invalid::new(node, "expected a number such as 1.0")),
+        };
+        digits
+            .parse()
+            .ok()
+            .filter(|n: &f64| n.is_finite())
+            .ok_or_else(|| Invalid::new(node, format!("{digits} is not a number such as 1.0")))
+    },
+    show: |times| format!("{times:?}"),
 };
 
 pub const SIZE_USIZE: Kind<usize> = Kind {

@@ -15,6 +15,7 @@ pub mod explain;
 mod kinds;
 pub mod raw;
 mod read;
+pub mod tier;
 pub mod typed;
 pub mod units;
 
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 use crate::tls_files;
 pub use kinds::DEFAULT_SOCKET;
 pub use raw::Problem;
+pub use tier::{Discard, TierConfig};
 pub use typed::{
     AdminConfig, Backend, CacheConfig, Config, LogConfig, MemoryConfig, OriginConfig, PacketConfig,
     ServerConfig, TlsConfig, TlsFiles, XdpMode,

@@ -39,6 +39,7 @@ pub(super) fn read(
     let mut tls = reader.section("tls", |s| read_tls(s, &base));
     let memory = reader.section("memory", read_memory);
     let (cache, max_object) = reader.section("cache", read_cache);
+    let tier = reader.section("tier", |s| super::tier::read(s, &base));
     let found = reader.sections("origin", |s| read_origin(s, &base));
     let (bounds, http2) = reader.section("upstream", read_upstream);
     let admin = reader.section("admin", |s| read_admin(s, &base));
@@ -65,6 +66,7 @@ pub(super) fn read(
         tls,
         memory,
         cache,
+        tier,
         origins,
         upstream,
         admin,

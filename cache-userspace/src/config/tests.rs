@@ -129,6 +129,30 @@ fn one_problem_each() {
             "between \"0s\" and \"100ms\"",
         ),
         (
+            "[tier]\ndevices = [\"a\", \"b\", \"a\"]",
+            2,
+            "/a is listed twice",
+        ),
+        ("[tier]\ndevice = \"a\"", 2, "did you mean `devices`?"),
+        (
+            "[tier]\nsize = \"64 MiB\"\ndevices = \"a\"",
+            2,
+            "less than 4 segments of 16 MiB for each of 2 shards (set size to 128 MiB or more)",
+        ),
+        ("[tier]\nsize = \"1 MiB\"", 2, "size must be between"),
+        ("[tier]\nsegment = \"1500 KiB\"", 2, "whole MiB"),
+        (
+            "[tier]\nwrite_limit = \"64 MiB\"",
+            2,
+            "is not a rate such as \"64 MiB/s\"",
+        ),
+        (
+            "[tier]\ndrive_writes_per_day = \"one\"",
+            2,
+            "expected a number such as 1.0",
+        ),
+        ("[tier]\ndiscard = \"autom\"", 2, "did you mean \"auto\"?"),
+        (
             "[tls]\ncertificate = \"a.pem\"",
             2,
             "certificate without `key`",

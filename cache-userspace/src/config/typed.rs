@@ -8,6 +8,7 @@ use cache_core::config::{Limits, OriginRoute};
 use hugepages::PagePolicy;
 
 use super::explain::{Setting, Source};
+use super::tier::TierConfig;
 use crate::upstream::UpstreamConfig;
 
 /// The whole effective configuration.
@@ -20,6 +21,7 @@ pub struct Config {
     pub tls: TlsConfig,
     pub memory: MemoryConfig,
     pub cache: CacheConfig,
+    pub tier: TierConfig,
     pub origins: Vec<OriginConfig>,
     /// Ready for the upstream: `origins` in the same order as above.
     pub upstream: UpstreamConfig,

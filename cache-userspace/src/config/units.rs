@@ -98,6 +98,12 @@ pub const PATH: Kind<PathBuf> = Kind {
     show: |path| quote(&path.display().to_string()),
 };
 
+/// One file path or a list of them.
+pub const PATHS: Kind<Vec<PathBuf>> = Kind {
+    parse: |node| one_or_more(node, "a file path", PATH.parse),
+    show: |paths| show_list(paths, |path| quote(&path.display().to_string())),
+};
+
 /// A token of RFC 9110 section 5.6.2, as Via and Cache-Status need it.
 pub const TOKEN: Kind<String> = Kind {
     parse: |node| match text(node, "a name")? {
@@ -239,7 +245,8 @@ const SIZE_UNITS: [(&str, u64); 15] = [
     ("bytes", 1),
 ];
 
-fn parse_size(text: &str) -> Result<u64, String> {
+/// Bytes, as [`SIZE`] reads them.
+pub fn parse_size(text: &str) -> Result<u64, String> {
     let (digits, unit) = split_unit(text);
     let count: u64 = digits.parse().map_err(|_| {
         format!("{text:?} is not a size: write a whole number and a unit, such as \"64 MiB\"")

@@ -4,17 +4,19 @@
 //!  core i (pinned)                                     control thread (tokio)
 //!   glommio executor                                    upstream, admin API, signals
 //!    core_loop: packets, lanes, Shard::handle            control: lanes, commands, drain
+//!    disk: own io_uring ring, the tier's drives
 //!    sleep: own io_uring ring, doorbell                  doorbell
 //!        ^                                                   ^
 //!        '---- mesh: a lane each way between any two --------'
 //! ```
 //!
 //! This is the only place that knows glommio, io_uring, AF_XDP and raw sockets. `unsafe` lies in the
-//! leaves: [`ring`], [`doorbell`], [`sleep`] and below [`packet`].
+//! leaves: [`ring`], [`disk`], [`doorbell`], [`sleep`] and below [`packet`].
 
 pub mod clock;
 pub mod control;
 pub mod core_loop;
+pub mod disk;
 pub mod doorbell;
 pub mod lane;
 pub mod mesh;

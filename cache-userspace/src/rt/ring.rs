@@ -1,13 +1,15 @@
-//! A shard's own io_uring: readiness of its descriptors now, disk reads later.
+//! A shard's own io_uring: one that watches its sockets (see [`super::sleep`]), one for its drives
+//! (see [`super::disk`]).
 //!
 //! Completions are deferred: the kernel notes them, signals one eventfd, and the shard's thread
 //! runs them when it calls [`Ring::reap`]. A busy shard that never reaps is therefore not
 //! interrupted by packets, however many arrive.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::time::Duration;
 
-use io_uring::{IoUring, opcode, types};
+use io_uring::{IoUring, opcode, squeue, types};
 
 /// One finished operation, or one event of a repeating one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +75,68 @@ impl Ring {
         unsafe { self.uring.submission().push(&entry) }
             .map_err(|_| io::Error::other("the io_uring submission queue is full"))?;
         self.uring.submit().map(drop)
+    }
+
+    /// Puts an operation into the submission queue; false when that is full. The kernel sees it at
+    /// the next [`Ring::submit`].
+    ///
+    /// # Safety
+    /// The memory that `entry` names stays valid, and nobody else uses it, until the operation's
+    /// completion was reaped.
+    pub unsafe fn push(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: by the caller's contract.
+        unsafe { self.uring.submission().push(entry) }.is_ok()
+    }
+
+    /// Shows the kernel what was pushed, and waits until `want` completions can be reaped.
+    ///
+    /// # Errors
+    /// `EBUSY`, `EAGAIN`, `EINTR`: the rest stays in the queue, try again.
+    pub fn submit(&mut self, want: usize) -> io::Result<()> {
+        self.uring.submit_and_wait(want).map(drop)
+    }
+
+    /// Waits for one completion, not longer than `limit`.
+    ///
+    /// # Errors
+    /// `ETIME` when none came.
+    pub fn wait(&mut self, limit: Duration) -> io::Result<()> {
+        let limit = types::Timespec::from(limit);
+        let arguments = types::SubmitArgs::new().timespec(&limit);
+        let submitter = self.uring.submitter();
+        submitter.submit_with_args(1, &arguments).map(drop)
+    }
+
+    /// Operations that the kernel has not seen yet.
+    pub fn unsubmitted(&mut self) -> usize {
+        self.uring.submission().len()
+    }
+
+    /// Lets operations name descriptors by their place in `files`, which spares the kernel from
+    /// looking them up. It keeps the files open.
+    pub fn register_files(&self, files: &[RawFd]) -> io::Result<()> {
+        self.uring.submitter().register_files(files)
+    }
+
+    /// Makes `memory` buffer number 0 of fixed operations: pinned once instead of at each of them.
+    ///
+    /// # Errors
+    /// `ENOMEM` when it is more than RLIMIT_MEMLOCK leaves (pages of hugetlb count in full),
+    /// `EFAULT` above 1 GiB.
+    ///
+    /// # Safety
+    /// `memory` stays mapped while the ring lives.
+    pub unsafe fn register_memory(&self, memory: libc::iovec) -> io::Result<()> {
+        // SAFETY: by the caller's contract.
+        unsafe { self.uring.submitter().register_buffers(&[memory]) }
+    }
+
+    /// Asks the kernel to give up every operation under way, and waits at most `limit` for it.
+    pub fn cancel_all(&self, limit: Duration) -> io::Result<()> {
+        let limit = types::Timespec::from(limit);
+        let every = types::CancelBuilder::any();
+        let submitter = self.uring.submitter();
+        submitter.register_sync_cancel(Some(limit), every)
     }
 
     /// Runs what the kernel deferred and hands over every completion. Does not wait, and is free
