@@ -52,6 +52,11 @@ impl Meta {
         Self(u32::from(class.number()) << TIME_BITS | time & TIME)
     }
 
+    /// How often the object was asked for, the first time included: counted up to 4, about right above.
+    pub fn requests(self) -> u8 {
+        self.class().requests()
+    }
+
     fn time(self) -> u32 {
         self.0 & TIME
     }

@@ -20,6 +20,7 @@
 //! partitions. Beside it, on the heap: what the policy knows (4 bytes per slot and its history), about 60 bytes per segment and
 //! 40 more per segment and shard for views, and the key and head of each fill that is going on.
 
+mod evicted;
 mod fill;
 mod hit;
 mod layout;
@@ -40,6 +41,7 @@ use crate::evict::{HITS_PER_SAMPLE, Sampler};
 use crate::index::Index;
 use crate::io::ShardId;
 
+pub use evicted::Evicted;
 pub use fill::{Fill, Span};
 pub use hit::{Body, Hit};
 pub use layout::build;
@@ -259,8 +261,7 @@ impl Store {
         length: Option<u64>,
     ) -> Result<Fill, StoreError> {
         self.check_owner(hash)?;
-        let partition = &self.partitions[usize::from(self.shard)];
-        self.owner.begin(hash, key, meta, head, length, partition)
+        self.owner.begin(hash, key, meta, head, length)
     }
 
     /// Writes the next bytes of the body and pushes where they lie, in order. After an error
@@ -318,13 +319,17 @@ impl Store {
 
     /// Once per turn of the shard's loop, with no [`Hit`] in hand: announces quiescence, drops
     /// cached views of retired segments, reclaims and evicts. A few ns when there is nothing to do.
-    pub fn turn(&mut self) {
+    ///
+    /// `sink` is shown each object that went for room since the last turn; not those that were purged,
+    /// replaced or found damaged.
+    pub fn turn(&mut self, sink: &mut impl FnMut(Evicted<'_>)) {
+        let own = usize::from(self.shard);
+        self.owner.show_displaced(&self.partitions[own], sink);
         for partition in &mut self.partitions {
             partition.log.quiesce();
             partition.extents.quiesce();
         }
-        let partition = &self.partitions[usize::from(self.shard)];
-        self.owner.turn(partition);
+        self.owner.turn(&self.partitions[own], sink);
     }
 
     /// Shards whose next [`Store::turn`] would free memory that runs short here. A shard that

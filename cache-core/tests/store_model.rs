@@ -4,7 +4,9 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use cache_core::store::{Fill, KeyHash, ObjectMeta, Span, Store, StoreConfig, StoreError, build};
+use cache_core::store::{
+    Evicted, Fill, KeyHash, ObjectMeta, Span, Store, StoreConfig, StoreError, build,
+};
 use hugepages::PagePolicy;
 use proptest::prelude::*;
 
@@ -201,7 +203,7 @@ impl Model {
                 for i in 0..16 {
                     let len = if large { 200_000 } else { 40_000 };
                     self.put((key + i * 7) % KEYS, len, true);
-                    self.stores.iter_mut().for_each(Store::turn);
+                    self.turn_all();
                 }
             }
             Step::Get { shard, key, keep } => self.get(shard, key, keep),
@@ -214,9 +216,28 @@ impl Model {
             }
             Step::Purge { key } => self.purge(key),
             Step::PurgeAll { shard } => self.purge_all(shard),
-            Step::Turn { shard } => self.stores[usize::from(shard)].turn(),
-            Step::TurnAll => self.stores.iter_mut().for_each(Store::turn),
+            Step::Turn { shard } => self.turn(usize::from(shard)),
+            Step::TurnAll => self.turn_all(),
         }
+    }
+
+    fn turn_all(&mut self) {
+        (0..usize::from(SHARDS)).for_each(|shard| self.turn(shard));
+    }
+
+    /// What leaves for room is shown as it was committed.
+    fn turn(&mut self, shard: usize) {
+        let committed = &self.committed;
+        self.stores[shard].turn(&mut |object: Evicted<'_>| {
+            let version = Version {
+                key: u16::from_le_bytes(object.key.try_into().unwrap()),
+                number: object.meta.stored_unix_ms,
+                len: object.meta.body_len as usize,
+            };
+            let last = committed.get(&version.key).map(|last| last.number);
+            assert!(last >= Some(version.number), "purged, or never committed");
+            assert!(object.head == object.key && object.body.concat() == version.body());
+        });
     }
 
     fn put(&mut self, key: u16, len: usize, known: bool) {
@@ -364,7 +385,7 @@ impl Model {
             assert!(*view == *bytes, "a view changed");
         }
         for _ in 0..64 {
-            self.stores.iter_mut().for_each(Store::turn);
+            self.turn_all();
         }
         for shard in 0..usize::from(SHARDS) {
             let found = (0..KEYS).filter(|key| {

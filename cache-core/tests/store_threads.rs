@@ -84,7 +84,7 @@ impl Shard {
                 self.store.purge_all();
             }
             self.drain();
-            self.store.turn();
+            self.store.turn(&mut |_| {});
         }
         TOTAL_HITS.fetch_add(self.hits, Ordering::Relaxed);
         TOTAL_EVICTIONS.fetch_add(self.store.stats().evictions, Ordering::Relaxed);
@@ -92,7 +92,7 @@ impl Shard {
         RUNNING.fetch_sub(1, Ordering::AcqRel);
         while RUNNING.load(Ordering::Acquire) > 0 && !FAILED.load(Ordering::Acquire) {
             self.drain();
-            self.store.turn();
+            self.store.turn(&mut |_| {});
             thread::yield_now();
         }
     }

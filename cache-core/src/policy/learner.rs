@@ -40,6 +40,14 @@ impl Class {
         self.0
     }
 
+    /// About how many requests it takes to get here.
+    pub fn requests(self) -> u8 {
+        match self.frequency() as u32 {
+            f @ 0..=3 => f as u8 + 1,
+            f => 2 + (1 << (f - 2)),
+        }
+    }
+
     /// Asked for four times or more.
     pub fn is_frequent(self) -> bool {
         self.frequency() >= 3
@@ -304,9 +312,10 @@ mod tests {
             (class.frequency(), class),
             (FREQUENCIES - 1, Class::of(255))
         );
+        assert_eq!((Class::new(9).requests(), class.requests()), (1, 34));
         // By chance 1: the doublings are not reached.
         let slow = (0..20).fold(Class::new(1), |class, _| class.next(5, 1));
-        assert_eq!(slow.frequency(), 3);
+        assert_eq!((slow.frequency(), slow.requests()), (3, 4));
     }
 
     #[test]

@@ -89,6 +89,8 @@ pub(super) struct Filling {
     pub pins: Vec<u32>,
     /// Extents that hold the body so far, all full but the last.
     pub extents: Vec<u32>,
+    /// Extents that it is still expected to take.
+    pub announced: u32,
     /// The large object that it became.
     pub large: Option<u32>,
     pub state: FillState,

@@ -7,6 +7,7 @@ use crossbeam_utils::CachePadded;
 use foldhash::quality::FixedState;
 use slab::Slab;
 
+use super::evicted::Leaving;
 use super::fill::{ArenaKind, FillState, Filling, Piece, Stage};
 use super::hit::Place;
 use super::layout::Writers;
@@ -21,6 +22,9 @@ use crate::record::{self, Form, Header, MAX_CONTIGUOUS, MAX_HEAD, MAX_KEY};
 
 /// Pieces of one body in the log; a body that comes in smaller pieces goes to an extent.
 const MAX_PIECES: usize = 64;
+/// Objects that may be evicted by commits between two turns and still be shown at the next; others
+/// go without.
+const MAX_DISPLACED: usize = 64;
 /// Slots for each object, of the 2 to 8 KiB that small ones have.
 const SLOTS_PER_OBJECT: u64 = 4;
 
@@ -39,6 +43,10 @@ pub(super) struct Owner {
     /// Where the clock over large objects stands, in `larges`.
     pub large_hand: usize,
     pub making: Making,
+    /// Extents that fills are still expected to take.
+    pub announced: u32,
+    /// Evicted since the last turn.
+    pub displaced: Vec<Leaving>,
     pub counts: Counts,
     fills: Slab<Filling>,
     max_object: u64,
@@ -89,6 +97,8 @@ impl Owner {
             larges: Slab::new(),
             large_hand: 0,
             making: Making::default(),
+            announced: 0,
+            displaced: Vec::with_capacity(MAX_DISPLACED),
             counts: Counts::default(),
             fills: Slab::new(),
             max_object,
@@ -102,20 +112,20 @@ impl Owner {
         meta: &ObjectMeta,
         head: &[u8],
         length: Option<u64>,
-        partition: &Partition,
     ) -> Result<Fill, StoreError> {
         if key.len() > MAX_KEY || head.len() > MAX_HEAD {
             return Err(StoreError::HeadTooLarge);
         }
         let mut stage = Stage::Pieces(Vec::new());
+        let mut announced = 0;
         if let Some(length) = length {
             self.check_size(length)?;
             if length > MAX_CONTIGUOUS {
                 stage = Stage::Extents;
-                let extents = length.div_ceil(u64::from(record::EXTENT_BYTES));
-                self.evict_larges(extents as u32, u32::MAX, partition);
+                announced = length.div_ceil(u64::from(record::EXTENT_BYTES)) as u32;
             }
         }
+        self.announced += announced;
         let id = self.fills.insert(Filling {
             hash,
             key: key.into(),
@@ -127,6 +137,7 @@ impl Owner {
             stage,
             pins: Vec::new(),
             extents: Vec::new(),
+            announced,
             large: None,
             state: FillState::Open,
         });
@@ -170,6 +181,7 @@ impl Owner {
             large.location = location;
             large.extents = std::mem::take(&mut filling.extents);
         }
+        self.displaced.retain(|leaving| leaving.hash != hash);
         let (slot, former) = self.slot_for(hash, fill.id, partition);
         let size = header.footprint().min(u64::from(u32::MAX)) as u32;
         // What a former object of the key was asked for holds for the new one.
@@ -193,6 +205,7 @@ impl Owner {
             self.space.unpin(segment);
         }
         self.space.retire_extents(&filling.extents);
+        self.announced -= filling.announced;
         let Some(large) = filling.large else { return };
         if let Some(large) = self.larges.get_mut(large as usize) {
             large.pinned = false;
@@ -210,6 +223,7 @@ impl Owner {
             }
         }
         let objects = self.counts.objects;
+        self.displaced.retain(|leaving| leaving.hash != hash);
         for (slot, entry) in self.index.clone().candidates(hash) {
             if partition.record(entry.location(), key).is_some() {
                 self.forget(entry, partition);
@@ -224,6 +238,7 @@ impl Owner {
         self.epoch
             .store(self.current_epoch().wrapping_add(1), Ordering::Release);
         self.space.sealed().reset_all();
+        self.displaced.clear();
         self.counts.bytes = 0;
         std::mem::take(&mut self.counts.objects)
     }
@@ -347,7 +362,10 @@ impl Owner {
         let least = ranked.min_by(|a, b| a.0.total_cmp(&b.0));
         let (_, slot, found) = least.expect("a line has eight slots");
         let hash = found.map_or(hash, |(_, hash)| hash);
-        self.evict(slot, hash, partition);
+        let leaving = self.evict(slot, hash, partition);
+        if self.displaced.len() < MAX_DISPLACED {
+            self.displaced.extend(leaving);
+        }
         slot
     }
 
@@ -365,6 +383,7 @@ impl Owner {
             shard,
             filling,
             space: &mut self.space,
+            announced: &mut self.announced,
             larges: &mut self.larges,
             max_object: self.max_object,
         })
@@ -396,6 +415,7 @@ struct Writing<'a> {
     shard: ShardId,
     filling: &'a mut Filling,
     space: &'a mut Space,
+    announced: &'a mut u32,
     larges: &'a mut Slab<Large>,
     max_object: u64,
 }
@@ -494,7 +514,12 @@ impl Writing<'_> {
         let mut rest = data;
         while !rest.is_empty() {
             let list = &mut self.filling.extents;
+            let before = list.len();
             let (place, len) = self.space.append_extent(list, rest)?;
+            if list.len() > before && self.filling.announced > 0 {
+                self.filling.announced -= 1;
+                *self.announced -= 1;
+            }
             let generation = self.space.extents().generation(place.segment);
             let piece = Piece { place, len };
             spans.push(Span::new(self.shard, ArenaKind::Extents, generation, piece));

@@ -1,5 +1,6 @@
 //! Making room: emptying log segments, evicting large objects.
 
+use super::evicted::{Leaving, Sink};
 use super::hit::Place;
 use super::owner::Owner;
 use super::{KeyHash, Partition, ShardId, hash_key};
@@ -17,7 +18,7 @@ const LOOKED_THROUGH: u32 = 4;
 /// Segments that may be picked and put back, because they are worth more than was known.
 const MOST_PICKED: u32 = 3;
 /// Large objects evicted in one turn.
-const LARGES_PER_TURN: u32 = 8;
+const LARGES_PER_TURN: u32 = 64;
 /// Large objects compared to evict one.
 const LARGES_COMPARED: usize = 16;
 
@@ -59,13 +60,20 @@ struct Walked<'a> {
 
 impl Owner {
     /// Reclaims what readers have let go of and evicts what will be needed.
-    pub fn turn(&mut self, partition: &Partition) {
+    pub fn turn(&mut self, partition: &Partition, sink: Sink<'_>) {
         self.space.reclaim();
         if self.policy.is_due() {
             self.learn();
         }
-        self.make_log_room(partition);
-        self.evict_larges(0, LARGES_PER_TURN, partition);
+        self.make_log_room(partition, sink);
+        self.evict_larges(partition, sink);
+    }
+
+    /// Shows what was evicted since the last turn; before quiescence is announced.
+    pub fn show_displaced(&mut self, partition: &Partition, sink: Sink<'_>) {
+        for leaving in self.displaced.drain(..) {
+            partition.show(&leaving, sink);
+        }
     }
 
     pub fn laggards(&mut self) -> Vec<ShardId> {
@@ -88,7 +96,7 @@ impl Owner {
     }
 
     /// Goes on making room: a bounded part of it, or as much as it takes when it is needed at once.
-    fn make_log_room(&mut self, partition: &Partition) {
+    fn make_log_room(&mut self, partition: &Partition, sink: Sink<'_>) {
         let (mut records, mut emptied) = (RECORDS_PER_TURN, 0);
         while emptied < SEGMENTS_PER_TURN && (records > 0 || self.space.log_is_out()) {
             let Some(mut walk) = self.making.walk.take().or_else(|| self.next_walk()) else {
@@ -97,7 +105,7 @@ impl Owner {
             if self.space.log_is_out() {
                 records = u32::MAX;
             }
-            if !self.go_on(&mut walk, &mut records, partition) {
+            if !self.go_on(&mut walk, &mut records, partition, sink) {
                 self.making.walk = Some(walk);
             } else if self.end(walk) {
                 emptied += 1;
@@ -133,7 +141,13 @@ impl Owner {
     }
 
     /// Walks on; says whether the end of the segment was reached.
-    fn go_on(&mut self, walk: &mut Walk, records: &mut u32, partition: &Partition) -> bool {
+    fn go_on(
+        &mut self,
+        walk: &mut Walk,
+        records: &mut u32,
+        partition: &Partition,
+        sink: Sink<'_>,
+    ) -> bool {
         let end = self.space.log().committed(walk.segment);
         while walk.offset < end {
             if *records == 0 {
@@ -147,7 +161,7 @@ impl Owner {
                 Aim::Value(census) | Aim::Pick(census) => self.count_record(census, &walked),
                 Aim::Empty(keep) => {
                     let mut keep = *keep;
-                    self.keep_or_drop(&mut keep, &walked, partition);
+                    self.keep_or_drop(&mut keep, &walked, partition, sink);
                     walk.aim = Aim::Empty(keep);
                 }
             }
@@ -227,7 +241,13 @@ impl Owner {
     }
 
     /// Copies a record on if its object is among those to be kept, else forgets the object.
-    fn keep_or_drop(&mut self, keep: &mut Keep, walked: &Walked, partition: &Partition) {
+    fn keep_or_drop(
+        &mut self,
+        keep: &mut Keep,
+        walked: &Walked,
+        partition: &Partition,
+        sink: Sink<'_>,
+    ) {
         let Walked { slot, header, .. } = walked;
         let len = walked.padded_len();
         let is_current = header.epoch == self.current_epoch();
@@ -239,18 +259,26 @@ impl Owner {
         if is_kept && let Ok(place) = self.space.append_log(Source::Survivors, &[walked.bytes]) {
             return self.moved(walked, place.location(partition.log_shift));
         }
-        self.evict(*slot, walked.hash, partition);
+        if let Some(leaving) = self.evict(*slot, walked.hash, partition) {
+            partition.show(&leaving, sink);
+        }
     }
 
-    /// Takes an object out that has to go for room, and remembers it unless it was purged.
-    pub fn evict(&mut self, slot: SlotId, hash: KeyHash, partition: &Partition) {
+    /// Takes an object out that has to go for room, and remembers it. `None`: it was purged before.
+    pub fn evict(&mut self, slot: SlotId, hash: KeyHash, partition: &Partition) -> Option<Leaving> {
         let entry = self.index.get(slot);
         let meta = self.metas.get(slot);
         self.index.clear(slot);
-        if self.forget(entry, partition) {
-            self.policy.evicted(hash.0, meta);
-            self.counts.evictions += 1;
+        if !self.forget(entry, partition) {
+            return None;
         }
+        self.policy.evicted(hash.0, meta);
+        self.counts.evictions += 1;
+        Some(Leaving {
+            hash,
+            location: entry.location(),
+            requests: meta.requests(),
+        })
     }
 
     /// Lets the index follow a record that was copied.
@@ -270,11 +298,12 @@ impl Owner {
         }
     }
 
-    /// Evicts large objects, `most` of them, until `wanted` extents beside the reserve are free
-    /// or come free.
-    pub fn evict_larges(&mut self, wanted: u32, most: u32, partition: &Partition) {
-        for _ in 0..most {
-            if !self.space.extents_are_short(wanted) || !self.evict_a_large(partition) {
+    /// Evicts large objects until as many extents as were announced are free or come free, and the
+    /// reserve beside them.
+    fn evict_larges(&mut self, partition: &Partition, sink: Sink<'_>) {
+        for _ in 0..LARGES_PER_TURN {
+            let is_short = self.space.extents_are_short(self.announced);
+            if !is_short || !self.evict_a_large(partition, sink) {
                 return;
             }
         }
@@ -282,7 +311,7 @@ impl Owner {
 
     /// Evicts the large object that is worth least of those that are next in turn. `false`: all
     /// that there are may not go.
-    fn evict_a_large(&mut self, partition: &Partition) -> bool {
+    fn evict_a_large(&mut self, partition: &Partition, sink: Sink<'_>) -> bool {
         let mut least: Option<(f32, usize)> = None;
         let mut compared = 0;
         for _ in 0..self.larges.capacity() {
@@ -302,7 +331,10 @@ impl Owner {
         let large = &self.larges[id];
         let (hash, location) = (large.hash, large.location);
         if let Some(slot) = self.index.find(hash, location) {
-            self.evict(slot, hash, partition);
+            let leaving = self.evict(slot, hash, partition);
+            if let Some(leaving) = leaving {
+                partition.show(&leaving, sink);
+            }
         }
         // Also where nothing names it any more, or only a damaged record did.
         self.drop_large(id as u32);

@@ -81,8 +81,8 @@ fn joined(body: &Body) -> Vec<u8> {
 
 fn turn(stores: &mut [Store]) {
     // Announced by all, then reclaimed by all.
-    stores.iter_mut().for_each(Store::turn);
-    stores.iter_mut().for_each(Store::turn);
+    stores.iter_mut().for_each(|store| store.turn(&mut |_| {}));
+    stores.iter_mut().for_each(|store| store.turn(&mut |_| {}));
 }
 
 fn name(i: usize) -> Vec<u8> {
@@ -406,7 +406,7 @@ fn a_shard_that_never_announces_stops_storing_and_is_named_once() {
     for i in 0..4_000 {
         if owner_of(&stores, &name(i)) == 0 {
             full |= put(&mut stores, &name(i), SMALL) == Err(StoreError::Full);
-            stores[0].turn();
+            stores[0].turn(&mut |_| {});
         }
     }
     assert!(full && stores[0].stats().full > 0);
@@ -501,6 +501,107 @@ fn a_full_line_gives_up_its_least_asked_for_object() {
     assert_eq!(
         (stores[0].stats().objects, stores[0].stats().evictions),
         (8, 1)
+    );
+}
+
+/// What a sink is shown, as key, body and requests.
+fn shown(store: &mut Store) -> Vec<(Vec<u8>, Vec<u8>, u8)> {
+    let mut shown = Vec::new();
+    store.turn(&mut |object: Evicted<'_>| {
+        assert_eq!((object.head, object.meta.status), (&b"the head"[..], 200));
+        assert_eq!(object.meta.body_len as usize, object.body.concat().len());
+        shown.push((object.key.to_vec(), object.body.concat(), object.requests));
+    });
+    shown
+}
+
+#[test]
+fn what_is_evicted_is_shown_whole_and_once() {
+    let mut stores = node(1, 16);
+    let mut gone = std::collections::HashSet::new();
+    for i in 0..6_000 {
+        let len = if i % 20 == 0 { LARGE } else { SMALL };
+        put(&mut stores, &name(i), len).unwrap();
+        for (key, bytes, requests) in shown(&mut stores[0]) {
+            assert_eq!((bytes, requests), (body(&key, body_len(&key)), 1));
+            assert!(!is_stored(&stores[0], &key) && gone.insert(key));
+        }
+    }
+    assert_eq!(gone.len() as u64, stores[0].stats().evictions);
+    for i in 0..6_000 {
+        assert!(is_stored(&stores[0], &name(i)) != gone.contains(&name(i)));
+    }
+}
+
+/// Of the objects of the test above.
+fn body_len(key: &[u8]) -> usize {
+    let number = key.rsplit(|byte| *byte == b'/').next().unwrap();
+    let number: usize = std::str::from_utf8(number).unwrap().parse().unwrap();
+    if number.is_multiple_of(20) {
+        LARGE
+    } else {
+        SMALL
+    }
+}
+
+#[test]
+fn what_was_purged_or_replaced_is_not_shown() {
+    let mut stores = node(1, 16);
+    let old: Vec<_> = (0..400).map(name).collect();
+    for key in &old {
+        put(&mut stores, key, SMALL).unwrap();
+    }
+    put(&mut stores, b"large", LARGE).unwrap();
+    for key in &old[..100] {
+        put(&mut stores, key, 10).unwrap();
+        let hash = stores[0].hash(key);
+        assert!(stores[0].purge(hash, key));
+    }
+    stores[0].purge_all();
+    for i in 1_000..9_000 {
+        put(&mut stores, &name(i), SMALL).unwrap();
+        for (key, ..) in shown(&mut stores[0]) {
+            assert!(!old.contains(&key) && key != b"large");
+        }
+    }
+}
+
+#[test]
+fn what_a_full_line_gives_up_is_shown_at_the_next_turn_with_its_requests() {
+    let mut stores = node(1, 16);
+    let line = |store: &Store, key: &[u8]| {
+        let first = store.partitions[0].index.line(store.hash(key)).next();
+        first.unwrap().0
+    };
+    let first = line(&stores[0], &name(0));
+    let keys = (0..).map(name);
+    let same: Vec<_> = keys
+        .filter(|key| line(&stores[0], key) == first)
+        .take(10)
+        .collect();
+    for key in &same[..8] {
+        put(&mut stores, key, SMALL).unwrap();
+        (0..2).for_each(|_| drop(get(&mut stores[0], key)));
+    }
+    put(&mut stores, &same[8], LARGE).unwrap();
+    put(&mut stores, &same[9], SMALL).unwrap();
+    let shown = shown(&mut stores[0]);
+    // Of those asked for once the larger goes.
+    assert_eq!(shown.len(), 2);
+    assert_eq!(shown[0].2, 3);
+    assert!(shown[1] == (same[8].clone(), body(&same[8], LARGE), 1));
+    // What comes back or is purged before the turn is not shown.
+    for key in &same[8..] {
+        put(&mut stores, key, LARGE).unwrap();
+    }
+    let hash = stores[0].hash(&same[8]);
+    stores[0].purge(hash, &same[8]);
+    put(&mut stores, &same[9], SMALL).unwrap();
+    let keys = self::shown(&mut stores[0]).into_iter().map(|(key, ..)| key);
+    assert!(
+        keys.collect::<Vec<_>>()
+            .iter()
+            .all(|key| same[..8].contains(key))
     );
 }
 
