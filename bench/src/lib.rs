@@ -4,6 +4,7 @@
 //! origin      demo origin whose every byte is known beforehand
 //! load        HTTP/3 load generator: closed loop, open loop, herd
 //! baseline    quinn + h3 + tokio server, the ecosystem's default
+//! bridge      HTTP/1.1 in, HTTP/3 out, for test suites
 //! nginx       Debian 13's nginx in a private root
 //!
 //! hit herd    the benchmarks of the whole
@@ -19,6 +20,7 @@
 //! ```
 
 pub mod baseline;
+pub mod bridge;
 pub mod cpu;
 pub mod engine;
 pub mod figures;

@@ -25,6 +25,8 @@ enum Tool {
     Load(cli::load::Arguments),
     /// Serve from memory over HTTP/3 with quinn, h3 and tokio
     Baseline(cli::baseline::Arguments),
+    /// Take HTTP/1.1 in and ask an HTTP/3 server, for test suites that know no HTTP/3
+    Bridge(cli::bridge::Arguments),
     /// Benchmark cached objects: popcache beside its peers
     Hit(cli::bench::HitArguments),
     /// Benchmark a thundering herd for one object that is not cached
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Tool::Origin(arguments) => cli::origin::run(arguments),
         Tool::Load(arguments) => cli::load::run(&arguments),
         Tool::Baseline(arguments) => cli::baseline::run(&arguments),
+        Tool::Bridge(arguments) => cli::bridge::run(arguments),
         Tool::Hit(arguments) => cli::bench::run_hit(arguments),
         Tool::Herd(arguments) => cli::bench::run_herd(arguments),
         Tool::Engine(arguments) => cli::engine::run(arguments),

@@ -12,6 +12,7 @@ mod build;
 mod build_ebpf;
 mod checks;
 mod command;
+mod conformance;
 mod host;
 mod lock;
 mod net;
@@ -49,6 +50,8 @@ enum Task {
     Test(test::Args),
     /// Run the simulation from one seed, or from many
     Sim(test::SimArgs),
+    /// Run http-cache-tests against popcache
+    Conformance(conformance::Args),
     /// Format the code
     Fmt,
     /// Check formatting, lints, licences and dependencies
@@ -81,6 +84,7 @@ fn dispatch(task: Task) -> anyhow::Result<()> {
         Task::Run(args) => run::run(&workspace, &args),
         Task::Test(args) => test::run(&workspace, &args),
         Task::Sim(args) => test::sim(&workspace, &args),
+        Task::Conformance(args) => conformance::run(&workspace, &args),
         Task::Fmt => checks::format(&workspace),
         Task::Lint => checks::lint(&workspace),
         Task::Bench(args) => bench::run(&workspace, &args),

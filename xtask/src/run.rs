@@ -9,9 +9,9 @@
 //! on a panic.
 
 mod certificate;
-mod child;
+pub mod child;
 mod demo;
-mod signals;
+pub mod signals;
 mod smoke;
 
 use std::path::Path;

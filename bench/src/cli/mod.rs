@@ -2,6 +2,7 @@
 
 pub mod baseline;
 pub mod bench;
+pub mod bridge;
 pub mod engine;
 pub mod load;
 pub mod origin;

@@ -18,7 +18,7 @@ mod qpack;
 mod report;
 mod run;
 mod targets;
-mod tls;
+pub(crate) mod tls;
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;

@@ -15,6 +15,20 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 /// Without session resumption, so that each new connection costs a full handshake; without path MTU
 /// discovery, since a client sends little.
 pub(super) fn client_config() -> Result<ClientConfig> {
+    let mut config = ClientConfig::new(crypto()?);
+    let mut transport = TransportConfig::default();
+    transport.mtu_discovery_config(None);
+    transport.max_idle_timeout(Some(
+        Duration::from_secs(60)
+            .try_into()
+            .context("a minute is a valid timeout")?,
+    ));
+    config.transport_config(Arc::new(transport));
+    Ok(config)
+}
+
+/// TLS 1.3 for HTTP/3 with a server that signed its own certificate.
+pub(crate) fn crypto() -> Result<Arc<QuicClientConfig>> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     // The first use collects entropy for tens of milliseconds, which is not a handshake's cost.
     if provider.secure_random.fill(&mut [0; 32]).is_err() {
@@ -29,18 +43,8 @@ pub(super) fn client_config() -> Result<ClientConfig> {
         .with_no_client_auth();
     tls.alpn_protocols = vec![b"h3".to_vec()];
     tls.resumption = Resumption::disabled();
-    let mut config = ClientConfig::new(Arc::new(
-        QuicClientConfig::try_from(tls).context("no QUIC cipher suite")?,
-    ));
-    let mut transport = TransportConfig::default();
-    transport.mtu_discovery_config(None);
-    transport.max_idle_timeout(Some(
-        Duration::from_secs(60)
-            .try_into()
-            .context("a minute is a valid timeout")?,
-    ));
-    config.transport_config(Arc::new(transport));
-    Ok(config)
+    let config = QuicClientConfig::try_from(tls).context("no QUIC cipher suite")?;
+    Ok(Arc::new(config))
 }
 
 /// Takes any certificate: servers under test sign their own. Signatures are still checked, so that
