@@ -35,7 +35,9 @@
 //! - who does not find it in `latest` yet goes on as if the purge came a moment later. A purge is
 //!   therefore acknowledged only when every shard has had a message sent after the stores.
 
+pub mod journal;
 mod prefixes;
+pub mod state;
 mod table;
 
 use std::hash::Hasher;
@@ -49,6 +51,7 @@ use siphasher::sip::SipHasher13;
 use crate::stats::Stat;
 use crate::store::KeyHash;
 use prefixes::Folded;
+use state::{State, UrlPurges};
 use table::{Mark, Table};
 
 pub use prefixes::{MAX_PREFIX, MAX_PREFIXES, PrefixPurge, Prefixes};
@@ -122,6 +125,8 @@ pub struct Purges {
     tags: Table,
     prefixes: ArcSwap<Prefixes>,
     seed: u64,
+    /// URL purges from before the last restart.
+    removed: UrlPurges,
     stats: PurgeStats,
     has_writer: AtomicBool,
 }
@@ -169,9 +174,33 @@ impl Purges {
             tags: Table::new(slots.clamp(1, MAX_SLOTS).next_power_of_two()),
             prefixes: ArcSwap::from_pointee(Prefixes::default()),
             seed,
+            removed: UrlPurges::default(),
             stats: PurgeStats::default(),
             has_writer: AtomicBool::new(false),
         }
+    }
+
+    /// What was purged before a restart, see [`journal`].
+    pub fn restore(state: &State) -> Self {
+        let mut purges = Self::new(state.seed, state.slots);
+        purges.all.restore(state.all);
+        purges.any_tag.restore(state.any_tag);
+        for (slot, numbers) in &state.tags {
+            purges.tags.mark(*slot).restore(*numbers);
+        }
+        let latest_prefix = state.prefixes.entries().last();
+        purges.latest_prefix = AtomicU32::new(latest_prefix.map_or(0, |entry| entry.number));
+        purges.prefixes = ArcSwap::from_pointee(state.prefixes.clone());
+        purges.latest = AtomicU32::new(state.counter);
+        purges.counter = AtomicU32::new(state.counter);
+        purges.removed = state.urls.clone();
+        purges
+    }
+
+    /// Whether an object that a tier finds when it starts was purged by its URL since it was stamped
+    /// so. (Later URL purges remove what they cover themselves.)
+    pub fn was_removed(&self, hash: KeyHash, stamp: u32) -> bool {
+        self.removed.covers(hash, stamp)
     }
 
     /// What a fetch that starts now is stamped with.

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Verdict;
+use super::state::Numbers;
 
 /// The latest hard and the latest soft purge of something; 0: there was none.
 #[derive(Debug, Default)]
@@ -33,8 +34,14 @@ impl Mark {
         self.0.store(packed, Ordering::Release);
     }
 
+    /// Before anyone reads it.
+    pub fn restore(&self, numbers: Numbers) {
+        self.set(numbers.hard, false);
+        self.set(numbers.soft, true);
+    }
+
     /// Hard and soft.
-    pub fn get(&self) -> (u32, u32) {
+    fn get(&self) -> (u32, u32) {
         unpack(self.0.load(Ordering::Relaxed))
     }
 }
