@@ -19,3 +19,4 @@ mod record;
 pub mod shard;
 pub mod stats;
 pub mod store;
+pub mod tier;

@@ -131,6 +131,7 @@ impl Header {
                 stale_while_revalidate_s: u32::from_le_bytes(take(bytes, 40)),
                 stale_if_error_s: u32::from_le_bytes(take(bytes, 44)),
                 status: u16::from_le_bytes(take(bytes, 54)),
+                ..ObjectMeta::default()
             },
             epoch: u32::from_le_bytes(take(bytes, 8)),
             head_len: u32::from_le_bytes(take(bytes, 48)),
@@ -237,6 +238,7 @@ mod tests {
                 stale_if_error_s: 600,
                 flags: 0x8000_0001,
                 body_len: 60_000,
+                ..ObjectMeta::default()
             },
             key_len: 300,
             head_len: 1_000,

@@ -134,6 +134,10 @@ pub struct ObjectMeta {
     pub flags: u32,
     /// Bytes of the body. At [`Store::begin`] ignored: `length` says it, or `commit` finds it out.
     pub body_len: u64,
+    /// [`crate::purge::Purges::stamp`] when the fetch of the object began.
+    pub stamp: u32,
+    /// The class whose budget the object counts to.
+    pub class: u8,
 }
 
 /// The seeded hash of a cache key.

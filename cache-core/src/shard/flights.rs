@@ -387,6 +387,7 @@ fn meta(status: StatusCode, times: Lifetime, length: Option<u64>, now: Now) -> O
         stale_if_error_s: times.sie_s,
         flags: u32::from(times.flags.0),
         body_len: length.unwrap_or(0),
+        ..ObjectMeta::default()
     }
 }
 
