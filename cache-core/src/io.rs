@@ -5,12 +5,14 @@
 //!  datagrams ------.                          .----> transmits  (UDP | AF_XDP)
 //!  lane messages --+--> Shard::handle(now) ---+----> lane messages to other shards
 //!  fetch events ---+                          +----> fetch commands to the upstream
+//!  disk answers ---+                          +----> disk commands to the tier's drives
 //!  commands -------'                          '----> replies to commands
 //! ```
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
+use crate::tier::{DiskCommand, DiskDone};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode};
 pub use quinn_proto::EcnCodepoint;
@@ -47,6 +49,8 @@ pub enum Input {
     },
     /// The upstream has news of a fetch that this shard started.
     Fetch { id: FetchId, event: FetchEvent },
+    /// A command of [`Outbox::disk`] was carried out.
+    Disk(DiskDone),
     /// The control thread asks for something; answered by [`Outbox::replies`] with the same `id`.
     Command { id: u64, command: Command },
     /// The shell has nothing more to hand over in this turn of its loop. The shard now expires
@@ -65,14 +69,16 @@ pub struct Datagram {
     pub data: BytesMut,
 }
 
-/// What a shard wants done. The shell drains it after each [`Input`] (transmits, lanes, fetches
-/// and replies may be carried out in any order between the four, in order within each).
+/// What a shard wants done. The shell drains it after each [`Input`] (transmits, lanes, fetches,
+/// replies and disk commands may be carried out in any order between the five, in order within each).
 #[derive(Debug, Default)]
 pub struct Outbox {
     pub transmits: Vec<Transmit>,
     pub lanes: Vec<(ShardId, crate::shard::LaneMessage)>,
     pub fetches: Vec<FetchCommand>,
     pub replies: Vec<(u64, Reply)>,
+    /// For the tier's drives; each is answered by one [`Input::Disk`].
+    pub disk: Vec<DiskCommand>,
     /// Empty buffers given back by the shell for the next transmits.
     spare: Vec<Vec<u8>>,
 }

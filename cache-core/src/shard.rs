@@ -163,6 +163,7 @@ impl Shard {
                 let reply = self.command(command);
                 out.replies.push((id, reply));
             }
+            Input::Disk(done) => drop(done),
             Input::Turn { max_transmits } => self.turn(now, max_transmits, out),
         }
     }

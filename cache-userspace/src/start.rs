@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context as _, anyhow, bail};
 use cache_core::config::ShardConfig;
 use cache_core::conn::quic::QuicSetup;
+use cache_core::purge;
 use cache_core::shard::Shard;
 use cache_core::stats::ShardStats;
 use cache_core::store::{self, Store, StoreConfig, StoreReport};
@@ -30,6 +31,7 @@ use crate::rt::mesh::mesh;
 use crate::rt::packet::{PacketStats, UdpSocket, open_sockets};
 use crate::rt::spawn::{CorePlan, RunningCore, spawn};
 use crate::status::BackendStatus;
+use crate::tier_files::{OpenTier, Wanted};
 use crate::upstream::Upstream;
 use crate::xdp::{Xdp, XdpOptions, random_cid_keys};
 use crate::{admin, config, tls_files};
@@ -39,7 +41,7 @@ use ports::Ports;
 ///
 /// # Errors
 /// It could not start, or a part of it failed while running.
-pub fn serve(config: Config) -> anyhow::Result<()> {
+pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
     let listeners = admin::bind(&config.admin)?;
     require_kernel()?;
     let identity = tls_files::load(&config.tls).context("tls")?;
@@ -48,7 +50,8 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     let shards = u8::try_from(config.server.cpus.len()).context("too many cores")?;
     let sockets = open_sockets(&config.server.listen, shards).context("server.listen")?;
     let listen: Vec<SocketAddr> = sockets[0].iter().map(UdpSocket::address).collect();
-    let (stores, report) = build_store(&config, shards)?;
+    let tier = open_tier(&config, shards, format)?;
+    let (stores, report) = build_store(&config, shards, tier.as_ref())?;
     let mut steering = Steering::new(&config, &listen, shards)?;
     let quic = QuicSetup::new(tls, steering.cid_keys, &config.limits)?;
     let upstream = Upstream::new(config.upstream.clone())?;
@@ -71,6 +74,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
             cpu: config.server.cpus[usize::from(number)],
             shard,
             port,
+            disk: None,
             lanes,
             spin: config.packet.spin,
             packet_stats: counters.packets[usize::from(number)].clone(),
@@ -151,13 +155,34 @@ fn require_locked_memory() -> anyhow::Result<()> {
     )
 }
 
-fn build_store(config: &Config, shards: u8) -> anyhow::Result<(Vec<Store>, StoreReport)> {
+/// The devices of the tier, where there is one.
+fn open_tier(config: &Config, shards: u8, format: bool) -> anyhow::Result<Option<OpenTier>> {
+    if config.tier.devices.is_empty() {
+        return Ok(None);
+    }
+    let wanted = Wanted {
+        shards,
+        tag_slots: purge::DEFAULT_SLOTS,
+        format,
+    };
+    OpenTier::open(&config.tier, &wanted).map(Some)
+}
+
+fn build_store(
+    config: &Config,
+    shards: u8,
+    tier: Option<&OpenTier>,
+) -> anyhow::Result<(Vec<Store>, StoreReport)> {
+    let hash_seed = match tier {
+        Some(tier) => tier.hash_seed,
+        None => u64::from_ne_bytes(random()?),
+    };
     let (stores, report) = store::build(&StoreConfig {
         shards,
         ram_bytes: config.memory.ram,
         pages: config.memory.pages,
         max_object: config.limits.max_object,
-        hash_seed: u64::from_ne_bytes(random()?),
+        hash_seed,
         ..StoreConfig::default()
     })
     .context("memory.ram")?;

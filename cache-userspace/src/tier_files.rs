@@ -1,25 +1,331 @@
-//! The tier's devices at start: opened for direct I/O, each by one popcache at a time.
+//! The tier's devices at start.
+//!
+//! ```text
+//!  tier.devices --open (O_DIRECT, locked)--> superblocks --all of one set--> OpenTier
+//!                                               |
+//!                  made just now, or --format --+--> a new set is written
+//!                  anything else ---------------'--> refused: what, where, what to do
+//! ```
+//!
+//! Nothing that was not made by popcache is ever written over without `--format`.
 
+mod buffer;
 pub mod device;
+mod recover;
 
-use crate::config::TierConfig;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, anyhow};
+use cache_core::tier::format::{
+    FormatError, Geometry, JOURNAL_BYTES, JOURNAL_OFFSETS, SUPERBLOCK_BYTES, SUPERBLOCK_OFFSETS,
+    SetId, SetPlan, Superblock,
+};
+
+pub use buffer::Buffer;
+pub use recover::{Judges, ShardTier};
+
+use crate::config::{Discard, TierConfig};
+use crate::rt::disk::Device;
 use device::{Mode, OpenDevice};
+
+/// What the node asks of its tier.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    pub shards: u8,
+    /// Of the purge table, for a new set; an old one keeps its own.
+    pub tag_slots: u32,
+    /// Write a new set over whatever is there.
+    pub format: bool,
+}
+
+/// The devices of a tier, open, locked and recognised.
+#[derive(Debug)]
+pub struct OpenTier {
+    /// In the order of their numbers.
+    pub devices: Vec<Device>,
+    pub geometry: Geometry,
+    /// Seed of the key hash: the store must hash by it, or nothing is found again.
+    pub hash_seed: u64,
+    pub tag_slots: u32,
+    /// The set is new: there is nothing to recover.
+    pub is_new: bool,
+}
+
+/// Where the journal of purges and pins lies.
+#[derive(Clone, Debug)]
+pub struct JournalFile {
+    /// Open for direct I/O: offsets, lengths and memory are multiples of 4 KiB.
+    pub file: Arc<File>,
+    pub offsets: [u64; 2],
+    /// Of each area.
+    pub bytes: u64,
+}
+
+impl OpenTier {
+    /// Opens the devices of `config`, and formats them where they are new or `wanted.format` says
+    /// so.
+    ///
+    /// # Errors
+    /// One line that says which device, what is wrong with it, and what to do.
+    pub fn open(config: &TierConfig, wanted: &Wanted) -> anyhow::Result<Self> {
+        let mode = match wanted.format {
+            true => Mode::Format,
+            false => Mode::Use,
+        };
+        let found = open_devices(config, mode)?;
+        let all_new = found.iter().all(|found| found.device.untouched);
+        if wanted.format || all_new {
+            return format(config, wanted, found);
+        }
+        let found = recognise(found, wanted.shards)?;
+        Self::of(config, found, false)
+    }
+
+    pub fn journal(&self) -> JournalFile {
+        JournalFile {
+            file: self.devices[0].file.clone(),
+            offsets: JOURNAL_OFFSETS,
+            bytes: JOURNAL_BYTES,
+        }
+    }
+
+    /// `found` carries superblocks that belong together.
+    fn of(config: &TierConfig, found: Vec<Recognised>, is_new: bool) -> anyhow::Result<Self> {
+        let superblocks: Vec<_> = found.iter().map(|one| one.superblock.clone()).collect();
+        let geometry = Geometry::assemble(&superblocks)
+            .map_err(|error| anyhow!("tier.devices: {error}; {}", advice(&error)))?;
+        if u64::from(geometry.segment_bytes()) != config.segment {
+            tracing::warn!(
+                mib = geometry.segment_bytes() >> 20,
+                "tier.segment has no effect: the devices were formatted with another; \
+                 `popcache serve --format` changes it and loses what they hold"
+            );
+        }
+        let first = &superblocks[0];
+        Ok(Self {
+            geometry,
+            hash_seed: first.hash_seed,
+            tag_slots: first.tag_slots,
+            is_new,
+            devices: found
+                .into_iter()
+                .map(|one| Device {
+                    discard: match config.discard {
+                        Discard::Auto => one.found.device.is_block,
+                        Discard::On => true,
+                        Discard::Off => false,
+                    },
+                    path: one.found.path.display().to_string().into(),
+                    file: Arc::new(one.found.device.file),
+                })
+                .collect(),
+        })
+    }
+}
 
 /// What speaks against the tier's devices, found without changing anything. A file that is not
 /// there will be made.
-pub fn inspect(config: &TierConfig) -> Vec<String> {
+pub fn inspect(config: &TierConfig, shards: u8) -> Vec<String> {
     let mut problems = Vec::new();
-    let mut seen = Vec::new();
+    let mut found = Vec::new();
     for path in config.devices.iter().filter(|path| path.exists()) {
-        match OpenDevice::open(path, config.size, Mode::Look) {
-            Err(error) => problems.push(format!("{}: {error}", path.display())),
-            Ok(device) if seen.contains(&device.identity) => {
-                problems.push(format!("{}: it is another one's link", path.display()));
-            }
-            Ok(device) => seen.push(device.identity),
+        match Found::open(path, config.size, Mode::Look) {
+            Ok(one) => found.push(one),
+            Err(error) => problems.push(format!("{error:#}")),
         }
     }
+    let all_there = found.len() == config.devices.len();
+    let all_new = found.iter().all(|one| one.device.untouched);
+    if !problems.is_empty() || found.is_empty() || (all_there && all_new) {
+        return problems;
+    }
+    let checked = match all_there {
+        true => distinct(&found).and_then(|()| recognise(found, shards).map(drop)),
+        false => Err(anyhow!(
+            "some devices exist and some do not: a set is made at once; name those of the set, or \
+             lose what they hold by `popcache serve --format`"
+        )),
+    };
+    problems.extend(checked.err().map(|error| format!("{error:#}")));
     problems
+}
+
+/// A device and its name.
+struct Found {
+    path: PathBuf,
+    device: OpenDevice,
+}
+
+/// A device that belongs to a set.
+struct Recognised {
+    found: Found,
+    superblock: Superblock,
+}
+
+impl Found {
+    fn open(path: &Path, size: u64, mode: Mode) -> anyhow::Result<Self> {
+        let device =
+            OpenDevice::open(path, size, mode).with_context(|| path.display().to_string())?;
+        Ok(Self {
+            path: path.to_owned(),
+            device,
+        })
+    }
+
+    fn recognise(self, shards: u8) -> anyhow::Result<Recognised> {
+        let name = self.path.display().to_string();
+        let copies = self
+            .read_superblocks()
+            .with_context(|| format!("{name}: cannot read its superblocks"))?;
+        let opened = Superblock::open([&copies[0], &copies[1]])
+            .and_then(|opened| {
+                let checked = opened.superblock.check(self.device.bytes, shards);
+                checked.map(|()| opened)
+            })
+            .map_err(|error| anyhow!("{name}: it {error}; {}", advice(&error)))?;
+        if let Some(copy) = opened.repair {
+            tracing::warn!(device = name, copy, "one of its two superblocks is damaged");
+        }
+        Ok(Recognised {
+            found: self,
+            superblock: opened.superblock,
+        })
+    }
+
+    fn read_superblocks(&self) -> std::io::Result<[Vec<u8>; 2]> {
+        let mut buffer = Buffer::new(SUPERBLOCK_BYTES)?;
+        let mut read = |offset| {
+            let bytes = buffer.read(&self.device.file, offset, SUPERBLOCK_BYTES)?;
+            Ok::<_, std::io::Error>(bytes.to_vec())
+        };
+        Ok([read(SUPERBLOCK_OFFSETS[0])?, read(SUPERBLOCK_OFFSETS[1])?])
+    }
+}
+
+fn open_devices(config: &TierConfig, mode: Mode) -> anyhow::Result<Vec<Found>> {
+    let mut found: Vec<Found> = Vec::new();
+    for path in &config.devices {
+        let opened = Found::open(path, config.size, mode);
+        found.push(opened.context("tier.devices")?);
+    }
+    distinct(&found)?;
+    Ok(found)
+}
+
+fn distinct(found: &[Found]) -> anyhow::Result<()> {
+    for (index, one) in found.iter().enumerate() {
+        let same = |other: &&Found| other.device.identity == one.device.identity;
+        if let Some(other) = found[..index].iter().find(same) {
+            let (one, other) = (one.path.display(), other.path.display());
+            return Err(anyhow!("tier.devices: {one} and {other} are the same"));
+        }
+    }
+    Ok(())
+}
+
+/// All of one set, in the order of their numbers, whatever order they were named in.
+fn recognise(found: Vec<Found>, shards: u8) -> anyhow::Result<Vec<Recognised>> {
+    let recognised: anyhow::Result<Vec<_>> =
+        found.into_iter().map(|one| one.recognise(shards)).collect();
+    let mut recognised = recognised.context("tier.devices")?;
+    recognised.sort_by_key(|one| one.superblock.device);
+    let superblocks: Vec<_> = recognised
+        .iter()
+        .map(|one| one.superblock.clone())
+        .collect();
+    match Geometry::assemble(&superblocks) {
+        Ok(_) => Ok(recognised),
+        Err(error) => Err(anyhow!("tier.devices: {error}; {}", advice(&error))),
+    }
+}
+
+/// What an operator can do.
+fn advice(error: &FormatError) -> String {
+    let lose = "`popcache serve --format` takes it anew and loses what it holds";
+    match error {
+        FormatError::UnknownVersion { .. } => {
+            format!("run the version that wrote it, or {lose}")
+        }
+        FormatError::Shrunk { .. } => format!("give it its size back, or {lose}"),
+        FormatError::OtherShards { found, .. } => {
+            format!("name {found} CPUs in server.cores, or {lose}")
+        }
+        FormatError::OtherSet { .. }
+        | FormatError::DeviceCount { .. }
+        | FormatError::DeviceNumber { .. }
+        | FormatError::Disagree(_) => {
+            format!("name the devices of one set in tier.devices, or {lose}")
+        }
+        FormatError::TooSmall { .. } => "raise tier.size".to_owned(),
+        FormatError::SegmentBytes(_) => "change tier.segment".to_owned(),
+        FormatError::Count => "change tier.devices".to_owned(),
+        FormatError::NotFormatted(_)
+        | FormatError::Foreign(_)
+        | FormatError::Damaged
+        | FormatError::HalfFormatted => lose.to_owned(),
+    }
+}
+
+/// Writes a new set: first what it must not find of an older one, then the second copies, then the
+/// first ones. Cut short, it is refused at the next start.
+fn format(config: &TierConfig, wanted: &Wanted, found: Vec<Found>) -> anyhow::Result<OpenTier> {
+    let sizes: Vec<u64> = found.iter().map(|one| one.device.bytes).collect();
+    let plan = SetPlan {
+        id: SetId(random()?),
+        shards: wanted.shards,
+        segment_bytes: u32::try_from(config.segment).context("tier.segment")?,
+        hash_seed: u64::from_ne_bytes(random()?),
+        tag_slots: wanted.tag_slots,
+    };
+    let superblocks = Superblock::plan(&sizes, &plan)
+        .map_err(|error| anyhow!("tier.devices: {error}; {}", advice(&error)))?;
+    let set: Vec<Recognised> = found
+        .into_iter()
+        .zip(superblocks)
+        .map(|(found, superblock)| Recognised { found, superblock })
+        .collect();
+    for one in &set {
+        let name = one.found.path.display();
+        tracing::info!(device = %name, mib = one.found.device.bytes >> 20, "formatting the tier");
+        clear(&one.found.device.file).with_context(|| format!("cannot format {name}"))?;
+    }
+    for copy in [1, 0] {
+        for one in &set {
+            let name = one.found.path.display();
+            write_superblock(one, copy).with_context(|| format!("cannot format {name}"))?;
+        }
+    }
+    OpenTier::of(config, set, true)
+}
+
+/// Zeros over both superblocks and the journal.
+fn clear(file: &File) -> std::io::Result<()> {
+    let mut zeros = Buffer::new(1 << 20)?;
+    for offset in SUPERBLOCK_OFFSETS {
+        zeros.write(file, offset, &[])?;
+    }
+    for start in JOURNAL_OFFSETS {
+        for offset in (0..JOURNAL_BYTES).step_by(1 << 20) {
+            zeros.write(file, start + offset, &[])?;
+        }
+    }
+    file.sync_data()
+}
+
+fn write_superblock(one: &Recognised, copy: usize) -> std::io::Result<()> {
+    let file = &one.found.device.file;
+    let mut buffer = Buffer::new(SUPERBLOCK_BYTES)?;
+    buffer.write(file, SUPERBLOCK_OFFSETS[copy], &one.superblock.encode())?;
+    file.sync_data()
+}
+
+fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes)
+        .map_err(|_| anyhow!("the operating system has no randomness to give"))?;
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -31,3 +337,6 @@ pub(crate) mod scratch {
         tempfile::tempdir_in(target).expect("scratch directory")
     }
 }
+
+#[cfg(test)]
+mod tests;

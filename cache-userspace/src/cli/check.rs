@@ -8,7 +8,7 @@ use super::{Exit, fail, print};
 use crate::config::{self, Machine, explain};
 
 pub(super) fn check(path: &Path, as_json: bool) -> Exit {
-    match config::load(path, &Machine::this()) {
+    match config::load_and_inspect(path, &Machine::this()) {
         Ok(config) if as_json => print(&format!("{:#}\n", explain::json(&config))),
         Ok(config) => print(&explain::text(&config)),
         Err(error) if as_json => {

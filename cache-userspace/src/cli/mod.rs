@@ -60,7 +60,13 @@ Examples:
 enum Command {
     /// Run the node until SIGINT or SIGTERM
     #[command(after_long_help = SERVE_HELP)]
-    Serve(ConfigFile),
+    Serve {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Write the tier's devices anew, whatever they hold
+        #[arg(long)]
+        format: bool,
+    },
     /// Explain the whole effective configuration, or every problem in it
     #[command(after_long_help = CHECK_HELP)]
     Check {
@@ -125,6 +131,9 @@ const SERVE_HELP: &str = "\
 It says `popcache: ready on ADDRESS backend BACKEND` on stderr once it answers. POPCACHE_LOG
 overrides log.level, for example POPCACHE_LOG=debug or POPCACHE_LOG=info,cache_core=trace.
 
+A device of the tier that is not popcache's, or not this node's, is refused. --format takes it all
+the same: what the devices hold is lost.
+
 Examples:
   popcache serve
   POPCACHE_LOG=debug popcache serve --config ./popcache.toml";
@@ -165,7 +174,7 @@ pub fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Exit {
     match arguments.command {
-        Command::Serve(file) => serve::serve(&file.config),
+        Command::Serve { file, format } => serve::serve(&file.config, format),
         Command::Check { file, json } => check::check(&file.config, json),
         Command::Status { node, json } => remote::status(&node, json),
         Command::Purge { url, node, .. } => remote::purge(&node, url.as_deref()),

@@ -6,7 +6,7 @@ use super::{Exit, fail, logging};
 use crate::config::{self, Machine};
 use crate::start;
 
-pub(super) fn serve(path: &Path) -> Exit {
+pub(super) fn serve(path: &Path, format: bool) -> Exit {
     let config = match config::load(path, &Machine::this()) {
         Ok(config) => config,
         Err(error) => return fail(Exit::Usage, error),
@@ -17,7 +17,7 @@ pub(super) fn serve(path: &Path) -> Exit {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    match start::serve(config) {
+    match start::serve(config, format) {
         Ok(()) => Exit::Done,
         Err(error) => fail(Exit::Failed, format_args!("{error:#}")),
     }

@@ -198,7 +198,6 @@ pub(super) fn files(config: &mut Config) -> Vec<Problem> {
             });
         }
     }
-    problems.extend(tier::files(config));
     if let Some(interface) = &config.packet.interface
         && !Path::new("/sys/class/net").join(interface).exists()
     {

@@ -43,8 +43,8 @@ pub enum Source {
 pub struct MemoryUse {
     /// `memory.ram`.
     pub arenas: u64,
-    /// `tier.buffers` a core, with a tier.
-    pub tier_buffers: u64,
+    /// Blocks, index and ghosts of the tier a core, where there is one.
+    pub tier: u64,
     /// AF_XDP frames: fill and transmit rings of `queue_depth` frames of 2 KiB a core.
     pub packet_buffers: u64,
     /// `limits.max_connections` a core.
@@ -74,9 +74,9 @@ impl MemoryUse {
         };
         Self {
             arenas: config.memory.ram,
-            tier_buffers: match config.tier.devices.is_empty() {
+            tier: match config.tier.devices.is_empty() {
                 true => 0,
-                false => shards * config.tier.buffers,
+                false => shards * config.tier.memory_of_shard(shards),
             },
             packet_buffers: frames * FRAME_BYTES,
             connections: shards * limits.max_connections as u64 * CONNECTION_BYTES,
@@ -91,7 +91,7 @@ impl MemoryUse {
     pub fn total(&self) -> u64 {
         [
             self.arenas,
-            self.tier_buffers,
+            self.tier,
             self.packet_buffers,
             self.connections,
             self.waiters,
@@ -131,7 +131,7 @@ pub fn json(config: &Config) -> Value {
         "settings": config.settings.iter().map(setting_json).collect::<Vec<_>>(),
         "memory": {
             "arenas": memory.arenas,
-            "tier_buffers": memory.tier_buffers,
+            "tier": memory.tier,
             "packet_buffers": memory.packet_buffers,
             "connections": memory.connections,
             "waiters": memory.waiters,
@@ -180,8 +180,10 @@ fn memory_text(config: &Config) -> String {
             "arenas: memory.ram, taken at start".to_owned(),
         ),
         (
-            memory.tier_buffers,
-            format!("tier: {shards} cores x tier.buffers, with devices"),
+            memory.tier,
+            format!(
+                "tier: {shards} cores x (tier.max_reads x 128 KiB + tier.write_buffer + 14.4 B an object + 4 B a ghost)"
+            ),
         ),
         (
             memory.packet_buffers,

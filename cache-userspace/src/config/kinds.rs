@@ -185,6 +185,11 @@ pub const TIMES: Kind<f64> = Kind {
     show: |times| format!("{times:?}"),
 };
 
+pub const COUNT_U64: Kind<u64> = Kind {
+    parse: |node| number(node, "a whole number"),
+    show: u64::to_string,
+};
+
 pub const SIZE_USIZE: Kind<usize> = Kind {
     parse: |node| {
         let bytes = (SIZE.parse)(node)?;

@@ -7,8 +7,8 @@
 //!                                                              '-- explain (what `popcache check` prints)
 //! ```
 //!
-//! [`load`] is what `serve` and `check` use: it also looks at the files that the configuration
-//! names. [`parse`] looks at the text alone.
+//! [`load`] is what `serve` uses: it also looks at the files that the configuration names;
+//! [`load_and_inspect`], for `check`, at the tier's devices too. [`parse`] looks at the text alone.
 
 mod checks;
 pub mod explain;
@@ -98,6 +98,19 @@ pub fn load(path: &Path, machine: &Machine) -> Result<Config, ConfigError> {
             hint: None,
         });
     }
+    if problems.is_empty() {
+        return Ok(config);
+    }
+    Err(ConfigError::Invalid {
+        path: path.to_owned(),
+        problems,
+    })
+}
+
+/// Like [`load`], and looks at the devices of the tier as well, which `serve` does when it opens them.
+pub fn load_and_inspect(path: &Path, machine: &Machine) -> Result<Config, ConfigError> {
+    let config = load(path, machine)?;
+    let problems = tier::files(&config);
     if problems.is_empty() {
         return Ok(config);
     }

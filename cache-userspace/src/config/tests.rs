@@ -140,7 +140,7 @@ fn one_problem_each() {
             "less than 4 segments of 16 MiB for each of 2 shards (set size to 128 MiB or more)",
         ),
         ("[tier]\nsize = \"1 MiB\"", 2, "size must be between"),
-        ("[tier]\nsegment = \"1500 KiB\"", 2, "whole MiB"),
+        ("[tier]\nsegment = \"1500 KiB\"", 2, "a power of two"),
         (
             "[tier]\nwrite_limit = \"64 MiB\"",
             2,

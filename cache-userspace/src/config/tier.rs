@@ -2,7 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::kinds::{DISCARD, RATE, TIMES};
+use cache_core::tier::format::{
+    DEFAULT_SEGMENT_BYTES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, MIN_SEGMENTS,
+};
+use cache_core::tier::{self, DEFAULT_BLOCK_BYTES};
+
+use super::kinds::{COUNT_U64, DISCARD, RATE, SHARE, SIZE_U32, TIMES};
 use super::raw::{Problem, Reader, Section};
 use super::typed::Config;
 use super::units::{COUNT, PATHS, SIZE, show_size};
@@ -39,8 +44,75 @@ pub struct TierConfig {
     pub discard: Discard,
     /// Objects that a shard reads at a time.
     pub max_reads: usize,
-    /// Bytes of a shard's buffers for reads and writes under way.
-    pub buffers: u64,
+    /// Body bytes of a read that may wait for its client.
+    pub read_window: u32,
+    /// Bytes of a shard that wait to be written.
+    pub write_buffer: u64,
+    /// Objects of a shard that can be found; `None`: by the tier's size.
+    pub max_objects: Option<u64>,
+    /// Objects of a shard that are remembered as asked for once.
+    pub max_ghosts: usize,
+    /// Part of the tier that may hold pinned objects.
+    pub pinned_share: f32,
+}
+
+/// The I/O memory of a shard is made of blocks of this size.
+pub const BLOCK_BYTES: usize = DEFAULT_BLOCK_BYTES;
+
+/// Without `max_objects`, an object for so many bytes.
+const BYTES_PER_OBJECT: u64 = 16 << 10;
+
+impl TierConfig {
+    /// What a shard's part of the tier is told. `shard_bytes`: of its segments.
+    pub fn of_shard(&self, shard_bytes: u64, life: u64) -> tier::TierConfig {
+        let limit = |value: u64| (value > 0).then_some(value);
+        tier::TierConfig {
+            max_reads: self.max_reads,
+            max_write_blocks: (self.write_buffer / BLOCK_BYTES as u64) as usize,
+            max_objects: self.objects_of(shard_bytes),
+            max_ghosts: self.max_ghosts,
+            pinned_percent: (self.pinned_share * 100.0) as u8,
+            read_window: self.read_window,
+            write_bytes_per_second: limit(self.write_limit),
+            drive_writes_per_day: (self.drive_writes_per_day > 0.0)
+                .then_some(self.drive_writes_per_day),
+            discard: self.discard != Discard::Off,
+            life,
+        }
+    }
+
+    /// Bytes of a shard's memory: blocks, index, ghosts. An estimate where block devices are used, of
+    /// which the size is not known here.
+    pub fn memory_of_shard(&self, shards: u64) -> u64 {
+        let devices = self.devices.len() as u64;
+        let blocks = self.max_reads as u64 * BLOCK_BYTES as u64 + self.write_buffer;
+        let objects = self.objects_of(self.size.saturating_mul(devices) / shards.max(1));
+        blocks + objects * 144 / 10 + self.max_ghosts as u64 * 4
+    }
+
+    fn objects_of(&self, shard_bytes: u64) -> u64 {
+        self.max_objects
+            .unwrap_or(shard_bytes / BYTES_PER_OBJECT)
+            .max(1024)
+    }
+
+    /// Every default.
+    pub fn without_devices() -> Self {
+        Self {
+            devices: Vec::new(),
+            size: 64 << 30,
+            segment: u64::from(DEFAULT_SEGMENT_BYTES),
+            write_limit: 128 << 20,
+            drive_writes_per_day: 0.0,
+            discard: Discard::Auto,
+            max_reads: 64,
+            read_window: 256 << 10,
+            write_buffer: 16 << 20,
+            max_objects: None,
+            max_ghosts: 1 << 20,
+            pinned_share: 0.25,
+        }
+    }
 }
 
 pub(super) fn read(s: &mut Section<'_, '_, '_>, base: &Path) -> TierConfig {
@@ -56,58 +128,88 @@ pub(super) fn read(s: &mut Section<'_, '_, '_>, base: &Path) -> TierConfig {
             format!("devices: {} are more than {MAX_DEVICES}", devices.len()),
         );
     }
+    let d = TierConfig::without_devices();
     let config = TierConfig {
         devices: devices.iter().map(|path| base.join(path)).collect(),
         size: s.bounded(
             "size",
             &SIZE,
-            64 << 30,
+            d.size,
             MIN_SIZE..=1 << 48,
             "bytes of each file, taken at start; a block device is used whole",
         ),
         segment: s.bounded(
             "segment",
             &SIZE,
-            16 << 20,
-            1 << 20..=256 << 20,
-            "bytes written in a row and reclaimed together; large keeps a drive from rewriting",
+            d.segment,
+            u64::from(MIN_SEGMENT_BYTES)..=u64::from(MAX_SEGMENT_BYTES),
+            "bytes written in a row and reclaimed together, a power of two; large keeps a drive from rewriting",
         ),
         write_limit: s.setting(
             "write_limit",
             &RATE,
-            128 << 20,
+            d.write_limit,
             "bytes written a second by the node, past it objects are not admitted; 0 B/s: no limit",
         ),
         drive_writes_per_day: s.bounded(
             "drive_writes_per_day",
             &TIMES,
-            0.0,
+            d.drive_writes_per_day,
             0.0..=1000.0,
             "how often the tier may be written over in a day, as drives are rated; 0.0: no limit",
         ),
         discard: s.setting(
             "discard",
             &DISCARD,
-            Discard::Auto,
+            d.discard,
             "tell drives which segments are free; auto: block devices, since a file would lose its room",
         ),
         max_reads: s.bounded(
             "max_reads",
             &COUNT,
-            256,
+            d.max_reads,
             1..=4096,
             "objects a shard reads at a time; past it a miss asks its origin",
         ),
-        buffers: s.bounded(
-            "buffers",
+        read_window: s.bounded(
+            "read_window",
+            &SIZE_U32,
+            d.read_window,
+            128 << 10..=16 << 20,
+            "body bytes of an object that are read ahead of its client",
+        ),
+        write_buffer: s.bounded(
+            "write_buffer",
             &SIZE,
-            32 << 20,
-            4 << 20..=1 << 30,
-            "memory of a shard for reads and writes under way; past it they wait",
+            d.write_buffer,
+            1 << 20..=512 << 20,
+            "bytes of a shard that wait to be written, and the largest object taken; past it objects are not admitted",
+        ),
+        max_objects: s.optional(
+            "max_objects",
+            &COUNT_U64,
+            "objects of a shard that can be found, 14.4 bytes of memory each; unset: one for 16 KiB of drive",
+        ),
+        max_ghosts: s.bounded(
+            "max_ghosts",
+            &COUNT,
+            d.max_ghosts,
+            1024..=1 << 28,
+            "objects of a shard remembered as asked for once, 4 bytes each: the second time they are admitted",
+        ),
+        pinned_share: s.bounded(
+            "pinned_share",
+            &SHARE,
+            d.pinned_share,
+            0.0..=0.9,
+            "part of the tier that may hold pinned objects, which are not evicted",
         ),
     };
-    if !config.segment.is_multiple_of(1 << 20) {
-        s.refuse("segment", "segment must be whole MiB");
+    if !config.segment.is_power_of_two() {
+        s.refuse(
+            "segment",
+            "segment must be a power of two, such as \"16 MiB\"",
+        );
     }
     config
 }
@@ -124,7 +226,7 @@ pub(super) fn across(reader: &mut Reader<'_, '_>, config: &Config) {
     }
     let shards = config.server.cpus.len().max(1) as u64;
     let total = tier.size.saturating_mul(tier.devices.len() as u64);
-    let least = MIN_SEGMENTS * shards * tier.segment;
+    let least = u64::from(MIN_SEGMENTS) * shards * tier.segment;
     if !tier.devices.is_empty() && total < least {
         let message = format!(
             "size: {} is less than {MIN_SEGMENTS} segments of {} for each of {shards} shards",
@@ -136,9 +238,6 @@ pub(super) fn across(reader: &mut Reader<'_, '_>, config: &Config) {
     }
 }
 
-/// A shard's log needs one segment that it writes, one that it frees, and some that it keeps.
-const MIN_SEGMENTS: u64 = 4;
-
 /// Looks at the devices without changing anything.
 pub(super) fn files(config: &Config) -> Vec<Problem> {
     let problem = |message: String| Problem {
@@ -147,7 +246,7 @@ pub(super) fn files(config: &Config) -> Vec<Problem> {
         message: format!("devices: {message}"),
         hint: None,
     };
-    crate::tier_files::inspect(&config.tier)
+    crate::tier_files::inspect(&config.tier, config.server.cpus.len() as u8)
         .into_iter()
         .map(problem)
         .collect()

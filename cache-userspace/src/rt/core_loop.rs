@@ -1,13 +1,14 @@
 //! What runs on a shard's core: one loop that feeds the shard and carries out its effects.
 //!
 //! ```text
-//!  turn:  lanes -> packets -> Shard::handle(Turn) -> packets, lanes
+//!  turn:  lanes -> drives -> packets -> Shard::handle(Turn) -> drives, packets, lanes
 //!         nothing to do for `spin`? arm, look once more, sleep (see rt::sleep)
 //! ```
 //!
 //! A turn is synchronous and bounded by the budgets below. Between turns the loop gives way to the
 //! other tasks of its executor every [`GIVE_WAY_EVERY`].
 
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use cache_core::shard::Shard;
 use cache_core::stats::Stat;
 
 use super::clock;
+use super::disk::Disk;
 use super::mesh::{ShardLanes, ToControl, ToShard};
 use super::packet::PacketIo;
 use super::sleep::{Sleeper, give_way, heartbeat};
@@ -57,10 +59,19 @@ impl LoopStats {
     }
 }
 
+/// How a core reaches the world.
+pub struct CoreIo {
+    pub packets: PacketIo,
+    /// The tier's drives, where there is a tier.
+    pub disk: Option<Disk>,
+    pub lanes: ShardLanes,
+}
+
 /// One core: its shard, and everything that the shard's effects need.
 pub struct Core {
     shard: Shard,
     packets: PacketIo,
+    disk: Option<Disk>,
     lanes: ShardLanes,
     outbox: Outbox,
     spin: Spin,
@@ -72,16 +83,16 @@ pub struct Core {
 
 impl Core {
     /// `spin`: how long to poll, at most, after the last event before sleeping.
-    pub fn new(
-        shard: Shard,
-        packets: PacketIo,
-        lanes: ShardLanes,
-        spin: Duration,
-        stats: Arc<LoopStats>,
-    ) -> Self {
+    pub fn new(shard: Shard, io: CoreIo, spin: Duration, stats: Arc<LoopStats>) -> Self {
+        let CoreIo {
+            packets,
+            disk,
+            lanes,
+        } = io;
         Self {
             shard,
             packets,
+            disk,
             lanes,
             outbox: Outbox::default(),
             spin: Spin::new(spin),
@@ -93,7 +104,12 @@ impl Core {
 
     /// What sleeps for this core. Must be made inside its executor.
     pub fn sleeper(&self) -> anyhow::Result<Sleeper> {
-        Sleeper::new(self.lanes.bell.clone(), &self.packets.fds()).context(
+        let bell = self.lanes.bell.clone();
+        if let Some(disk) = &self.disk {
+            disk.signal(bell.as_fd())
+                .context("cannot have the drives' io_uring ring the doorbell")?;
+        }
+        Sleeper::new(bell, &self.packets.fds()).context(
             "cannot set up io_uring (is it disabled by kernel.io_uring_disabled or a seccomp filter?)",
         )
     }
@@ -154,7 +170,7 @@ impl Core {
 
     /// One turn. False when there was nothing to do.
     fn poll_once(&mut self, now: Now) -> bool {
-        let mut inputs = self.take_lanes(now);
+        let mut inputs = self.take_lanes(now) + self.take_disk(now);
         if self.lanes.is_congested() {
             self.stats.lane_congested.inc();
         } else {
@@ -181,6 +197,12 @@ impl Core {
         let (shard, outbox) = (&mut self.shard, &mut self.outbox);
         let sink = |datagram: Datagram| shard.handle(now, Input::Datagram(datagram), outbox);
         self.packets.recv(RECEIVE_BUDGET, sink)
+    }
+
+    fn take_disk(&mut self, now: Now) -> usize {
+        let Some(disk) = &mut self.disk else { return 0 };
+        let (shard, outbox) = (&mut self.shard, &mut self.outbox);
+        disk.reap(|done| shard.handle(now, Input::Disk(done), outbox))
     }
 
     fn take_lanes(&mut self, now: Now) -> usize {
@@ -223,6 +245,11 @@ impl Core {
             self.lanes
                 .to_control
                 .send(ToControl::Reply { id, reply }, false);
+        }
+        if let Some(disk) = &mut self.disk
+            && !self.outbox.disk.is_empty()
+        {
+            disk.submit(&mut self.outbox.disk);
         }
         self.packets.send(&mut self.outbox);
         self.lanes.flush();

@@ -13,8 +13,6 @@
 //! as one fixed buffer; the block of an operation is kept here until the kernel is done with it,
 //! whatever happens.
 
-mod command;
-
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
@@ -23,12 +21,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cache_core::stats::Stat;
+use cache_core::tier::{DiskCommand, DiskDone, IoId};
 use hugepages::blocks::{Block, Pool};
 use io_uring::{opcode, squeue, types};
 use slab::Slab;
 
 use super::ring::{Completion, Ring};
-pub use command::{DiskCommand, DiskDone, IoId};
 
 /// Operations that the kernel has at a time; more wait here.
 pub const MAX_IN_FLIGHT: usize = 256;
@@ -254,7 +252,7 @@ impl Disk {
 
     fn begin(&mut self, operation: Operation) {
         if operation.is_needless(&self.devices) {
-            return self.answer(operation, Ok(0));
+            return self.answer(operation, Err(libc::EOPNOTSUPP));
         }
         let slot = self.under_way.vacant_entry();
         let key = slot.key() as u64;
@@ -283,7 +281,7 @@ impl Disk {
                 let device = &mut self.devices[usize::from(operation.device)];
                 device.discard = false;
                 tracing::info!(device = %device.path, "it takes no discards, none are sent any more");
-                self.answer(operation, Ok(0));
+                self.answer(operation, Err(libc::EOPNOTSUPP));
             }
         }
     }

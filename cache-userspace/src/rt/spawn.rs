@@ -8,7 +8,8 @@ use anyhow::{Context as _, anyhow};
 use cache_core::shard::Shard;
 use glommio::{ExecutorJoinHandle, GlommioError, LocalExecutorBuilder, Placement};
 
-use super::core_loop::{Core, LoopStats};
+use super::core_loop::{Core, CoreIo, LoopStats};
+use super::disk::{Disk, DiskPlan};
 use super::mesh::ShardLanes;
 use super::packet::{PacketStats, Port};
 
@@ -24,6 +25,8 @@ pub struct CorePlan {
     pub cpu: usize,
     pub shard: Shard,
     pub port: Port,
+    /// Where the tier's drives are, if there is a tier.
+    pub disk: Option<DiskPlan>,
     pub lanes: ShardLanes,
     pub spin: Duration,
     pub packet_stats: Arc<PacketStats>,
@@ -61,8 +64,15 @@ pub fn spawn(plan: CorePlan) -> anyhow::Result<RunningCore> {
 }
 
 async fn run(plan: CorePlan, started: mpsc::Sender<()>) -> anyhow::Result<()> {
-    let packets = plan.port.open(plan.packet_stats);
-    let core = Core::new(plan.shard, packets, plan.lanes, plan.spin, plan.loop_stats);
+    let io = CoreIo {
+        packets: plan.port.open(plan.packet_stats),
+        disk: match plan.disk {
+            Some(disk) => Some(Disk::new(disk).context("cannot make the drives' io_uring")?),
+            None => None,
+        },
+        lanes: plan.lanes,
+    };
+    let core = Core::new(plan.shard, io, plan.spin, plan.loop_stats);
     let sleeper = core.sleeper()?;
     // The one who started us waits for this, or is gone.
     let _ = started.send(());

@@ -138,7 +138,7 @@ fn a_block_device_does_the_same() {
             len: BLOCK as u64,
         }],
     );
-    assert_eq!(done[0].result, Ok(0));
+    assert!(matches!(done[0].result, Ok(0) | Err(libc::EOPNOTSUPP)));
     let done = carry_out(&mut disk, vec![read(2, 0, pool.take().expect("a block"))]);
     let bytes = done[0].block.as_ref().expect("the block comes back");
     assert!(!disk.devices[0].discard || bytes.iter().all(|b| *b == 0));
@@ -238,7 +238,8 @@ fn a_device_that_takes_no_discards_is_not_asked_again() {
             offset: 0,
             len: 4096,
         };
-        assert_eq!(carry_out(&mut disk, vec![discard])[0].result, Ok(0));
+        let done = carry_out(&mut disk, vec![discard]);
+        assert_eq!(done[0].result, Err(libc::EOPNOTSUPP));
         assert!(!disk.devices[0].discard);
     }
 }

@@ -1,0 +1,160 @@
+//! From what the devices hold to the tiers of the shards: one thread a shard, before any of them
+//! runs.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow};
+use cache_core::io::ShardId;
+use cache_core::purge::Purges;
+use cache_core::tier::{PinJudge, Recovery, Tier, TierStats, UrlJudge};
+use hugepages::blocks::Pool;
+use hugepages::{Backing, PagePolicy};
+
+use super::{Buffer, OpenTier, random};
+use crate::config::TierConfig;
+use crate::config::tier::BLOCK_BYTES;
+use crate::rt::disk::DiskPlan;
+
+/// How long it may take before a line says how far it is, and how often another one does.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// One shard's part of the tier, and the way to its devices.
+pub struct ShardTier {
+    pub tier: Tier,
+    pub disk: DiskPlan,
+}
+
+/// What decides which objects are found again, beside the purges.
+#[derive(Default)]
+pub struct Judges {
+    pub url_purged: Option<UrlJudge>,
+    pub is_pinned: Option<PinJudge>,
+}
+
+impl OpenTier {
+    /// Reads what every shard needs to know of its segments. `purges` must be as the journal has
+    /// them. Returns the tiers in the order of the shards.
+    ///
+    /// # Errors
+    /// No memory for blocks. Segments that cannot be read are counted and taken as empty.
+    pub fn recover(
+        &self,
+        config: &TierConfig,
+        purges: &Arc<Purges>,
+        judges: impl Fn(ShardId) -> Judges,
+    ) -> anyhow::Result<Vec<ShardTier>> {
+        let began = Instant::now();
+        let life = u64::from_ne_bytes(random()?);
+        let mut recoveries = Vec::new();
+        let mut plans = Vec::new();
+        for shard in 0..self.geometry.shards() {
+            let plan = self.disk_plan(config)?;
+            let recovery = Recovery::new(
+                self.geometry.clone(),
+                shard,
+                config.of_shard(self.geometry.shard_bytes(), life),
+                purges.clone(),
+                plan.pool.clone(),
+            );
+            recoveries.push(judged(recovery, judges(shard)));
+            plans.push(plan);
+        }
+        let tiers = self.read_all(recoveries)?;
+        let mut found = TierStats::default();
+        tiers.iter().for_each(|tier| found.add(&tier.stats()));
+        tracing::info!(
+            objects = found.recovered_objects,
+            bytes = found.object_bytes,
+            footers = found.recovered_footers,
+            scans = found.recovered_scans,
+            unreadable = found.recovered_read_errors,
+            seconds = began.elapsed().as_secs_f32(),
+            "tier recovered"
+        );
+        let both = tiers.into_iter().zip(plans);
+        Ok(both.map(|(tier, disk)| ShardTier { tier, disk }).collect())
+    }
+
+    fn disk_plan(&self, config: &TierConfig) -> anyhow::Result<DiskPlan> {
+        let shard = config.of_shard(self.geometry.shard_bytes(), 0);
+        let bytes = shard.blocks(self.geometry.devices()) * BLOCK_BYTES;
+        let (region, _) = Backing::map(bytes, PagePolicy::Auto)
+            .context("tier.max_reads and tier.write_buffer")?;
+        let pool = Pool::new(region, BLOCK_BYTES).context("tier.write_buffer")?;
+        Ok(DiskPlan {
+            devices: self.devices.clone(),
+            pool,
+            stats: Arc::default(),
+        })
+    }
+
+    fn read_all(&self, recoveries: Vec<Recovery>) -> anyhow::Result<Vec<Tier>> {
+        let total = recoveries.len() as u64 * u64::from(self.geometry.segments());
+        let files: Vec<&File> = self.devices.iter().map(|device| &*device.file).collect();
+        let (done, files) = (AtomicU64::new(0), files.as_slice());
+        thread::scope(|scope| {
+            let (ended, ends) = mpsc::channel::<()>();
+            let threads: Vec<_> = recoveries
+                .into_iter()
+                .map(|recovery| {
+                    let (ended, done) = (ended.clone(), &done);
+                    let most = self.geometry.segment_bytes() as usize;
+                    scope.spawn(move || {
+                        let tier = read_one(recovery, files, most, done);
+                        drop(ended);
+                        tier
+                    })
+                })
+                .collect();
+            drop(ended);
+            while let Err(RecvTimeoutError::Timeout) = ends.recv_timeout(PATIENCE) {
+                let read = done.load(Ordering::Relaxed);
+                tracing::info!(reads = read, segments = total, "recovering the tier");
+            }
+            let join = |thread: thread::ScopedJoinHandle<'_, anyhow::Result<Tier>>| {
+                thread
+                    .join()
+                    .unwrap_or_else(|_| Err(anyhow!("a thread that read the tier panicked")))
+            };
+            threads.into_iter().map(join).collect()
+        })
+    }
+}
+
+fn judged(mut recovery: Recovery, judges: Judges) -> Recovery {
+    if let Some(url_purged) = judges.url_purged {
+        recovery = recovery.with_purged_urls(url_purged);
+    }
+    if let Some(is_pinned) = judges.is_pinned {
+        recovery = recovery.with_pins(is_pinned);
+    }
+    recovery
+}
+
+/// `done` counts reads.
+fn read_one(
+    mut recovery: Recovery,
+    files: &[&File],
+    most: usize,
+    done: &AtomicU64,
+) -> anyhow::Result<Tier> {
+    let mut buffer = Buffer::new(most).context("memory to read the tier")?;
+    while let Some(wanted) = recovery.next() {
+        let file = files[usize::from(wanted.device)];
+        match buffer.read(file, wanted.offset, wanted.len as usize) {
+            Ok(bytes) if bytes.len() == wanted.len as usize => recovery.done(bytes),
+            Ok(_) => recovery.failed(),
+            Err(error) => {
+                tracing::warn!(%error, device = wanted.device, offset = wanted.offset, "cannot read");
+                recovery.failed();
+            }
+        }
+        done.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(recovery.finish())
+}

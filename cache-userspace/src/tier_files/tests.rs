@@ -1,0 +1,185 @@
+//! Sets of real files that are new, old, damaged, foreign, too small, in the wrong order.
+
+use std::os::unix::fs::FileExt as _;
+
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+fn config(dir: &Path, names: &[&str]) -> TierConfig {
+    let mut config = TierConfig::without_devices();
+    config.devices = names.iter().map(|name| dir.join(name)).collect();
+    config.size = 24 * MIB;
+    config.segment = MIB;
+    config
+}
+
+fn wanted(shards: u8) -> Wanted {
+    Wanted {
+        shards,
+        tag_slots: 65_536,
+        format: false,
+    }
+}
+
+fn open(config: &TierConfig) -> anyhow::Result<OpenTier> {
+    OpenTier::open(config, &wanted(2))
+}
+
+fn refusal(config: &TierConfig) -> String {
+    match open(config) {
+        Ok(_) => panic!("it was opened"),
+        Err(error) => format!("{error:#}"),
+    }
+}
+
+fn overwrite(path: &Path, offset: u64, bytes: &[u8]) {
+    let file = File::options().write(true).open(path).expect("open");
+    file.write_all_at(bytes, offset).expect("write");
+}
+
+#[test]
+fn new_files_become_a_set_that_is_known_again_in_any_order() {
+    let dir = scratch::directory();
+    let made = open(&config(dir.path(), &["a", "b"])).expect("made");
+    assert!(made.is_new);
+    let (seed, geometry) = (made.hash_seed, made.geometry.clone());
+    let names: Vec<_> = made.devices.iter().map(|d| d.path.clone()).collect();
+    drop(made);
+    for order in [["a", "b"], ["b", "a"]] {
+        let config = config(dir.path(), &order);
+        assert_eq!(inspect(&config, 2), [""; 0]);
+        let again = open(&config).expect("known");
+        assert!(!again.is_new);
+        assert_eq!((again.hash_seed, &again.geometry), (seed, &geometry));
+        let found: Vec<_> = again.devices.iter().map(|d| d.path.clone()).collect();
+        assert_eq!(found, names);
+    }
+}
+
+#[test]
+fn what_is_foreign_is_left_alone_until_it_is_formatted() {
+    let dir = scratch::directory();
+    let config = config(dir.path(), &["a"]);
+    let path = dir.path().join("a");
+    let mut bytes = vec![0; 24 << 20];
+    bytes[..8].copy_from_slice(b"somebody");
+    std::fs::write(&path, &bytes).expect("write");
+    let why = refusal(&config);
+    assert!(
+        why.contains(
+            "/a: it holds data that is not of a popcache tier (it begins with `somebody`)"
+        ) && why.contains("popcache serve --format"),
+        "{why}"
+    );
+    assert_eq!(inspect(&config, 2).len(), 1);
+    assert!(std::fs::read(&path).expect("read") == bytes, "untouched");
+    let format = Wanted {
+        format: true,
+        ..wanted(2)
+    };
+    let formatted = OpenTier::open(&config, &format).expect("formatted");
+    assert!(formatted.is_new);
+    drop(formatted);
+    assert!(!open(&config).expect("known").is_new);
+}
+
+#[test]
+fn a_file_of_zeros_that_somebody_wrote_is_not_taken_for_a_new_one() {
+    let dir = scratch::directory();
+    std::fs::write(dir.path().join("a"), vec![0; 24 << 20]).expect("write");
+    let why = refusal(&config(dir.path(), &["a"]));
+    assert!(why.contains("not formatted: it begins with zeros"), "{why}");
+}
+
+#[test]
+fn damage_is_refused_and_one_good_copy_is_enough() {
+    let dir = scratch::directory();
+    let config = config(dir.path(), &["a"]);
+    let path = dir.path().join("a");
+    drop(open(&config).expect("made"));
+    overwrite(&path, SUPERBLOCK_OFFSETS[0] + 100, &[1]);
+    assert!(!open(&config).expect("by the second copy").is_new);
+    overwrite(&path, SUPERBLOCK_OFFSETS[1] + 100, &[1]);
+    let why = refusal(&config);
+    assert!(
+        why.contains("both copies of the superblock are damaged"),
+        "{why}"
+    );
+}
+
+#[test]
+fn another_version_and_other_cores_are_named() {
+    let dir = scratch::directory();
+    let config = config(dir.path(), &["a"]);
+    drop(open(&config).expect("made"));
+    let error = OpenTier::open(&config, &wanted(3)).expect_err("other cores");
+    let why = format!("{error:#}");
+    assert!(
+        why.contains("formatted for 2 shards") && why.contains("name 2 CPUs in server.cores"),
+        "{why}"
+    );
+    assert!(inspect(&config, 3)[0].contains("formatted for 2 shards"));
+    overwrite(&dir.path().join("a"), 8, &[99]);
+    let why = refusal(&config);
+    assert!(
+        why.contains("has format version 99") && why.contains("run the version that wrote it"),
+        "{why}"
+    );
+}
+
+#[test]
+fn sets_are_not_mixed_and_not_taken_apart() {
+    let dir = scratch::directory();
+    drop(open(&config(dir.path(), &["a", "b"])).expect("made"));
+    drop(open(&config(dir.path(), &["c", "d"])).expect("made"));
+    for (names, words) in [
+        (["a", "d"].as_slice(), "another set"),
+        (&["a"], "the set has 2 devices, 1 were given"),
+        (&["a", "b", "c"], "devices"),
+        (&["a", "new"], "not formatted"),
+    ] {
+        let config = config(dir.path(), names);
+        let seen = inspect(&config, 2);
+        assert_eq!(seen.len(), 1, "{names:?}: {seen:?}");
+        let why = refusal(&config);
+        assert!(why.contains(words), "{names:?}: {why}");
+    }
+}
+
+#[test]
+fn a_file_that_changed_its_size_is_refused() {
+    let dir = scratch::directory();
+    let mut config = config(dir.path(), &["a"]);
+    drop(open(&config).expect("made"));
+    config.size = 32 * MIB;
+    let why = refusal(&config);
+    assert!(
+        why.contains("it has 24 MiB, tier.size says 32 MiB"),
+        "{why}"
+    );
+    assert_eq!(inspect(&config, 2).len(), 1);
+    let file = File::options()
+        .write(true)
+        .open(dir.path().join("a"))
+        .expect("open");
+    file.set_len(20 * MIB).expect("truncate");
+    config.size = 20 * MIB;
+    let why = refusal(&config);
+    assert!(
+        why.contains("it has shrunk") && why.contains("give it its size back"),
+        "{why}"
+    );
+}
+
+#[test]
+fn one_file_by_two_names_is_noticed() {
+    let dir = scratch::directory();
+    std::os::unix::fs::symlink(dir.path().join("a"), dir.path().join("b")).expect("link");
+    let config = config(dir.path(), &["a", "b"]);
+    let why = refusal(&config);
+    assert!(
+        why.contains("another popcache") || why.contains("the same"),
+        "{why}"
+    );
+}
