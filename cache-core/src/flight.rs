@@ -265,6 +265,8 @@ pub struct Owned {
     pub heap: u64,
     /// When the fetch began, milliseconds since the Unix epoch.
     pub sent_unix_ms: u64,
+    /// [`crate::purge::Purges::stamp`] when the fetch began.
+    pub stamp: u32,
     /// The arena took no more: what follows goes to the heap and the object is not kept.
     pub full: bool,
 }
@@ -312,7 +314,14 @@ impl Flights {
         self.by_key.get(key).copied()
     }
 
-    pub fn open(&mut self, id: FetchId, target: Target, first: Subscriber, now_ms: u64) {
+    pub fn open(
+        &mut self,
+        id: FetchId,
+        target: Target,
+        first: Subscriber,
+        now_ms: u64,
+        stamp: u32,
+    ) {
         self.by_key.insert(target.key.clone(), id);
         self.flights.insert(
             id,
@@ -326,6 +335,7 @@ impl Flights {
                 purged: false,
                 heap: 0,
                 sent_unix_ms: now_ms,
+                stamp,
                 full: false,
             },
         );
@@ -500,7 +510,7 @@ mod tests {
     fn an_owned_fill_is_kept_until_every_subscriber_is_done() {
         let mut flights = Flights::default();
         let id = FetchId(7);
-        flights.open(id, target("a"), subscriber(0), 0);
+        flights.open(id, target("a"), subscriber(0), 0, 0);
         if let Some(flight) = flights.get_mut(id) {
             flight.subscribers.push(subscriber(1));
         }
@@ -516,7 +526,7 @@ mod tests {
     #[test]
     fn a_purge_detaches_the_flight_from_its_key() {
         let mut flights = Flights::default();
-        flights.open(FetchId(1), target("a"), subscriber(0), 0);
+        flights.open(FetchId(1), target("a"), subscriber(0), 0, 0);
         flights.purge(b"a");
         assert_eq!(flights.by_key(b"a"), None);
         assert!(

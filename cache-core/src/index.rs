@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!  line   [ slot | slot | slot | slot | slot | slot | slot | slot ]     64 bytes
-//!  slot   used:1 | hot:1 | tag:26 | location:36                          8 bytes
+//!  slot   used:1 | hot:1 | tag:22 | location:40                          8 bytes
 //! ```
 //! A key has one line, by its hash, and may be in any of the line's slots. The tag is
 //! another part of the hash: a slot whose tag differs is not looked at further. The location is the
-//! record's place in the log in units of 64 bytes. `hot` tells readers that few of the hits need
+//! record's place in the log in bytes. `hot` tells readers that few of the hits need
 //! to be reported. Readers load; only the owner of the partition stores.
 
 use std::sync::atomic::Ordering;
@@ -19,11 +19,11 @@ pub(crate) const SLOTS_PER_LINE: u64 = 8;
 
 const USED: u64 = 1 << 63;
 const HOT: u64 = 1 << 62;
-const TAG_SHIFT: u32 = 36;
-const TAG: u64 = ((1 << 26) - 1) << TAG_SHIFT;
+const TAG_SHIFT: u32 = 40;
+const TAG: u64 = ((1 << 22) - 1) << TAG_SHIFT;
 const LOCATION: u64 = (1 << TAG_SHIFT) - 1;
 /// Log bytes that a location can name.
-pub(crate) const MAX_LOG_BYTES: u64 = 64 << TAG_SHIFT;
+pub(crate) const MAX_LOG_BYTES: u64 = 1 << TAG_SHIFT;
 
 /// A slot's number in its index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl Slot {
         self.0 & (USED | TAG) == USED | tag(hash)
     }
 
-    /// In units of 64 bytes.
+    /// In bytes of the log.
     pub fn location(self) -> u64 {
         self.0 & LOCATION
     }

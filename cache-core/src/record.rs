@@ -1,30 +1,31 @@
-//! How an object lies in the log: a fixed header, the key, the head, the body.
+//! How an object lies in the log: a header, the key, the head, the body, with nothing between.
 //!
 //! ```text
-//!  offset 0                 64
-//!         [ fixed header    | key | head | body (up to 64 KiB)              ] pad to 64
-//!         [ fixed header    | key | head | (segment u32, generation u32)... ] pad to 64
-//!         [ fixed header    | bytes of a body that is still being filled    ] pad to 64
+//!   [ header | tags | key | head | body (up to 64 KiB)              ]
+//!   [ header | tags | key | head | (segment u32, generation u32)... ]
+//!   [ header | bytes of a body that is still being filled           ]
 //! ```
 //! The second form is a large object: its body lies in the listed extents, all full but the last. The
-//! third is garbage once its fill has ended.
+//! third is garbage once its fill has ended. Records begin at any byte.
 //!
-//! Fixed header, little endian:
-//! ```text
-//!   0 magic u32 (says which form)     24 stored_unix_ms u64       48 head_len u32
-//!   4 crc32c u32 of all else          32 age_at_store_s u32       52 key_len u16
-//!   8 epoch u32                       36 lifetime_s u32           54 status u16
-//!  12 flags u32                       40 stale_while_reval. u32   56 large u32 (second form)
-//!  16 body_len u64                    44 stale_if_error_s u32     60 zero u32
-//! ```
-//! An object costs 64 bytes of header and 32 of padding on average beside key, head and body; the
-//! index adds 8 bytes a slot and the frequency 1. A header that does not check is no object.
+//! The header holds what an object has ([`encode`]): 16 bytes for a response 200 with a usual
+//! lifetime and a body below 64 KiB, up to [`encode::MAX_HEADER`] for one that has everything. A tag adds
+//! two bytes (four in a table of more than 65,536 slots), the list of them one.
+//!
+//! **What is checked.** The header and its tags by 24 bits of CRC-32C at every look, which notice
+//! every flipped bit and every two; the key by comparison with the key that is looked up; the head
+//! by 16 bits of CRC-32C whenever it is asked for, for it is about to be read anyway. What does not
+//! check is no object. Bodies in memory are not summed at each hit: at 64 KiB that would cost more than
+//! the hit does, and the memory that popcache is meant for corrects what it can and stops the machine for what it
+//! cannot. Where bytes leave memory that does (the tier) they are summed.
 
+mod encode;
+
+pub(crate) use encode::Encoded;
+
+use crate::purge::{MAX_TAGS, TagSlot};
 use crate::store::ObjectMeta;
 
-/// Records begin at multiples of this.
-pub(crate) const ALIGN: u32 = 64;
-pub(crate) const HEADER_BYTES: u32 = 64;
 /// Longest body that is kept in one piece.
 pub(crate) const MAX_CONTIGUOUS: u64 = 64 << 10;
 /// Longest key, in bytes.
@@ -48,105 +49,90 @@ pub(crate) enum Form {
     Piece,
 }
 
-impl Form {
-    fn magic(self) -> u32 {
-        u32::from_le_bytes(*match self {
-            Self::Contiguous => b"pcR1",
-            Self::Extents => b"pcX1",
-            Self::Piece => b"pcP1",
-        })
-    }
-
-    fn of(magic: u32) -> Option<Self> {
-        [Self::Contiguous, Self::Extents, Self::Piece]
-            .into_iter()
-            .find(|form| form.magic() == magic)
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Header {
     pub form: Form,
     pub meta: ObjectMeta,
     pub key_len: u16,
     pub head_len: u32,
-    /// The partition's epoch when the object was begun.
-    pub epoch: u32,
+    /// Of the head, see [`Header::is_head`].
+    pub head_check: u16,
+    pub marks: Marks,
+    pub tags: TagList,
     /// The owner's number of a large object.
     pub large: u32,
 }
 
+/// What few objects have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Marks {
+    /// The object has more tags than are kept: it has [`TagSlot::ANY`] instead of them.
+    pub any_tag: bool,
+    /// A soft purge of its key came after it.
+    pub purged_softly: bool,
+}
+
+/// How the tags behind a header are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TagList {
+    /// Where they begin, counted from the record: the header's own length.
+    start: u8,
+    count: u8,
+    wide: bool,
+}
+
 impl Header {
-    /// The header of bytes that belong to a fill.
-    pub fn piece(len: usize) -> Self {
+    /// The header of an object of which the rest is given.
+    pub fn new(form: Form, meta: ObjectMeta, key: &[u8], head: &[u8]) -> Self {
         Self {
-            form: Form::Piece,
-            meta: ObjectMeta {
-                body_len: len as u64,
-                ..ObjectMeta::default()
-            },
-            key_len: 0,
-            head_len: 0,
-            epoch: 0,
+            form,
+            meta,
+            key_len: key.len() as u16,
+            head_len: head.len() as u32,
+            head_check: head_check(head),
+            marks: Marks::default(),
+            tags: TagList::default(),
             large: 0,
         }
     }
 
-    pub fn encode(&self) -> [u8; HEADER_BYTES as usize] {
-        let mut bytes = [0; HEADER_BYTES as usize];
-        let meta = &self.meta;
-        put(&mut bytes, 0, &self.form.magic().to_le_bytes());
-        put(&mut bytes, 8, &self.epoch.to_le_bytes());
-        put(&mut bytes, 12, &meta.flags.to_le_bytes());
-        put(&mut bytes, 16, &meta.body_len.to_le_bytes());
-        put(&mut bytes, 24, &meta.stored_unix_ms.to_le_bytes());
-        put(&mut bytes, 32, &meta.age_at_store_s.to_le_bytes());
-        put(&mut bytes, 36, &meta.lifetime_s.to_le_bytes());
-        put(&mut bytes, 40, &meta.stale_while_revalidate_s.to_le_bytes());
-        put(&mut bytes, 44, &meta.stale_if_error_s.to_le_bytes());
-        put(&mut bytes, 48, &self.head_len.to_le_bytes());
-        put(&mut bytes, 52, &self.key_len.to_le_bytes());
-        put(&mut bytes, 54, &meta.status.to_le_bytes());
-        put(&mut bytes, 56, &self.large.to_le_bytes());
-        let crc = checksum(&bytes);
-        put(&mut bytes, 4, &crc.to_le_bytes());
-        bytes
-    }
-
-    /// `None`: no header, or a damaged one.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; HEADER_BYTES as usize] = bytes.get(..64)?.try_into().ok()?;
-        let form = Form::of(u32::from_le_bytes(take(bytes, 0)))?;
-        if u32::from_le_bytes(take(bytes, 4)) != checksum(bytes) {
-            return None;
-        }
-        let header = Self {
-            form,
-            meta: ObjectMeta {
-                flags: u32::from_le_bytes(take(bytes, 12)),
-                body_len: u64::from_le_bytes(take(bytes, 16)),
-                stored_unix_ms: u64::from_le_bytes(take(bytes, 24)),
-                age_at_store_s: u32::from_le_bytes(take(bytes, 32)),
-                lifetime_s: u32::from_le_bytes(take(bytes, 36)),
-                stale_while_revalidate_s: u32::from_le_bytes(take(bytes, 40)),
-                stale_if_error_s: u32::from_le_bytes(take(bytes, 44)),
-                status: u16::from_le_bytes(take(bytes, 54)),
-                ..ObjectMeta::default()
-            },
-            epoch: u32::from_le_bytes(take(bytes, 8)),
-            head_len: u32::from_le_bytes(take(bytes, 48)),
-            key_len: u16::from_le_bytes(take(bytes, 52)),
-            large: u32::from_le_bytes(take(bytes, 56)),
+    /// The header of bytes that belong to a fill.
+    pub fn piece(len: usize) -> Self {
+        let meta = ObjectMeta {
+            body_len: len as u64,
+            ..ObjectMeta::default()
         };
-        header.is_possible().then_some(header)
+        Self::new(Form::Piece, meta, &[], &[])
     }
 
-    /// Where the head begins, counted from the record.
+    /// As it is written, and itself with the length that this gave it. More than [`MAX_TAGS`] tags
+    /// become [`TagSlot::ANY`].
+    pub fn encode(mut self, tags: &[TagSlot]) -> (Self, Encoded) {
+        self.marks.any_tag |= tags.len() > MAX_TAGS || tags.contains(&TagSlot::ANY);
+        let tags = if self.marks.any_tag { &[] } else { tags };
+        let (list, bytes) = encode::encode(&self, tags);
+        self.tags = list;
+        (self, bytes)
+    }
+
+    /// The header at the start of `bytes`, which may go on beyond the record. `None`: there is no
+    /// header, or a damaged one.
+    #[inline]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        encode::decode(bytes)
+    }
+
+    /// Where the key begins, counted from the record.
+    pub fn key_start(&self) -> u32 {
+        u32::from(self.tags.start) + self.tags.bytes()
+    }
+
+    /// Where the head begins.
     pub fn head_start(&self) -> u32 {
-        HEADER_BYTES + u32::from(self.key_len)
+        self.key_start() + u32::from(self.key_len)
     }
 
-    /// Where the body or the list of extents begins, counted from the record.
+    /// Where the body or the list of extents begins.
     pub fn tail_start(&self) -> u32 {
         self.head_start() + self.head_len
     }
@@ -159,7 +145,7 @@ impl Header {
         }
     }
 
-    /// Bytes of the record without padding.
+    /// Bytes of the record.
     pub fn record_len(&self) -> u32 {
         self.tail_start() + self.tail_len()
     }
@@ -174,8 +160,18 @@ impl Header {
 
     /// Bytes of memory that the object takes.
     pub fn footprint(&self) -> u64 {
-        let record = self.record_len().next_multiple_of(ALIGN);
-        u64::from(record) + u64::from(self.extents()) * u64::from(EXTENT_BYTES)
+        u64::from(self.record_len()) + u64::from(self.extents()) * u64::from(EXTENT_BYTES)
+    }
+
+    /// Whether these are the bytes of the head that the object was stored with.
+    pub fn is_head(&self, head: &[u8]) -> bool {
+        head.len() == self.head_len as usize && head_check(head) == self.head_check
+    }
+
+    /// The tags of the record that begins with `bytes`.
+    pub fn tags<'a>(&self, record: &'a [u8]) -> impl Iterator<Item = TagSlot> + use<'a> {
+        let any = self.marks.any_tag.then_some(TagSlot::ANY);
+        self.tags.read(record).chain(any)
     }
 
     /// Whether the lengths are such that the sums above cannot overflow.
@@ -184,7 +180,29 @@ impl Header {
             Form::Contiguous | Form::Piece => MAX_CONTIGUOUS,
             Form::Extents => MAX_OBJECT,
         };
-        self.meta.body_len <= longest && self.head_len as usize <= MAX_HEAD
+        self.meta.body_len <= longest
+            && self.head_len as usize <= MAX_HEAD
+            && usize::from(self.tags.count) <= MAX_TAGS
+    }
+}
+
+impl TagList {
+    fn bytes(self) -> u32 {
+        let each = if self.wide { 4 } else { 2 };
+        u32::from(self.count) * each
+    }
+
+    fn read(self, record: &[u8]) -> impl Iterator<Item = TagSlot> + use<'_> {
+        let start = usize::from(self.start);
+        let list = record.get(start..start + self.bytes() as usize);
+        let each = if self.wide { 4 } else { 2 };
+        list.unwrap_or_default().chunks_exact(each).map(|slot| {
+            TagSlot(match *slot {
+                [a, b] => u32::from(u16::from_le_bytes([a, b])),
+                [a, b, c, d] => u32::from_le_bytes([a, b, c, d]),
+                _ => 0,
+            })
+        })
     }
 }
 
@@ -207,84 +225,38 @@ pub(crate) fn extent_len(body_len: u64, i: usize) -> u32 {
     body_len.saturating_sub(before).min(u64::from(EXTENT_BYTES)) as u32
 }
 
-/// Of all but the checksum itself.
-fn checksum(bytes: &[u8; HEADER_BYTES as usize]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&bytes[..4]), &bytes[8..])
-}
-
-fn put(bytes: &mut [u8; HEADER_BYTES as usize], at: usize, field: &[u8]) {
-    bytes[at..at + field.len()].copy_from_slice(field);
-}
-
-fn take<const N: usize>(bytes: &[u8; HEADER_BYTES as usize], at: usize) -> [u8; N] {
-    let mut field = [0; N];
-    field.copy_from_slice(&bytes[at..at + N]);
-    field
+fn head_check(head: &[u8]) -> u16 {
+    crc32c::crc32c(head) as u16
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn header(form: Form) -> Header {
-        Header {
-            form,
-            meta: ObjectMeta {
-                status: 206,
-                stored_unix_ms: 1_700_000_000_123,
-                age_at_store_s: 7,
-                lifetime_s: u32::MAX,
-                stale_while_revalidate_s: 60,
-                stale_if_error_s: 600,
-                flags: 0x8000_0001,
-                body_len: 60_000,
-                ..ObjectMeta::default()
-            },
-            key_len: 300,
-            head_len: 1_000,
-            epoch: 9,
-            large: 5,
-        }
-    }
-
-    #[test]
-    fn headers_survive_encoding() {
-        for form in [Form::Contiguous, Form::Extents, Form::Piece] {
-            assert_eq!(Header::decode(&header(form).encode()), Some(header(form)));
-        }
-    }
-
-    #[test]
-    fn any_flipped_bit_is_noticed() {
-        let good = header(Form::Extents).encode();
-        for bit in 0..64 * 8 {
-            let mut bad = good;
-            bad[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(Header::decode(&bad), None, "bit {bit}");
-        }
-    }
-
-    #[test]
-    fn impossible_lengths_and_short_slices_are_no_headers() {
-        let mut long = header(Form::Contiguous);
-        long.meta.body_len = MAX_CONTIGUOUS + 1;
-        assert_eq!(Header::decode(&long.encode()), None);
-        long.meta.body_len = 0;
-        long.head_len = u32::MAX;
-        assert_eq!(Header::decode(&long.encode()), None);
-        assert_eq!(Header::decode(&header(Form::Piece).encode()[..63]), None);
-        assert_eq!(Header::decode(&[0; 64]), None);
-    }
-
     #[test]
     fn a_large_body_is_cut_in_full_extents_and_a_rest() {
-        let mut large = header(Form::Extents);
-        large.meta.body_len = 3 * u64::from(EXTENT_BYTES) + 1;
+        let meta = ObjectMeta {
+            body_len: 3 * u64::from(EXTENT_BYTES) + 1,
+            ..ObjectMeta::default()
+        };
+        let large = Header::new(Form::Extents, meta, b"", b"");
         assert_eq!((large.extents(), large.tail_len()), (4, 32));
-        let lens: Vec<u32> = (0..5).map(|i| extent_len(large.meta.body_len, i)).collect();
+        let lens: Vec<u32> = (0..5).map(|i| extent_len(meta.body_len, i)).collect();
         assert_eq!(lens, [EXTENT_BYTES, EXTENT_BYTES, EXTENT_BYTES, 1, 0]);
         let list = [listed(7, 1), listed(u32::MAX, u32::MAX)].concat();
         let read: Vec<_> = unlist(&list).collect();
         assert_eq!(read, [(7, 1), (u32::MAX, u32::MAX)]);
+    }
+
+    #[test]
+    fn any_flipped_bit_of_a_head_is_noticed() {
+        let head: Vec<u8> = (0..2_000u32).map(|i| (i * i) as u8).collect();
+        let header = Header::new(Form::Contiguous, ObjectMeta::default(), b"k", &head);
+        assert!(header.is_head(&head) && !header.is_head(&head[1..]));
+        for bit in 0..head.len() * 8 {
+            let mut bad = head.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(!header.is_head(&bad), "bit {bit}");
+        }
     }
 }

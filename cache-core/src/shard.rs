@@ -255,7 +255,7 @@ impl Shard {
         self.locals.close_all_keys();
         self.uncacheable.clear();
         Reply::Purged {
-            objects: self.store.purge_all(),
+            objects: self.store.purged_all(),
         }
     }
 

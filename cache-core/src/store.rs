@@ -30,19 +30,19 @@ mod space;
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
-use crossbeam_utils::CachePadded;
 use foldhash::quality::FixedState;
 use hugepages::{BackingReport, PagePolicy, Reader};
 
 use crate::evict::{HITS_PER_SAMPLE, Sampler};
 use crate::index::Index;
 use crate::io::ShardId;
+use crate::purge::{Purges, TagSlot, Verdict};
 
 pub use evicted::Evicted;
 pub use fill::{Fill, Span};
+use hit::Found;
 pub use hit::{Body, Hit};
 pub use layout::build;
 use owner::Owner;
@@ -123,6 +123,7 @@ pub enum StoreError {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ObjectMeta {
     pub status: u16,
+    /// Kept to a quarter of a second, rounded down.
     pub stored_unix_ms: u64,
     /// Corrected initial age, RFC 9111 section 4.2.3.
     pub age_at_store_s: u32,
@@ -134,10 +135,24 @@ pub struct ObjectMeta {
     pub flags: u32,
     /// Bytes of the body. At [`Store::begin`] ignored: `length` says it, or `commit` finds it out.
     pub body_len: u64,
-    /// [`crate::purge::Purges::stamp`] when the fetch of the object began.
+    /// [`Purges::stamp`] when the fetch of the object began.
     pub stamp: u32,
     /// The class whose budget the object counts to.
     pub class: u8,
+}
+
+/// What a fill begins with.
+#[derive(Clone, Copy, Debug)]
+pub struct NewObject<'a> {
+    pub key: &'a [u8],
+    pub meta: &'a ObjectMeta,
+    /// Kept with the body, for the caller.
+    pub head: &'a [u8],
+    /// Slots of the surrogate keys. More than [`crate::purge::MAX_TAGS`] become
+    /// [`TagSlot::ANY`].
+    pub tags: &'a [TagSlot],
+    /// The body's length, where it is known.
+    pub length: Option<u64>,
 }
 
 /// The seeded hash of a cache key.
@@ -149,7 +164,7 @@ pub struct KeyHash(pub u64);
 pub struct HitNote {
     pub owner: ShardId,
     pub hash: KeyHash,
-    /// The record, in units of 64 bytes of the log.
+    /// The record, in bytes of the log.
     location: u64,
     /// The object is hot: this hit stands for several.
     hot: bool,
@@ -181,6 +196,7 @@ pub struct StoreStats {
 pub struct Store {
     shard: ShardId,
     hasher: FixedState,
+    purges: Arc<Purges>,
     partitions: Vec<Partition>,
     owner: Owner,
     sampler: Sampler,
@@ -190,8 +206,6 @@ pub struct Store {
 #[derive(Debug)]
 struct Partition {
     index: Arc<Index>,
-    /// Objects of another epoch are purged.
-    epoch: Arc<CachePadded<AtomicU32>>,
     log: Reader,
     extents: Reader,
     /// Bytes of a log segment are `1 << log_shift`.
@@ -199,10 +213,17 @@ struct Partition {
 }
 
 impl Store {
-    fn new(shard: ShardId, hasher: FixedState, partitions: Vec<Partition>, owner: Owner) -> Self {
+    fn new(
+        shard: ShardId,
+        hasher: FixedState,
+        purges: Arc<Purges>,
+        partitions: Vec<Partition>,
+        owner: Owner,
+    ) -> Self {
         Self {
             shard,
             hasher,
+            purges,
             partitions,
             owner,
             sampler: Sampler::new(shard),
@@ -219,12 +240,24 @@ impl Store {
         ((u128::from(hash.0) * self.partitions.len() as u128) >> 64) as ShardId
     }
 
-    /// Finds an object in any partition. Writes nothing that another shard reads and allocates
-    /// nothing; the whole key is compared.
+    /// What was purged, for stamps and slots of tags.
+    pub fn purges(&self) -> &Arc<Purges> {
+        &self.purges
+    }
+
+    /// Finds an object in any partition, unless a purge covers it. Writes nothing that another shard
+    /// reads and allocates nothing; the whole key is compared.
     pub fn lookup(&mut self, hash: KeyHash, key: &[u8]) -> Option<Hit<'_>> {
         let owner = self.owner(hash);
         let partition = &mut self.partitions[usize::from(owner)];
-        let (id, slot, found) = partition.find(hash, key)?;
+        let (id, slot, place, record) = partition.find(hash, key)?;
+        let mut header = record.header;
+        match self.purges.judge(header.meta.stamp, record.tags(), key) {
+            Verdict::Valid => {}
+            Verdict::Soft => header.marks.purged_softly = true,
+            Verdict::Hard => return None,
+        }
+        let found = Found { header, place };
         if owner == self.shard {
             self.owner.pass(1);
         }
@@ -255,17 +288,10 @@ impl Store {
         }
     }
 
-    /// Starts an object (owner only). `length` is the body's, where it is known.
-    pub fn begin(
-        &mut self,
-        hash: KeyHash,
-        key: &[u8],
-        meta: &ObjectMeta,
-        head: &[u8],
-        length: Option<u64>,
-    ) -> Result<Fill, StoreError> {
+    /// Starts an object (owner only).
+    pub fn begin(&mut self, hash: KeyHash, object: &NewObject<'_>) -> Result<Fill, StoreError> {
         self.check_owner(hash)?;
-        self.owner.begin(hash, key, meta, head, length)
+        self.owner.begin(hash, object)
     }
 
     /// Writes the next bytes of the body and pushes where they lie, in order. After an error
@@ -287,7 +313,8 @@ impl Store {
     }
 
     /// Makes the object visible to lookups of every shard, in place of an older one of the key.
-    /// Refused when the key, or everything, was purged after `begin`.
+    /// Refused when the key was purged after `begin`, or something that covers the object after it
+    /// was stamped.
     pub fn commit(&mut self, fill: &mut Fill) -> Result<(), StoreError> {
         let partition = &self.partitions[usize::from(self.shard)];
         self.owner.commit(fill, partition)
@@ -315,10 +342,10 @@ impl Store {
         self.owner.purge(hash, key, partition)
     }
 
-    /// Forgets every object of this shard's partition, with one store however many they are, and
-    /// says how many there were. Fills that are going on will not be committed.
-    pub fn purge_all(&mut self) -> u64 {
-        self.owner.purge_all()
+    /// To be called after a hard purge of everything: says how many objects there were in this shard's
+    /// partition, as far as they were not purged one by one, and counts anew.
+    pub fn purged_all(&mut self) -> u64 {
+        self.owner.purged_all()
     }
 
     /// Once per turn of the shard's loop, with no [`Hit`] in hand: announces quiescence, drops
@@ -368,12 +395,6 @@ fn hash_key(state: &FixedState, key: &[u8]) -> KeyHash {
     let mut hasher = state.build_hasher();
     hasher.write(key);
     KeyHash(hasher.finish())
-}
-
-impl Partition {
-    fn epoch(&self) -> u32 {
-        self.epoch.load(Ordering::Acquire)
-    }
 }
 
 #[cfg(test)]

@@ -1,11 +1,15 @@
 //! Shards on real threads: each owns a partition, reads all, and checks every byte it is served.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use bytes::Bytes;
-use cache_core::store::{Fill, HitNote, ObjectMeta, Span, Store, StoreConfig, StoreError, build};
+use cache_core::purge::{Purge, Purges};
+use cache_core::store::{
+    Fill, HitNote, NewObject, ObjectMeta, Span, Store, StoreConfig, StoreError, build,
+};
 use hugepages::PagePolicy;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -81,7 +85,10 @@ impl Shard {
                 self.store.purge(hash, &key);
             }
             if turn == TURNS / 2 {
-                self.store.purge_all();
+                if let Some(mut purger) = self.store.purges().writer() {
+                    purger.purge(&Purge::All, false).expect("a number");
+                }
+                self.store.purged_all();
             }
             self.drain();
             self.store.turn(&mut |_| {});
@@ -103,7 +110,11 @@ impl Shard {
         let Some(mut hit) = self.store.lookup(hash, &key.to_le_bytes()) else {
             return;
         };
-        let head: [u8; 4] = hit.head().try_into().expect("a head of four bytes");
+        let head: [u8; 4] = hit
+            .head()
+            .expect("a sound head")
+            .try_into()
+            .expect("a head of four bytes");
         let version = u32::from_le_bytes(head);
         if let Some(body) = hit.body() {
             check(key, version, 0, body);
@@ -151,14 +162,24 @@ impl Shard {
         };
         let known = self.random.random_bool(0.5).then_some(len as u64);
         let head = self.version.to_le_bytes();
-        let meta = ObjectMeta::default();
-        let Ok(mut fill) = self.store.begin(hash, &bytes, &meta, &head, known) else {
+        let meta = ObjectMeta {
+            stamp: self.store.purges().stamp(),
+            ..ObjectMeta::default()
+        };
+        let object = NewObject {
+            key: &bytes,
+            meta: &meta,
+            head: &head,
+            tags: &[],
+            length: known,
+        };
+        let Ok(mut fill) = self.store.begin(hash, &object) else {
             return;
         };
         let result = self.write(&mut fill, key, len);
         let result = result.and_then(|()| self.store.commit(&mut fill));
         assert!(
-            matches!(result, Ok(()) | Err(StoreError::Full)),
+            matches!(result, Ok(()) | Err(StoreError::Full | StoreError::Purged)),
             "{result:?}"
         );
         self.store.release(fill);
@@ -233,7 +254,7 @@ fn shards_serve_only_what_was_stored_while_memory_is_reused() {
         hash_seed: 11,
         ..StoreConfig::default()
     };
-    let (stores, _) = build(&config).unwrap();
+    let (stores, _) = build(&config, Arc::new(Purges::new(1, 64))).unwrap();
     let (peers, inboxes): (Vec<_>, Vec<_>) = stores.iter().map(|_| sync_channel(4096)).unzip();
     thread::scope(|scope| {
         for (number, (store, inbox)) in stores.into_iter().zip(inboxes).enumerate() {

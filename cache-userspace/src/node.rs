@@ -4,11 +4,12 @@
 //! over one bounded channel; whoever runs the shards drains it and answers each command once.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use cache_core::io::{Command, Reply, ShardId};
+use cache_core::purge::{Purge, Purger};
 use cache_core::stats::ShardStats;
 use hugepages::BackingReport;
 use serde::{Deserialize, Serialize};
@@ -72,6 +73,7 @@ pub struct Sources {
     /// Counters of the XDP program, summed over the CPUs.
     pub xdp: Reading<Vec<(String, u64)>>,
     pub commands: mpsc::Sender<ShardCommand>,
+    pub purger: Mutex<Purger>,
 }
 
 /// Why a node could not do what it was asked.
@@ -83,6 +85,8 @@ pub enum NodeError {
     NoAnswer { shard: ShardId },
     #[error("shard {shard} is stopping")]
     Stopping { shard: ShardId },
+    #[error("cannot purge: {0}")]
+    Purge(#[from] cache_core::purge::PurgeError),
 }
 
 /// What a purge did.
@@ -185,7 +189,13 @@ impl NodeHandle {
 
     /// Forgets every object of the node.
     pub async fn purge_all(&self) -> Result<PurgeReport, NodeError> {
+        self.purger().purge(&Purge::All, false)?;
         self.purge(|| Command::PurgeAll).await
+    }
+
+    fn purger(&self) -> MutexGuard<'_, Purger> {
+        let purger = self.inner.sources.purger.lock();
+        purger.unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn purge(&self, command: impl Fn() -> Command) -> Result<PurgeReport, NodeError> {
@@ -272,6 +282,7 @@ pub(crate) mod tests {
             warnings: vec!["self-signed".to_owned()],
             config: serde_json::json!({"settings": []}),
         };
+        let purges = Arc::new(cache_core::purge::Purges::new(1, 16));
         let sources = Sources {
             shards,
             runtime: vec![Box::new(|| vec![("turns", 5)])],
@@ -283,6 +294,7 @@ pub(crate) mod tests {
             }),
             xdp: Box::new(Vec::new),
             commands,
+            purger: Mutex::new(purges.writer().expect("the only one")),
         };
         (NodeHandle::new(facts, sources), receiver)
     }

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context as _, anyhow, bail};
 use cache_core::config::ShardConfig;
 use cache_core::conn::quic::QuicSetup;
-use cache_core::purge;
+use cache_core::purge::{self, Purger, Purges};
 use cache_core::shard::Shard;
 use cache_core::stats::ShardStats;
 use cache_core::store::{self, Store, StoreConfig, StoreReport};
@@ -51,7 +51,13 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
     let sockets = open_sockets(&config.server.listen, shards).context("server.listen")?;
     let listen: Vec<SocketAddr> = sockets[0].iter().map(UdpSocket::address).collect();
     let tier = open_tier(&config, shards, format)?;
-    let (stores, report) = build_store(&config, shards, tier.as_ref())?;
+    // What is on the drives names slots of tags, and is found by the hash.
+    let seed = match &tier {
+        Some(tier) => tier.hash_seed,
+        None => u64::from_ne_bytes(random()?),
+    };
+    let purges = Arc::new(Purges::new(seed, purge::DEFAULT_SLOTS));
+    let (stores, report) = build_store(&config, shards, seed, &purges)?;
     let mut steering = Steering::new(&config, &listen, shards)?;
     let quic = QuicSetup::new(tls, steering.cid_keys, &config.limits)?;
     let upstream = Upstream::new(config.upstream.clone())?;
@@ -91,7 +97,9 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
     let (asking, commands) = mpsc::channel(COMMAND_QUEUE);
     let facts = facts(&config, listen, ports.backend, report, &steering);
     let xdp = steering.xdp.map(|xdp| Arc::new(Mutex::new(xdp)));
-    let node = NodeHandle::new(facts, sources(&counters, &upstream, xdp.clone(), asking));
+    let purger = purges.writer().context("another writer of purges")?;
+    let sources = sources(&counters, &upstream, xdp.clone(), asking, purger);
+    let node = NodeHandle::new(facts, sources);
     let control = Control {
         lanes: control_lanes,
         upstream,
@@ -171,21 +179,18 @@ fn open_tier(config: &Config, shards: u8, format: bool) -> anyhow::Result<Option
 fn build_store(
     config: &Config,
     shards: u8,
-    tier: Option<&OpenTier>,
+    seed: u64,
+    purges: &Arc<Purges>,
 ) -> anyhow::Result<(Vec<Store>, StoreReport)> {
-    let hash_seed = match tier {
-        Some(tier) => tier.hash_seed,
-        None => u64::from_ne_bytes(random()?),
-    };
-    let (stores, report) = store::build(&StoreConfig {
+    let store = StoreConfig {
         shards,
         ram_bytes: config.memory.ram,
         pages: config.memory.pages,
         max_object: config.limits.max_object,
-        hash_seed,
-        ..StoreConfig::default()
-    })
-    .context("memory.ram")?;
+        hash_seed: seed,
+        large_share: config.memory.large_share,
+    };
+    let (stores, report) = store::build(&store, Arc::clone(purges)).context("memory.ram")?;
     tracing::info!(
         mib = report.backing.bytes >> 20,
         pages = %report.backing.kind,
@@ -325,6 +330,7 @@ fn sources(
     upstream: &Upstream,
     xdp: Option<Arc<Mutex<Xdp>>>,
     commands: mpsc::Sender<crate::node::ShardCommand>,
+    purger: Purger,
 ) -> Sources {
     let upstream = upstream.stats();
     Sources {
@@ -343,6 +349,7 @@ fn sources(
                 .collect()
         }),
         commands,
+        purger: Mutex::new(purger),
     }
 }
 

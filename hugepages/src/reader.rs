@@ -46,6 +46,17 @@ impl Reader {
         Some(unsafe { self.shared.memory.slice(at, len as usize) })
     }
 
+    /// All committed bytes of a segment from `offset` on, borrowed as by [`Reader::read`]: for what
+    /// says itself how long it is. `None`: nothing is committed there.
+    #[inline]
+    pub fn read_on(&self, segment: u32, offset: u32) -> Option<&[u8]> {
+        let state = self.check(segment, offset, 0)?;
+        let at = self.shared.start(segment) + offset as usize;
+        let len = (state.committed() - offset) as usize;
+        // SAFETY: as in `read`; the range ends with the committed prefix.
+        Some(unsafe { self.shared.memory.slice(at, len) })
+    }
+
     /// Committed bytes to keep for as long as wanted, on any thread. While they live their segment
     /// is not reused. Allocates only when the cached view of the segment does not reach so far.
     #[inline]

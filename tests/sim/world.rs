@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use cache_core::config::{OriginRoute, ShardConfig};
 use cache_core::conn::quic::{CidKeys, QuicSetup};
 use cache_core::io::{Command, Datagram, FetchId, Input, Now, Outbox, ShardId};
+use cache_core::purge::{Purger, Purges};
 use cache_core::shard::{LaneMessage, Shard};
 use cache_core::stats::ShardStats;
 use cache_core::store::{self, StoreConfig};
@@ -126,12 +127,14 @@ struct World {
     client_tls: Arc<rustls::ClientConfig>,
     origin: Origin,
     purges: Vec<Purge>,
+    purger: Purger,
 }
 
 impl World {
     fn new(plan: Plan, print: bool) -> Result<Self, String> {
         let mut rng = StdRng::seed_from_u64(plan.seed ^ 0x5eed);
-        let nodes = nodes(&plan, &mut rng)?;
+        let table = Arc::new(Purges::new(rng.random(), 1 << 10));
+        let nodes = nodes(&plan, &table, &mut rng)?;
         let clients: Vec<_> = plan
             .clients
             .iter()
@@ -156,6 +159,7 @@ impl World {
             clients,
             client_tls: tls::client().map_err(|error| error.to_string())?,
             purges: Vec::new(),
+            purger: table.writer().ok_or("another purger")?,
             plan,
         };
         world.schedule_plan();
@@ -295,6 +299,10 @@ impl World {
 
     fn purge(&mut self, resource: Option<usize>) -> Result<(), String> {
         self.note("purge", &[resource.map_or(u64::MAX, |index| index as u64)]);
+        if resource.is_none() {
+            let purged = self.purger.purge(&cache_core::purge::Purge::All, false);
+            purged.map_err(|error| error.to_string())?;
+        }
         for shard in 0..self.plan.shards {
             let command = match resource {
                 Some(index) => {
@@ -519,7 +527,7 @@ impl World {
     }
 }
 
-fn nodes(plan: &Plan, rng: &mut StdRng) -> Result<Vec<Node>, String> {
+fn nodes(plan: &Plan, purges: &Arc<Purges>, rng: &mut StdRng) -> Result<Vec<Node>, String> {
     let mut cids = CidKeys::new(1, CidKey::from_bytes(rng.random()));
     cids.activate(1);
     let tls = tls::server().map_err(|error| error.to_string())?;
@@ -532,7 +540,8 @@ fn nodes(plan: &Plan, rng: &mut StdRng) -> Result<Vec<Node>, String> {
         hash_seed: rng.random(),
         large_share: 0.5,
     };
-    let (stores, _) = store::build(&config).map_err(|error| error.to_string())?;
+    let (stores, _) =
+        store::build(&config, Arc::clone(purges)).map_err(|error| error.to_string())?;
     Ok(stores
         .into_iter()
         .enumerate()

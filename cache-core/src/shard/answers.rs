@@ -19,7 +19,7 @@ use crate::http::conditional::Conditions;
 use crate::http::forward;
 use crate::http::freshness::{self, Flags, Lifetime, State};
 use crate::io::{FetchErrorKind, Now, Outbox};
-use crate::store::{KeyHash, ObjectMeta};
+use crate::store::{Hit, KeyHash, ObjectMeta};
 
 /// Bodies up to this size are copied behind their head, into the one buffer that QUIC keeps until
 /// it is acknowledged: cheaper than a second reference-counted piece.
@@ -74,10 +74,13 @@ impl Shard {
         };
         let meta = hit.meta;
         let fresh = freshness::fresh_at(&lifetime(&meta), meta.stored_unix_ms, now.unix_ms);
-        let stale = match fresh.state {
+        let stale = match state_of(&hit, fresh.state) {
             State::Fresh => false,
             State::StaleWhileRevalidate => true,
             State::StaleIfError | State::Expired => return Err(Forward::Stale),
+        };
+        let Some(stored) = hit.head() else {
+            return Err(Forward::UriMiss);
         };
         let status = &mut self.scratch.status;
         status.clear();
@@ -93,11 +96,11 @@ impl Shard {
         let conditions = section.map_or_else(Conditions::default, |section| {
             Conditions::read(section.fields())
         });
-        if !conditions.is_empty() && is_not_modified(&conditions, hit.head(), meta.status) {
+        if !conditions.is_empty() && is_not_modified(&conditions, stored, meta.status) {
             self.stats.not_modified.inc();
             self.stats.hits.inc();
-            let mut fields = Vec::with_capacity(hit.head().len());
-            head::write_not_modified(hit.head(), &mut fields);
+            let mut fields = Vec::with_capacity(stored.len());
+            head::write_not_modified(stored, &mut fields);
             let mut buffer = Vec::with_capacity(fields.len() + DYNAMIC_ROOM);
             head::write_response(&mut buffer, &fields, dynamic, None);
             let rest = write_one(conn, id, buffer);
@@ -107,9 +110,9 @@ impl Shard {
         let copied = hit
             .body()
             .filter(|body| body_len.is_some() && body.len() <= COPY_BODY);
-        let room = hit.head().len() + DYNAMIC_ROOM + copied.map_or(0, <[u8]>::len);
+        let room = stored.len() + DYNAMIC_ROOM + copied.map_or(0, <[u8]>::len);
         let mut buffer = Vec::with_capacity(room);
-        head::write_response(&mut buffer, hit.head(), dynamic, body_len);
+        head::write_response(&mut buffer, stored, dynamic, body_len);
         let rest = match (body_len, copied) {
             (Some(_), Some(body)) => {
                 buffer.extend_from_slice(body);
@@ -420,10 +423,11 @@ impl Shard {
         let mut hit = self.store.lookup(hash, key)?;
         let meta = hit.meta;
         let fresh = freshness::fresh_at(&lifetime(&meta), meta.stored_unix_ms, now.unix_ms);
-        if fresh.state == State::Expired {
+        if state_of(&hit, fresh.state) == State::Expired {
             return None;
         }
         let body = hit.bytes()?;
+        let stored = hit.head()?;
         let body_len = (!head_only && meta.body_len > 0).then_some(meta.body_len);
         self.scratch.status.clear();
         let verdict = CacheStatus::Hit { ttl: fresh.ttl_s };
@@ -432,8 +436,8 @@ impl Shard {
             age: Some(fresh.age_s),
             cache_status: &self.scratch.status,
         };
-        let mut buffer = Vec::with_capacity(hit.head().len() + DYNAMIC_ROOM);
-        head::write_response(&mut buffer, hit.head(), dynamic, body_len);
+        let mut buffer = Vec::with_capacity(stored.len() + DYNAMIC_ROOM);
+        head::write_response(&mut buffer, stored, dynamic, body_len);
         self.stats.hits_stale.inc();
         let mut pieces = VecDeque::from([Bytes::from(buffer)]);
         if body_len.is_some() {
@@ -486,6 +490,17 @@ pub(super) fn data_header(len: usize) -> Bytes {
     let mut header = Vec::with_capacity(9);
     head::data_frame_header(&mut header, len as u64);
     Bytes::from(header)
+}
+
+/// What a soft purge leaves of an object's freshness: it is as if the lifetime ended now.
+fn state_of(hit: &Hit<'_>, state: State) -> State {
+    match state {
+        State::Fresh if !hit.purged_softly => State::Fresh,
+        State::Fresh if hit.meta.stale_while_revalidate_s > 0 => State::StaleWhileRevalidate,
+        State::Fresh if hit.meta.stale_if_error_s > 0 => State::StaleIfError,
+        State::Fresh => State::Expired,
+        state => state,
+    }
 }
 
 fn lifetime(meta: &ObjectMeta) -> Lifetime {

@@ -17,7 +17,7 @@ use crate::io::{
     FetchCommand, FetchError, FetchErrorKind, FetchEvent, FetchId, FetchRequest, Now, Outbox,
     ShardId,
 };
-use crate::store::{ObjectMeta, StoreError};
+use crate::store::{NewObject, ObjectMeta, StoreError};
 
 /// Names no fetch: an owner answers a join at once.
 const NO_FETCH: FetchId = FetchId(0);
@@ -60,7 +60,9 @@ impl Shard {
                 window: self.config.limits.fetch_window,
             },
         });
-        self.flights.open(id, target, subscriber, now.unix_ms);
+        let stamp = self.store.purges().stamp();
+        self.flights
+            .open(id, target, subscriber, now.unix_ms, stamp);
     }
 
     fn is_fresh(&mut self, target: &Target, now: Now) -> bool {
@@ -72,7 +74,8 @@ impl Shard {
             initial_age_s: hit.meta.age_at_store_s,
             ..Lifetime::default()
         };
-        freshness::fresh_at(&times, hit.meta.stored_unix_ms, now.unix_ms).state == State::Fresh
+        let fresh = freshness::fresh_at(&times, hit.meta.stored_unix_ms, now.unix_ms);
+        fresh.state == State::Fresh && !hit.purged_softly
     }
 
     /// Tells a late subscriber what the others know.
@@ -240,12 +243,20 @@ impl Shard {
         if length.is_some_and(|length| length > self.config.limits.max_object) {
             return self.abandon(now, id, out);
         }
-        let meta = meta(status, times.unwrap_or_default(), length, now);
+        let meta = ObjectMeta {
+            stamp: flight.stamp,
+            ..meta(status, times.unwrap_or_default(), length, now)
+        };
         let encoded = head::encode_static(status, headers);
         let target = &flight.target;
-        let fill = self
-            .store
-            .begin(target.hash, &target.key, &meta, &encoded, length);
+        let object = NewObject {
+            key: &target.key,
+            meta: &meta,
+            head: &encoded,
+            tags: &[],
+            length,
+        };
+        let fill = self.store.begin(target.hash, &object);
         let stored = match fill {
             Ok(fill) => {
                 flight.fill = Some(fill);

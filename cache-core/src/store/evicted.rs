@@ -38,25 +38,24 @@ impl Partition {
     /// Shows an object, unless it is damaged. Only before the next announcement of quiescence.
     pub(super) fn show(&self, leaving: &Leaving, sink: Sink<'_>) {
         let place = Place::of(leaving.location, self.log_shift);
-        let Some(header) = self.header(place) else {
+        let Some(record) = self.record(place) else {
             return;
         };
-        let part = |from: u32, len: u32| self.log.read(place.segment, place.offset + from, len);
-        let key = self.key(place, &header);
-        let head = part(header.head_start(), header.head_len);
-        let tail = part(header.tail_start(), header.tail_len());
-        let (Some(key), Some(head), Some(tail)) = (key, head, tail) else {
+        let header = &record.header;
+        // A mark that no other place could keep: it is stale, and better fetched again.
+        let Some(head) = record.head().filter(|_| !header.marks.purged_softly) else {
             return;
         };
-        let Some(body) = self.body(&header, tail) else {
+        let Some(body) = self.body(header, record.tail()) else {
             return;
         };
+        let tags: Vec<TagSlot> = record.tags().filter(|tag| *tag != TagSlot::ANY).collect();
         sink(Evicted {
             hash: leaving.hash,
-            key,
+            key: record.key(),
             meta: header.meta,
-            tags: &[],
-            any_tag: false,
+            tags: &tags,
+            any_tag: header.marks.any_tag,
             head,
             body: &body,
             requests: leaving.requests,

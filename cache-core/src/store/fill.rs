@@ -5,7 +5,8 @@ use bytes::Bytes;
 use super::hit::Place;
 use super::{KeyHash, ObjectMeta, Partition};
 use crate::io::ShardId;
-use crate::record::{Form, Header};
+use crate::purge::TagSlot;
+use crate::record::{Encoded, Form, Header};
 
 /// An object being written. Give it back by [`super::Store::release`].
 #[derive(Debug)]
@@ -80,8 +81,8 @@ pub(super) struct Filling {
     pub key: Box<[u8]>,
     pub head: Box<[u8]>,
     pub meta: ObjectMeta,
+    pub tags: Box<[TagSlot]>,
     pub length: Option<u64>,
-    pub epoch: u32,
     /// Body bytes written.
     pub written: u64,
     pub stage: Stage,
@@ -99,8 +100,9 @@ pub(super) struct Filling {
 /// Where the body goes.
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// The first append is the whole body as far as is known, and was written as a record.
-    Record(Place),
+    /// The first append is the whole body as far as is known, and was written as a record with this
+    /// header.
+    Record(Place, Box<Header>),
     /// Pieces in the log, to be joined at the end.
     Pieces(Vec<Piece>),
     Extents,
@@ -116,19 +118,18 @@ pub(super) enum FillState {
 }
 
 impl Filling {
-    /// The header of the object as it is now.
-    pub fn header(&self, form: Form, body_len: u64) -> Header {
-        Header {
-            form,
-            meta: ObjectMeta {
-                body_len,
-                ..self.meta
-            },
-            key_len: self.key.len() as u16,
-            head_len: self.head.len() as u32,
-            epoch: self.epoch,
-            large: 0,
-        }
+    /// The header of the object as it is now, and its bytes. `large` is the owner's number of a
+    /// large one.
+    pub fn header(&self, form: Form, body_len: u64, large: u32) -> (Header, Encoded) {
+        let meta = ObjectMeta {
+            body_len,
+            ..self.meta
+        };
+        let header = Header {
+            large,
+            ..Header::new(form, meta, &self.key, &self.head)
+        };
+        header.encode(&self.tags)
     }
 
     /// Takes what the body has in the log so far; the stage is to be set anew.
@@ -136,8 +137,7 @@ impl Filling {
         match std::mem::replace(&mut self.stage, Stage::Pieces(Vec::new())) {
             Stage::Pieces(pieces) => pieces,
             Stage::Extents => Vec::new(),
-            Stage::Record(place) => {
-                let header = self.header(Form::Contiguous, self.written);
+            Stage::Record(place, header) => {
                 let offset = place.offset + header.tail_start();
                 let place = Place { offset, ..place };
                 vec![Piece {

@@ -4,13 +4,16 @@ use bytes::Bytes;
 
 use super::{HitNote, ObjectMeta, Partition};
 use crate::index::{Slot, SlotId};
-use crate::record::{self, ALIGN, Form, HEADER_BYTES, Header};
+use crate::purge::TagSlot;
+use crate::record::{self, Form, Header};
 use crate::store::KeyHash;
 
 /// An object found by [`super::Store::lookup`], borrowed until the store is used again.
 #[derive(Debug)]
 pub struct Hit<'a> {
     pub meta: ObjectMeta,
+    /// A soft purge covers the object: it is stale, whatever its lifetime says.
+    pub purged_softly: bool,
     /// Set for a sampled part of the hits on other shards' objects: send it to the owner.
     pub note: Option<HitNote>,
     partition: &'a mut Partition,
@@ -24,6 +27,13 @@ pub(super) struct Found {
     pub place: Place,
 }
 
+/// A whole record, as far as its header can tell.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Record<'a> {
+    pub header: Header,
+    pub bytes: &'a [u8],
+}
+
 /// Where a record begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
@@ -32,16 +42,15 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// As the index keeps it, in units of 64 bytes.
+    /// As the index keeps it: counted in bytes from the first segment.
     pub fn location(self, log_shift: u32) -> u64 {
-        (u64::from(self.segment) << log_shift | u64::from(self.offset)) / u64::from(ALIGN)
+        u64::from(self.segment) << log_shift | u64::from(self.offset)
     }
 
     pub fn of(location: u64, log_shift: u32) -> Self {
-        let byte = location * u64::from(ALIGN);
         Self {
-            segment: u32::try_from(byte >> log_shift).unwrap_or(u32::MAX),
-            offset: (byte & ((1 << log_shift) - 1)) as u32,
+            segment: u32::try_from(location >> log_shift).unwrap_or(u32::MAX),
+            offset: (location & ((1 << log_shift) - 1)) as u32,
         }
     }
 }
@@ -50,25 +59,35 @@ impl<'a> Hit<'a> {
     pub(super) fn new(partition: &'a mut Partition, found: Found, note: Option<HitNote>) -> Self {
         Self {
             meta: found.header.meta,
+            purged_softly: found.header.marks.purged_softly,
             note,
             partition,
             found,
         }
     }
 
-    /// The bytes given to [`super::Store::begin`] as `head`.
-    pub fn head(&self) -> &[u8] {
+    /// The bytes given to [`super::Store::begin`] as `head`. `None`: they are damaged (treat as a
+    /// miss).
+    pub fn head(&self) -> Option<&[u8]> {
         let header = &self.found.header;
-        self.part(header.head_start(), header.head_len)
+        let head = self.part(header.head_start(), header.head_len)?;
+        header.is_head(head).then_some(head)
     }
 
     /// The body, where it is contiguous (64 KiB or less).
     pub fn body(&self) -> Option<&[u8]> {
         let header = &self.found.header;
         match header.form {
-            Form::Contiguous => Some(self.part(header.tail_start(), header.tail_len())),
+            Form::Contiguous => self.part(header.tail_start(), header.tail_len()),
             Form::Extents | Form::Piece => None,
         }
+    }
+
+    /// Slots of the object's surrogate keys; [`TagSlot::ANY`] for one that had too many.
+    pub fn tags(&self) -> impl Iterator<Item = TagSlot> {
+        let header = &self.found.header;
+        let record = self.part(0, header.key_start());
+        header.tags(record.unwrap_or_default())
     }
 
     /// Owned bytes of the body, valid for as long as they are kept; no copy. `None`: the body
@@ -106,13 +125,10 @@ impl<'a> Hit<'a> {
 
     /// Part of the record. It was readable when it was found and stays so while this borrows the
     /// readers.
-    fn part(&self, from: u32, len: u32) -> &[u8] {
+    fn part(&self, from: u32, len: u32) -> Option<&[u8]> {
         let place = self.found.place;
-        let part = self
-            .partition
-            .log
-            .read(place.segment, place.offset + from, len);
-        part.unwrap_or_default()
+        let log = &self.partition.log;
+        log.read(place.segment, place.offset + from, len)
     }
 }
 
@@ -138,41 +154,66 @@ impl Body {
     }
 }
 
-impl Partition {
-    /// The object of a key: its slot and its record.
+impl<'a> Record<'a> {
+    /// The record that `bytes` begin with, if it is sound and whole.
     #[inline]
-    pub(super) fn find(&self, hash: KeyHash, key: &[u8]) -> Option<(SlotId, Slot, Found)> {
-        let epoch = self.epoch();
+    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let header = Header::decode(bytes)?;
+        let bytes = bytes.get(..header.record_len() as usize)?;
+        Some(Self { header, bytes })
+    }
+
+    /// Empty for a piece of a fill.
+    pub fn key(&self) -> &'a [u8] {
+        self.part(self.header.key_start(), u32::from(self.header.key_len))
+    }
+
+    pub fn tags(&self) -> impl Iterator<Item = TagSlot> + use<'a> {
+        self.header.tags(self.bytes)
+    }
+
+    /// `None`: it is damaged.
+    pub fn head(&self) -> Option<&'a [u8]> {
+        let head = self.part(self.header.head_start(), self.header.head_len);
+        self.header.is_head(head).then_some(head)
+    }
+
+    /// The body or the list of extents.
+    pub fn tail(&self) -> &'a [u8] {
+        self.part(self.header.tail_start(), self.header.tail_len())
+    }
+
+    fn part(&self, from: u32, len: u32) -> &'a [u8] {
+        let part = self.bytes.get(from as usize..(from + len) as usize);
+        part.unwrap_or_default()
+    }
+}
+
+impl Partition {
+    /// The object of a key, purged or not: its slot and its record.
+    #[inline]
+    pub(super) fn find(
+        &self,
+        hash: KeyHash,
+        key: &[u8],
+    ) -> Option<(SlotId, Slot, Place, Record<'_>)> {
         self.index.candidates(hash).find_map(|(id, slot)| {
-            let found = self.record(slot.location(), key)?;
-            (found.header.epoch == epoch).then_some((id, slot, found))
+            let place = Place::of(slot.location(), self.log_shift);
+            let record = self.record_of(place, key)?;
+            Some((id, slot, place, record))
         })
     }
 
-    /// The record at a location if it is sound and of this key, of any epoch.
-    pub(super) fn record(&self, location: u64, key: &[u8]) -> Option<Found> {
-        let place = Place::of(location, self.log_shift);
-        let header = self.header(place)?;
-        if header.form == Form::Piece || usize::from(header.key_len) != key.len() {
-            return None;
-        }
-        // The whole record must be there, not only its key.
-        self.log
-            .read(place.segment, place.offset, header.record_len())?;
-        let stored = self.key(place, &header)?;
-        (stored == key).then_some(Found { header, place })
+    /// The record at a place if it is sound and of this key.
+    #[inline]
+    pub(super) fn record_of(&self, place: Place, key: &[u8]) -> Option<Record<'_>> {
+        let record = self.record(place)?;
+        (record.header.form != Form::Piece && record.key() == key).then_some(record)
     }
 
-    /// The key of the record at a place.
-    pub(super) fn key(&self, place: Place, header: &Header) -> Option<&[u8]> {
-        let offset = place.offset.checked_add(HEADER_BYTES)?;
-        self.log
-            .read(place.segment, offset, u32::from(header.key_len))
-    }
-
-    /// The header at a place, if there is a sound one.
-    pub(super) fn header(&self, place: Place) -> Option<Header> {
-        let bytes = self.log.read(place.segment, place.offset, HEADER_BYTES)?;
-        Header::decode(bytes)
+    /// The record at a place, if there is a sound one.
+    #[inline]
+    pub(super) fn record(&self, place: Place) -> Option<Record<'_>> {
+        Record::parse(self.log.read_on(place.segment, place.offset)?)
     }
 }

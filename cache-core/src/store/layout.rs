@@ -1,9 +1,7 @@
 //! How memory is cut: per shard a log, extents and an index.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 
-use crossbeam_utils::CachePadded;
 use foldhash::quality::FixedState;
 use hugepages::{Arena, Backing, Reader, Region, Table, Writer};
 
@@ -13,6 +11,7 @@ use crate::evict::Metas;
 use crate::index::{Index, MAX_LOG_BYTES, SLOTS_PER_LINE};
 use crate::io::ShardId;
 use crate::policy::Policy;
+use crate::purge::Purges;
 use crate::record::{EXTENT_BYTES, MAX_OBJECT};
 
 /// Log bytes per index slot. Objects of 1 KiB with all overhead would fill the index; at the 2 to 8
@@ -30,8 +29,11 @@ const PAGE: u64 = 4 << 10;
 const HUGE_PAGE: u64 = 2 << 20;
 const SHARES: std::ops::RangeInclusive<f32> = 0.1..=0.9;
 
-/// Maps the memory and lays out one partition a shard.
-pub fn build(config: &StoreConfig) -> Result<(Vec<Store>, StoreReport), StoreError> {
+/// Maps the memory and lays out one partition a shard. Lookups give nothing that `purges` covers.
+pub fn build(
+    config: &StoreConfig,
+    purges: Arc<Purges>,
+) -> Result<(Vec<Store>, StoreReport), StoreError> {
     let layout = Layout::new(config)?;
     let bytes = usable(config.ram_bytes) as usize;
     let (mut memory, backing) = Backing::map(bytes, config.pages).map_err(config_error)?;
@@ -41,11 +43,9 @@ pub fn build(config: &StoreConfig) -> Result<(Vec<Store>, StoreReport), StoreErr
     let hasher = FixedState::with_seed(config.hash_seed);
     for shard in 0..config.shards {
         let cut = layout.cut(&mut memory, config.shards)?;
-        let epoch = Arc::new(CachePadded::new(AtomicU32::new(1)));
         for (partitions, (log, extents)) in shards.iter_mut().zip(cut.readers) {
             partitions.push(Partition {
                 index: Arc::clone(&cut.index),
-                epoch: Arc::clone(&epoch),
                 log,
                 extents,
                 log_shift: layout.segment_bytes.trailing_zeros(),
@@ -56,14 +56,15 @@ pub fn build(config: &StoreConfig) -> Result<(Vec<Store>, StoreReport), StoreErr
             shard,
             hasher,
             cut.index,
-            epoch,
+            Arc::clone(&purges),
             cut.writers,
             max_object,
         ));
     }
     let stores = shards.into_iter().zip(owners).enumerate();
     let stores = stores.map(|(shard, (partitions, owner))| {
-        Store::new(shard as ShardId, hasher.clone(), partitions, owner)
+        let purges = Arc::clone(&purges);
+        Store::new(shard as ShardId, hasher.clone(), purges, partitions, owner)
     });
     let report = StoreReport {
         backing,
@@ -220,6 +221,10 @@ mod tests {
 
     use super::*;
 
+    fn purges() -> Arc<Purges> {
+        Arc::new(Purges::new(0, 16))
+    }
+
     fn config(shards: u8, ram_bytes: u64) -> StoreConfig {
         StoreConfig {
             shards,
@@ -250,22 +255,22 @@ mod tests {
     #[test]
     fn the_minimum_that_an_error_names_is_enough() {
         for shards in [1, 2, 7, 64] {
-            let error = build(&config(shards, 1 << 20)).unwrap_err();
+            let error = build(&config(shards, 1 << 20), purges()).unwrap_err();
             let StoreError::TooSmall { minimum, .. } = error else {
                 panic!("{error}");
             };
-            let (stores, report) = build(&config(shards, minimum)).unwrap();
+            let (stores, report) = build(&config(shards, minimum), purges()).unwrap();
             assert_eq!(stores.len(), usize::from(shards));
             assert!(report.backing.bytes <= minimum);
             let less = minimum - (2 << 20) - u64::from(shards) * MIN_SEGMENT_BYTES;
-            assert!(build(&config(shards, less)).is_err());
+            assert!(build(&config(shards, less), purges()).is_err());
         }
     }
 
     #[test]
     fn settings_that_make_no_sense_are_refused() {
         assert!(matches!(
-            build(&config(0, 1 << 30)),
+            build(&config(0, 1 << 30), purges()),
             Err(StoreError::Config(_))
         ));
         for large_share in [0.0, 1.0, f32::NAN] {
@@ -273,7 +278,7 @@ mod tests {
                 large_share,
                 ..config(1, 1 << 30)
             };
-            let error = build(&config).unwrap_err();
+            let error = build(&config, purges()).unwrap_err();
             assert!(
                 error.to_string().contains("share of large objects"),
                 "{error}"
@@ -283,7 +288,7 @@ mod tests {
 
     #[test]
     fn the_report_says_what_a_small_memory_can_keep() {
-        let (_, report) = build(&config(2, 16 << 20)).unwrap();
+        let (_, report) = build(&config(2, 16 << 20), purges()).unwrap();
         assert_eq!(report.log_segment_bytes, 256 << 10);
         assert!(report.max_object <= 4 << 20 && report.max_object >= 1 << 20);
         assert!(report.side_bytes < 1 << 20);

@@ -1,23 +1,22 @@
 //! The owner's side of a partition: fills, the index, large objects, purges.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use crossbeam_utils::CachePadded;
 use foldhash::quality::FixedState;
 use slab::Slab;
 
 use super::evicted::Leaving;
 use super::fill::{ArenaKind, FillState, Filling, Piece, Stage};
-use super::hit::Place;
+use super::hit::{Place, Record};
 use super::layout::Writers;
 use super::reclaim::Making;
 use super::space::Space;
-use super::{Fill, KeyHash, ObjectMeta, Partition, Span, StoreError, StoreStats, hash_key};
+use super::{Fill, KeyHash, NewObject, Partition, Span, StoreError, StoreStats, hash_key};
 use crate::evict::{Metas, Source};
 use crate::index::{Index, Slot, SlotId};
 use crate::io::ShardId;
 use crate::policy::{Meta, Policy};
+use crate::purge::{Purges, Verdict};
 use crate::record::{self, Form, Header, MAX_CONTIGUOUS, MAX_HEAD, MAX_KEY};
 
 /// Pieces of one body in the log; a body that comes in smaller pieces goes to an extent.
@@ -33,7 +32,7 @@ pub(super) struct Owner {
     pub shard: ShardId,
     pub hasher: FixedState,
     pub index: Arc<Index>,
-    pub epoch: Arc<CachePadded<AtomicU32>>,
+    pub purges: Arc<Purges>,
     pub space: Space,
     pub policy: Policy,
     pub metas: Metas,
@@ -50,6 +49,8 @@ pub(super) struct Owner {
     pub counts: Counts,
     fills: Slab<Filling>,
     max_object: u64,
+    /// Objects of a smaller stamp are not in the books: everything was purged since.
+    books_since: u32,
 }
 
 #[derive(Debug, Default)]
@@ -65,7 +66,6 @@ pub(super) struct Counts {
 pub(super) struct Large {
     pub hash: KeyHash,
     pub location: u64,
-    pub epoch: u32,
     pub extents: Vec<u32>,
     /// Its fill was not released yet.
     pub pinned: bool,
@@ -78,7 +78,7 @@ impl Owner {
         shard: ShardId,
         hasher: FixedState,
         index: Arc<Index>,
-        epoch: Arc<CachePadded<AtomicU32>>,
+        purges: Arc<Purges>,
         writers: Writers,
         max_object: u64,
     ) -> Self {
@@ -92,7 +92,7 @@ impl Owner {
             metas: Metas::new(index.slots()),
             learn_hand: 0,
             index,
-            epoch,
+            purges,
             space: Space::new(writers),
             larges: Slab::new(),
             large_hand: 0,
@@ -102,23 +102,18 @@ impl Owner {
             counts: Counts::default(),
             fills: Slab::new(),
             max_object,
+            books_since: 0,
         }
     }
 
-    pub fn begin(
-        &mut self,
-        hash: KeyHash,
-        key: &[u8],
-        meta: &ObjectMeta,
-        head: &[u8],
-        length: Option<u64>,
-    ) -> Result<Fill, StoreError> {
+    pub fn begin(&mut self, hash: KeyHash, object: &NewObject<'_>) -> Result<Fill, StoreError> {
+        let NewObject { key, head, .. } = *object;
         if key.len() > MAX_KEY || head.len() > MAX_HEAD {
             return Err(StoreError::HeadTooLarge);
         }
         let mut stage = Stage::Pieces(Vec::new());
         let mut announced = 0;
-        if let Some(length) = length {
+        if let Some(length) = object.length {
             self.check_size(length)?;
             if length > MAX_CONTIGUOUS {
                 stage = Stage::Extents;
@@ -130,9 +125,9 @@ impl Owner {
             hash,
             key: key.into(),
             head: head.into(),
-            meta: *meta,
-            length,
-            epoch: self.current_epoch(),
+            meta: *object.meta,
+            tags: object.tags.into(),
+            length: object.length,
             written: 0,
             stage,
             pins: Vec::new(),
@@ -163,9 +158,9 @@ impl Owner {
     }
 
     pub fn commit(&mut self, fill: &Fill, partition: &Partition) -> Result<(), StoreError> {
-        let epoch = self.current_epoch();
+        let purges = Arc::clone(&self.purges);
         let mut writing = self.writing(fill)?;
-        let result = writing.finish(epoch, partition);
+        let result = writing.finish(&purges, partition);
         writing.filling.state = match result {
             Ok(_) => FillState::Committed,
             Err(_) => FillState::Dead,
@@ -222,21 +217,21 @@ impl Owner {
                 filling.state = FillState::Purged;
             }
         }
-        let objects = self.counts.objects;
+        let mut was_there = false;
         self.displaced.retain(|leaving| leaving.hash != hash);
         for (slot, entry) in self.index.clone().candidates(hash) {
-            if partition.record(entry.location(), key).is_some() {
-                self.forget(entry, partition);
+            let place = Place::of(entry.location(), partition.log_shift);
+            if partition.record_of(place, key).is_some() {
+                was_there |= self.forget(entry, partition);
                 self.index.clear(slot);
             }
         }
-        self.counts.objects < objects
+        was_there
     }
 
-    pub fn purge_all(&mut self) -> u64 {
-        // The owner alone stores the epoch.
-        self.epoch
-            .store(self.current_epoch().wrapping_add(1), Ordering::Release);
+    /// Starts the books anew after everything was purged.
+    pub fn purged_all(&mut self) -> u64 {
+        self.books_since = self.purges.stamp();
         self.space.sealed().reset_all();
         self.displaced.clear();
         self.counts.bytes = 0;
@@ -272,20 +267,23 @@ impl Owner {
         }
     }
 
-    pub fn current_epoch(&self) -> u32 {
-        self.epoch.load(Ordering::Relaxed)
+    /// Whether no lookup finds this object any more.
+    pub fn is_purged(&self, record: &Record<'_>) -> bool {
+        let stamp = record.header.meta.stamp;
+        self.purges.judge(stamp, record.tags(), record.key()) == Verdict::Hard
     }
 
     /// Takes an object out of the books; its slot is left to the caller. Says whether it was there
     /// to be found.
     pub fn forget(&mut self, entry: Slot, partition: &Partition) -> bool {
-        let Some(header) = self.header_of(entry, partition) else {
+        let Some((record, _)) = self.record_of_slot(entry, partition) else {
             // Damaged: how large the object was is not known, so the books keep its bytes.
             self.counts.objects = self.counts.objects.saturating_sub(1);
             return true;
         };
-        let is_current = header.epoch == self.current_epoch();
-        if is_current {
+        let header = record.header;
+        let was_there = !self.is_purged(&record);
+        if header.meta.stamp >= self.books_since {
             self.counts.objects = self.counts.objects.saturating_sub(1);
             self.counts.bytes = self.counts.bytes.saturating_sub(header.footprint());
         }
@@ -294,21 +292,20 @@ impl Owner {
         if header.form == Form::Extents && large.is_some_and(is_its) {
             self.drop_large(header.large);
         }
-        is_current
+        was_there
     }
 
-    /// The header that a slot names, if its record's key belongs to the slot.
-    fn header_of(&self, entry: Slot, partition: &Partition) -> Option<Header> {
-        self.header_and_hash(entry, partition)
-            .map(|(header, _)| header)
-    }
-
-    fn header_and_hash(&self, entry: Slot, partition: &Partition) -> Option<(Header, KeyHash)> {
+    /// The record that a slot names, if its key belongs to the slot, and the key's hash.
+    fn record_of_slot<'a>(
+        &self,
+        entry: Slot,
+        partition: &'a Partition,
+    ) -> Option<(Record<'a>, KeyHash)> {
         let place = Place::of(entry.location(), partition.log_shift);
-        let header = partition.header(place)?;
-        let key = partition.key(place, &header)?;
-        let hash = hash_key(&self.hasher, key);
-        entry.is_of(hash).then_some((header, hash))
+        let record = partition.record(place)?;
+        let hash = hash_key(&self.hasher, record.key());
+        let is_its = record.header.form != Form::Piece && entry.is_of(hash);
+        is_its.then_some((record, hash))
     }
 
     /// Gives the extents of a large object up, or marks it for its release.
@@ -335,8 +332,8 @@ impl Owner {
         let index = Arc::clone(&self.index);
         let mut former = None;
         for (slot, entry) in index.candidates(hash) {
-            let key = &self.fills[fill].key;
-            if partition.record(entry.location(), key).is_none() {
+            let place = Place::of(entry.location(), partition.log_shift);
+            if partition.record_of(place, &self.fills[fill].key).is_none() {
                 continue;
             }
             let was_there = self.forget(entry, partition);
@@ -353,9 +350,9 @@ impl Owner {
     fn evict_from_line(&mut self, hash: KeyHash, partition: &Partition) -> SlotId {
         let index = Arc::clone(&self.index);
         let ranked = index.line(hash).map(|(slot, entry)| {
-            let found = self.header_and_hash(entry, partition);
-            let rank = found.map_or(0.0, |(header, _)| {
-                self.rank(slot, header.footprint().min(u64::from(u32::MAX)) as u32)
+            let found = self.record_of_slot(entry, partition);
+            let rank = found.map_or(0.0, |(record, _)| {
+                self.rank(slot, record.header.footprint() as u32)
             });
             (rank, slot, found)
         });
@@ -433,7 +430,7 @@ impl Writing<'_> {
         let total = self.filling.written + data.len() as u64;
         self.check_total(total)?;
         let pieces = match &self.filling.stage {
-            Stage::Record(_) => 1,
+            Stage::Record(..) => 1,
             Stage::Pieces(pieces) => pieces.len(),
             Stage::Extents => usize::MAX,
         };
@@ -465,12 +462,12 @@ impl Writing<'_> {
         let may_be_whole = filling.written == 0 && filling.length.is_none_or(|all| all == len);
         let mut pieces = filling.take_log_pieces();
         let (start, header) = if may_be_whole {
-            let header = filling.header(Form::Contiguous, len);
-            let parts = [&header.encode(), &*filling.key, &filling.head, data];
+            let (header, fixed) = filling.header(Form::Contiguous, len, 0);
+            let parts = [fixed.as_ref(), &filling.key, &filling.head, data];
             (self.space.append_log(Source::Fills, &parts)?, header)
         } else {
-            let header = Header::piece(data.len());
-            let parts = [&header.encode(), data];
+            let (header, fixed) = Header::piece(data.len()).encode(&[]);
+            let parts = [fixed.as_ref(), data];
             (self.space.append_log(Source::Fills, &parts)?, header)
         };
         let piece = Piece {
@@ -481,7 +478,7 @@ impl Writing<'_> {
             len: data.len() as u32,
         };
         filling.stage = if may_be_whole {
-            Stage::Record(start)
+            Stage::Record(start, Box::new(header))
         } else {
             pieces.push(piece);
             Stage::Pieces(pieces)
@@ -529,17 +526,23 @@ impl Writing<'_> {
     }
 
     /// Writes the record, if it is not there already.
-    fn finish(&mut self, epoch: u32, partition: &Partition) -> Result<(Place, Header), StoreError> {
+    fn finish(
+        &mut self,
+        purges: &Purges,
+        partition: &Partition,
+    ) -> Result<(Place, Header), StoreError> {
         let filling = &*self.filling;
-        if filling.state == FillState::Purged || filling.epoch != epoch {
+        let tags = filling.tags.iter().copied();
+        let verdict = purges.judge(filling.meta.stamp, tags, &filling.key);
+        if filling.state == FillState::Purged || verdict == Verdict::Hard {
             return Err(StoreError::Purged);
         }
         let got = filling.written;
         if let Some(expected) = filling.length.filter(|length| *length != got) {
             return Err(StoreError::Length { expected, got });
         }
-        match filling.stage {
-            Stage::Record(place) => Ok((place, filling.header(Form::Contiguous, got))),
+        match &filling.stage {
+            Stage::Record(place, header) => Ok((*place, **header)),
             _ if got <= MAX_CONTIGUOUS => self.join(partition),
             _ => self.list(),
         }
@@ -548,9 +551,8 @@ impl Writing<'_> {
     /// Copies the pieces of a small body into one record.
     fn join(&mut self, partition: &Partition) -> Result<(Place, Header), StoreError> {
         let filling = &*self.filling;
-        let header = filling.header(Form::Contiguous, filling.written);
-        let fixed = header.encode();
-        let mut parts: Vec<&[u8]> = vec![&fixed, &filling.key, &filling.head];
+        let (header, fixed) = filling.header(Form::Contiguous, filling.written, 0);
+        let mut parts: Vec<&[u8]> = vec![fixed.as_ref(), &filling.key, &filling.head];
         if let Stage::Pieces(pieces) = &filling.stage {
             for piece in pieces {
                 parts.push(read_log(partition, *piece)?);
@@ -570,20 +572,16 @@ impl Writing<'_> {
         let filling = &mut *self.filling;
         let entry = self.larges.vacant_entry();
         let large = entry.key() as u32;
-        let header = Header {
-            large,
-            ..filling.header(Form::Extents, filling.written)
-        };
+        let (header, fixed) = filling.header(Form::Extents, filling.written, large);
         let extents = self.space.extents();
         let listed = |extent: &u32| record::listed(*extent, extents.generation(*extent));
         let list: Vec<u8> = filling.extents.iter().flat_map(listed).collect();
-        let parts = [&header.encode(), &*filling.key, &filling.head, &list];
+        let parts = [fixed.as_ref(), &filling.key, &filling.head, &list];
         let place = self.space.append_log(Source::Fills, &parts)?;
         filling.large = Some(large);
         entry.insert(Large {
             hash: filling.hash,
             location: u64::MAX,
-            epoch: filling.epoch,
             extents: Vec::new(),
             pinned: true,
             dead: false,

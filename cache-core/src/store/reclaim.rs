@@ -1,13 +1,13 @@
 //! Making room: emptying log segments, evicting large objects.
 
 use super::evicted::{Leaving, Sink};
-use super::hit::Place;
+use super::hit::{Place, Record};
 use super::owner::Owner;
 use super::{KeyHash, Partition, ShardId, hash_key};
 use crate::evict::{Census, Keep, Source};
 use crate::index::SlotId;
 use crate::policy::MAX_OBSERVED;
-use crate::record::{ALIGN, Form, Header};
+use crate::record::{Form, Header};
 
 /// Records walked over in one turn, unless room is needed at once.
 const RECORDS_PER_TURN: u32 = 512;
@@ -54,8 +54,7 @@ struct Walked<'a> {
     slot: SlotId,
     hash: KeyHash,
     location: u64,
-    header: Header,
-    bytes: &'a [u8],
+    record: Record<'a>,
 }
 
 impl Owner {
@@ -203,32 +202,30 @@ impl Owner {
             segment: walk.segment,
             offset: walk.offset,
         };
-        let Some(header) = partition.header(place) else {
+        let Some(record) = partition.record(place) else {
             // Damaged: the next sound header is looked for at every place where one can be.
-            walk.offset += ALIGN;
+            walk.offset += 1;
             return None;
         };
-        let len = header.record_len();
-        walk.offset = walk.offset.saturating_add(len.next_multiple_of(ALIGN));
-        let bytes = partition.log.read(place.segment, place.offset, len)?;
-        let key = partition.key(place, &header)?;
-        let hash = hash_key(&self.hasher, key);
+        walk.offset += record.header.record_len();
+        if record.header.form == Form::Piece {
+            return None;
+        }
+        let hash = hash_key(&self.hasher, record.key());
         let location = place.location(partition.log_shift);
         let slot = self.index.find(hash, location)?;
         Some(Walked {
             slot,
             hash,
             location,
-            header,
-            bytes,
+            record,
         })
     }
 
     fn count_record(&self, census: &mut Census, walked: &Walked) {
-        let len = walked.padded_len();
-        let is_current = walked.header.epoch == self.current_epoch();
-        match walked.header.form {
-            _ if !is_current => {}
+        let len = walked.record.header.record_len();
+        match walked.record.header.form {
+            _ if self.is_purged(&walked.record) => {}
             // A large object is evicted for its extents, not for its record.
             Form::Extents => census.add_wanted(len),
             Form::Contiguous => census.add(self.rank(walked.slot, len), len),
@@ -248,15 +245,14 @@ impl Owner {
         partition: &Partition,
         sink: Sink<'_>,
     ) {
-        let Walked { slot, header, .. } = walked;
-        let len = walked.padded_len();
-        let is_current = header.epoch == self.current_epoch();
-        let is_kept = is_current
-            && match header.form {
+        let Walked { slot, record, .. } = walked;
+        let len = record.header.record_len();
+        let is_kept = !self.is_purged(record)
+            && match record.header.form {
                 Form::Extents => keep.takes_wanted(len),
                 _ => keep.takes(self.rank(*slot, len), len),
             };
-        if is_kept && let Ok(place) = self.space.append_log(Source::Survivors, &[walked.bytes]) {
+        if is_kept && let Ok(place) = self.space.append_log(Source::Survivors, &[record.bytes]) {
             return self.moved(walked, place.location(partition.log_shift));
         }
         if let Some(leaving) = self.evict(*slot, walked.hash, partition) {
@@ -284,7 +280,7 @@ impl Owner {
     /// Lets the index follow a record that was copied.
     fn moved(&mut self, walked: &Walked, location: u64) {
         let is_hot = self.index.get(walked.slot).is_hot();
-        self.move_large(&walked.header, walked.location, location);
+        self.move_large(&walked.record.header, walked.location, location);
         self.index.set(walked.slot, walked.hash, location, is_hot);
     }
 
@@ -316,7 +312,7 @@ impl Owner {
         let mut compared = 0;
         for _ in 0..self.larges.capacity() {
             self.large_hand = (self.large_hand + 1) % self.larges.capacity();
-            let Some(rank) = self.rank_of_large(self.large_hand) else {
+            let Some(rank) = self.rank_of_large(self.large_hand, partition) else {
                 continue;
             };
             if least.is_none_or(|(other, _)| rank < other) {
@@ -342,9 +338,11 @@ impl Owner {
     }
 
     /// What a large object is worth; `None`: there is none, or it must stay.
-    fn rank_of_large(&self, id: usize) -> Option<f32> {
+    fn rank_of_large(&self, id: usize, partition: &Partition) -> Option<f32> {
         let large = self.larges.get(id).filter(|large| !large.pinned)?;
-        if large.epoch != self.current_epoch() {
+        let place = Place::of(large.location, partition.log_shift);
+        let record = partition.record(place);
+        if record.is_none_or(|record| self.is_purged(&record)) {
             return Some(0.0);
         }
         let slot = self.index.find(large.hash, large.location);
@@ -360,11 +358,5 @@ impl Walk {
             offset: 0,
             aim,
         }
-    }
-}
-
-impl Walked<'_> {
-    fn padded_len(&self) -> u32 {
-        self.header.record_len().next_multiple_of(ALIGN)
     }
 }

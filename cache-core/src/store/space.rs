@@ -6,7 +6,6 @@ use super::hit::Place;
 use super::layout::Writers;
 use super::{ShardId, StoreError};
 use crate::evict::{Sealed, Source};
-use crate::record::ALIGN;
 
 /// Free segments that only survivors of an emptied segment may take, so that emptying never waits
 /// for itself.
@@ -158,7 +157,6 @@ impl Space {
 
     fn append_to(&mut self, segment: u32, parts: &[&[u8]]) -> Option<Place> {
         let offset = self.log.append(segment, parts)?;
-        self.log.pad(segment, ALIGN);
         Some(Place { segment, offset })
     }
 

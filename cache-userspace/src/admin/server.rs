@@ -183,6 +183,10 @@ impl From<NodeError> for ApiError {
                 StatusCode::BAD_REQUEST,
                 "write the URL as a client asks for it: https://host/path?query",
             ),
+            NodeError::Purge(_) => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "nothing was purged; the message says what stands against it",
+            ),
             NodeError::NoAnswer { .. } => (
                 StatusCode::GATEWAY_TIMEOUT,
                 "other shards may have purged already; asking again is harmless",
