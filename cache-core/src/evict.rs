@@ -66,12 +66,15 @@ impl Sampler {
     }
 }
 
-/// Who opened a segment of the log.
+/// What a segment of the log is written with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     Fills,
     Survivors,
+    Pins,
 }
+
+pub(crate) const SOURCES: usize = 3;
 
 /// Sealed segments of the log and what they are worth.
 #[derive(Debug)]
@@ -97,6 +100,10 @@ impl Sealed {
     pub fn push(&mut self, segment: u32) {
         self.values[segment as usize] = Some(f32::INFINITY);
         self.unknown.push_back(segment);
+    }
+
+    pub fn contains(&self, segment: u32) -> bool {
+        self.values[segment as usize].is_some()
     }
 
     /// Keeps what a segment was found to be worth.
@@ -196,7 +203,8 @@ impl Census {
     pub fn judge(&self, segment_bytes: u32) -> (Keep, f32) {
         let budget = segment_bytes / 100 * SURVIVOR_PERCENT;
         let (mut left, mut step) = (budget, STEPS - 1);
-        while step > 0 && self.bytes[step] <= left {
+        // What is on the last step is worth nothing, and not kept.
+        while step > 1 && self.bytes[step] <= left {
             left -= self.bytes[step];
             step -= 1;
         }
@@ -308,6 +316,15 @@ mod tests {
         census.add_wanted(6_000);
         let (mut keep, _) = census.judge(10_000);
         assert!(keep.takes_wanted(5_000) && !keep.takes_wanted(1) && !keep.takes(0.1, 1));
+    }
+
+    #[test]
+    fn what_is_worth_nothing_is_not_kept() {
+        let mut census = Census::new();
+        census.add(0.0, 8_000);
+        census.add(0.1, 500);
+        let (mut keep, value) = census.judge(10_000);
+        assert!(keep.takes(0.1, 500) && !keep.takes(0.0, 1) && value == 0.0);
     }
 
     #[test]

@@ -48,6 +48,13 @@ const TIME_BITS: u32 = 24;
 const TIME: u32 = (1 << TIME_BITS) - 1;
 
 impl Meta {
+    /// Of an object that must stay: its rank is above all others and nothing is learned from it.
+    pub const PINNED: Self = Self(u32::MAX);
+
+    pub fn is_pinned(self) -> bool {
+        self == Self::PINNED
+    }
+
     fn new(time: u32, class: Class) -> Self {
         Self(u32::from(class.number()) << TIME_BITS | time & TIME)
     }
@@ -120,6 +127,9 @@ impl Policy {
     /// A resident object was asked for. Says whether it is hot: asked for so often that a part of its
     /// requests tells enough of it.
     pub fn touch(&mut self, meta: &mut Meta) -> bool {
+        if meta.is_pinned() {
+            return true;
+        }
         let age = self.age(*meta);
         let random = self.random();
         let class = self.learner.came_back(meta.class(), age, random);
@@ -153,13 +163,16 @@ impl Policy {
     /// What an object of `size` bytes is worth: the less, the sooner it should go. Comparable
     /// between objects at the same time.
     pub fn rank(&self, meta: Meta, size: u32) -> f32 {
+        if meta.is_pinned() {
+            return f32::INFINITY;
+        }
         self.learner.rank(meta.class(), self.age(meta)) * self.size_weight.of(size)
     }
 
     /// Works out ranks anew. Each of `residents` stands for `weight` objects; they are picked without
     /// regard to what is known of them, and up to [`MAX_OBSERVED`] are enough.
     pub fn learn(&mut self, residents: impl Iterator<Item = Meta>, weight: f32) {
-        for meta in residents {
+        for meta in residents.filter(|meta| !meta.is_pinned()) {
             self.learner.waits(meta.class(), self.age(meta), weight);
         }
         let now = self.now();
@@ -239,7 +252,7 @@ fn history_for(objects: usize) -> usize {
     (objects * HISTORY_PER_OBJECT).max(MIN_HISTORY)
 }
 
-const _: () = assert!(CLASSES <= 1 << (32 - TIME_BITS));
+const _: () = assert!(CLASSES < 1 << (32 - TIME_BITS));
 
 #[cfg(test)]
 mod tests {

@@ -174,6 +174,11 @@ impl Header {
         self.tags.read(record).chain(any)
     }
 
+    /// The same for ranks, which do not tell the largest apart.
+    pub fn size(&self) -> u32 {
+        self.footprint().try_into().unwrap_or(u32::MAX)
+    }
+
     /// Whether the lengths are such that the sums above cannot overflow.
     fn is_possible(&self) -> bool {
         let longest = match self.form {

@@ -20,11 +20,13 @@
 //! partitions. Beside it, on the heap: what the policy knows (4 bytes per slot and its history), about 60 bytes per segment and
 //! 40 more per segment and shard for views, and the key and head of each fill that is going on.
 
+mod classes;
 mod evicted;
 mod fill;
 mod hit;
 mod layout;
 mod owner;
+mod pins;
 mod reclaim;
 mod space;
 
@@ -46,6 +48,7 @@ use hit::Found;
 pub use hit::{Body, Hit};
 pub use layout::build;
 use owner::Owner;
+pub use pins::{PinStats, Pinned};
 
 /// How a node's store is laid out.
 #[derive(Clone, Debug)]
@@ -61,6 +64,14 @@ pub struct StoreConfig {
     pub hash_seed: u64,
     /// Share of a partition for bodies above 64 KiB, 0.1 to 0.9.
     pub large_share: f32,
+    /// Bytes of the node that pinned objects may take, in equal parts a shard. Never more than a
+    /// quarter of the log or of the extents.
+    pub pinned_bytes: u64,
+    /// Keys that may be pinned in a shard, their objects there or not.
+    pub max_pins: u32,
+    /// By class, the bytes of the node that its objects take before they are worth less than all
+    /// others; 0, or no entry: no limit. In equal parts a shard.
+    pub class_bytes: Vec<u64>,
 }
 
 impl Default for StoreConfig {
@@ -72,6 +83,9 @@ impl Default for StoreConfig {
             max_object: 64 << 20,
             hash_seed: 0,
             large_share: 0.5,
+            pinned_bytes: 32 << 20,
+            max_pins: 4096,
+            class_bytes: Vec::new(),
         }
     }
 }
@@ -89,7 +103,9 @@ pub struct StoreReport {
     pub slots: u64,
     /// Largest body that can be kept, in bytes (`max_object`, or less in a small memory).
     pub max_object: u64,
-    /// Heap bytes of the node beside the mapped ones.
+    /// Per shard: bytes that pinned objects may take.
+    pub pinned_bytes: u64,
+    /// Heap bytes of the node beside the mapped ones, without pins.
     pub side_bytes: u64,
 }
 
@@ -113,6 +129,14 @@ pub enum StoreError {
     /// The object was purged while it was being filled.
     #[error("purged while it was being filled")]
     Purged,
+    /// Nothing was pinned.
+    #[error(
+        "pinning takes {needed} bytes and {used} of the {budget} bytes for pinned objects are used: \
+         unpin something or raise memory.pinned"
+    )]
+    PinBudget { budget: u64, used: u64, needed: u64 },
+    #[error("{max} keys are pinned, which is the most a shard keeps: unpin something")]
+    TooManyPins { max: u32 },
     /// An owner's call on a shard that does not own the key, or a fill of another shard, or one
     /// that failed or was committed before.
     #[error("shard {shard} does not own this key or fill, or the fill has ended")]
@@ -189,6 +213,8 @@ pub struct StoreStats {
     pub fills: u32,
     /// Retired segments and extents of which a shard still holds views, by shard.
     pub held_up: Vec<u32>,
+    /// Bytes of memory that objects take, by class, of those with a budget.
+    pub class_bytes: Vec<u64>,
 }
 
 /// One shard's access to all partitions, and its ownership of one.
@@ -345,7 +371,33 @@ impl Store {
     /// To be called after a hard purge of everything: says how many objects there were in this shard's
     /// partition, as far as they were not purged one by one, and counts anew.
     pub fn purged_all(&mut self) -> u64 {
-        self.owner.purged_all()
+        let partition = &self.partitions[usize::from(self.shard)];
+        self.owner.purged_all(partition)
+    }
+
+    /// Keeps the object of a key from being evicted (owner only), now or as soon as it is stored. An object
+    /// whose purge or replacement takes it away is awaited again.
+    ///
+    /// # Errors
+    /// Past the budget or the number of pins, and where no segment is free; then nothing is pinned.
+    pub fn pin(&mut self, hash: KeyHash, key: &[u8]) -> Result<Pinned, StoreError> {
+        self.check_owner(hash)?;
+        let partition = &self.partitions[usize::from(self.shard)];
+        self.owner.pin(hash, key, partition)
+    }
+
+    /// Takes a pin back (owner only); says whether there was one.
+    pub fn unpin(&mut self, hash: KeyHash, key: &[u8]) -> bool {
+        if self.check_owner(hash).is_err() {
+            return false;
+        }
+        let partition = &self.partitions[usize::from(self.shard)];
+        self.owner.unpin(hash, key, partition)
+    }
+
+    /// Of this shard's own partition.
+    pub fn pinned(&self) -> PinStats {
+        self.owner.pins.stats()
     }
 
     /// Once per turn of the shard's loop, with no [`Hit`] in hand: announces quiescence, drops

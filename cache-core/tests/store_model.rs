@@ -1,13 +1,14 @@
 //! The store against a map that never forgets: whatever is done in whatever order, a lookup finds
 //! what was committed last for that key or nothing, views do not change, and memory stays bounded.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use cache_core::purge::{Purge, Purger, Purges, TagSlot};
 use cache_core::store::{
-    Evicted, Fill, KeyHash, NewObject, ObjectMeta, Span, Store, StoreConfig, StoreError, build,
+    Evicted, Fill, KeyHash, NewObject, ObjectMeta, Pinned, Span, Store, StoreConfig, StoreError,
+    build,
 };
 use hugepages::PagePolicy;
 use proptest::prelude::*;
@@ -70,6 +71,12 @@ enum Step {
     PurgeTag {
         tag: u16,
     },
+    Pin {
+        key: u16,
+    },
+    Unpin {
+        key: u16,
+    },
     Turn {
         shard: u8,
     },
@@ -101,9 +108,11 @@ fn step() -> impl Strategy<Value = Step> {
         20 => (shard.clone(), key.clone(), prop::bool::weighted(0.2))
             .prop_map(|(shard, key, keep)| Step::Get { shard, key, keep }),
         4 => fill.prop_map(|kept| Step::DropKept { kept }),
-        2 => key.prop_map(|key| Step::Purge { key }),
+        2 => key.clone().prop_map(|key| Step::Purge { key }),
         1 => Just(Step::PurgeAll),
         1 => (0..TAGS).prop_map(|tag| Step::PurgeTag { tag }),
+        4 => key.clone().prop_map(|key| Step::Pin { key }),
+        2 => key.prop_map(|key| Step::Unpin { key }),
         8 => shard.prop_map(|shard| Step::Turn { shard }),
         20 => Just(Step::TurnAll),
     ]
@@ -149,6 +158,7 @@ struct Model {
     kept: Vec<(Bytes, Vec<u8>)>,
     versions: u64,
     purger: Purger,
+    pinned: HashSet<u16>,
 }
 
 impl Model {
@@ -158,6 +168,8 @@ impl Model {
             ram_bytes: RAM,
             pages: PagePolicy::Plain,
             hash_seed: 7,
+            pinned_bytes: 1 << 20,
+            max_pins: 40,
             ..StoreConfig::default()
         };
         let purges = Arc::new(Purges::new(7, 64));
@@ -170,6 +182,7 @@ impl Model {
             kept: Vec::new(),
             versions: 0,
             purger: purges.writer().unwrap(),
+            pinned: HashSet::new(),
         }
     }
 
@@ -226,6 +239,12 @@ impl Model {
             Step::Purge { key } => self.purge(key),
             Step::PurgeAll => self.purge_all(),
             Step::PurgeTag { tag } => self.purge_tag(tag),
+            Step::Pin { key } => self.pin(key),
+            Step::Unpin { key } => {
+                let (hash, bytes, owner) = self.hash(key);
+                let was_pinned = self.stores[owner].unpin(hash, &bytes);
+                assert_eq!(self.pinned.remove(&key), was_pinned);
+            }
             Step::Turn { shard } => self.turn(usize::from(shard)),
             Step::TurnAll => self.turn_all(),
         }
@@ -399,6 +418,49 @@ impl Model {
         }
     }
 
+    /// What is there is kept or refused with the figures; what is kept is there.
+    fn pin(&mut self, key: u16) {
+        let (hash, bytes, owner) = self.hash(key);
+        let store = &mut self.stores[owner];
+        let before = store.pinned();
+        match store.pin(hash, &bytes) {
+            Ok(Pinned::Kept { bytes: kept }) => {
+                assert!(kept >= self.committed[&key].len as u64);
+                self.pinned.insert(key);
+            }
+            Ok(Pinned::Awaited) => {
+                assert!(store.lookup(hash, &bytes).is_none());
+                self.pinned.insert(key);
+            }
+            Err(StoreError::PinBudget {
+                budget,
+                used,
+                needed,
+            }) => assert!(used == before.bytes && used + needed > budget),
+            Err(StoreError::TooManyPins { max }) => assert_eq!(before.pins, max),
+            Err(StoreError::Full) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// As many pinned objects can be found as are said to be kept, or more: those past the budget.
+    fn check_pins(&mut self) {
+        let mut found = [0; SHARDS as usize];
+        for key in self.pinned.clone() {
+            let (hash, bytes, owner) = self.hash(key);
+            found[owner] += u32::from(self.stores[owner].lookup(hash, &bytes).is_some());
+        }
+        for (store, found) in self.stores.iter().zip(found) {
+            let stats = store.pinned();
+            assert!(
+                stats.kept <= found && stats.bytes <= stats.budget,
+                "{stats:?}"
+            );
+        }
+        let pins: u32 = self.stores.iter().map(|store| store.pinned().pins).sum();
+        assert_eq!(pins as usize, self.pinned.len());
+    }
+
     /// Nothing is lost for good: without fills and views, everything retired comes free, and the
     /// objects that are counted are those that can be found.
     fn end(mut self) {
@@ -411,6 +473,7 @@ impl Model {
         for _ in 0..64 {
             self.turn_all();
         }
+        self.check_pins();
         for shard in 0..usize::from(SHARDS) {
             let found = (0..KEYS).filter(|key| {
                 let (hash, key, owner) = self.hash(*key);

@@ -539,6 +539,7 @@ fn nodes(plan: &Plan, purges: &Arc<Purges>, rng: &mut StdRng) -> Result<Vec<Node
         max_object: plan.limits.max_object,
         hash_seed: rng.random(),
         large_share: 0.5,
+        ..StoreConfig::default()
     };
     let (stores, _) =
         store::build(&config, Arc::clone(purges)).map_err(|error| error.to_string())?;

@@ -390,6 +390,7 @@ impl Shard {
 
 fn meta(status: StatusCode, times: Lifetime, length: Option<u64>, now: Now) -> ObjectMeta {
     ObjectMeta {
+        class: 0,
         status: status.as_u16(),
         stored_unix_ms: now.unix_ms,
         age_at_store_s: times.initial_age_s,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use foldhash::quality::FixedState;
 use hugepages::{Arena, Backing, Reader, Region, Table, Writer};
 
-use super::owner::{Owner, expected_objects};
+use super::owner::{Bounds, Owner, expected_objects};
 use super::{Partition, Store, StoreConfig, StoreError, StoreReport};
 use crate::evict::Metas;
 use crate::index::{Index, MAX_LOG_BYTES, SLOTS_PER_LINE};
@@ -25,6 +25,8 @@ const MAX_SEGMENT_BYTES: u64 = 2 << 20;
 const MIN_EXTENTS: u64 = 8;
 /// An object may take this part of the extents: one in.
 const LARGEST_OBJECT_SHARE: u64 = 2;
+/// Pinned objects may take this part of the log, or of the extents: one in.
+const PINNED_SHARE: u64 = 4;
 const PAGE: u64 = 4 << 10;
 const HUGE_PAGE: u64 = 2 << 20;
 const SHARES: std::ops::RangeInclusive<f32> = 0.1..=0.9;
@@ -37,7 +39,7 @@ pub fn build(
     let layout = Layout::new(config)?;
     let bytes = usable(config.ram_bytes) as usize;
     let (mut memory, backing) = Backing::map(bytes, config.pages).map_err(config_error)?;
-    let max_object = layout.max_object(config.max_object);
+    let bounds = layout.bounds(config);
     let mut shards: Vec<Vec<Partition>> = (0..config.shards).map(|_| Vec::new()).collect();
     let mut owners = Vec::new();
     let hasher = FixedState::with_seed(config.hash_seed);
@@ -58,7 +60,7 @@ pub fn build(
             cut.index,
             Arc::clone(&purges),
             cut.writers,
-            max_object,
+            &bounds,
         ));
     }
     let stores = shards.into_iter().zip(owners).enumerate();
@@ -72,7 +74,8 @@ pub fn build(
         log_segment_bytes: layout.segment_bytes as u32,
         extents: layout.extents as u32,
         slots: layout.slots(),
-        max_object,
+        max_object: bounds.max_object,
+        pinned_bytes: bounds.pinned_bytes,
         side_bytes: layout.side_bytes(config.shards),
     };
     Ok((stores.collect(), report))
@@ -162,9 +165,20 @@ impl Layout {
         self.log_bytes() + self.extent_bytes() + self.index_bytes()
     }
 
-    fn max_object(self, configured: u64) -> u64 {
+    fn bounds(self, config: &StoreConfig) -> Bounds {
+        let shards = u64::from(config.shards);
         let fits = self.extent_bytes() / LARGEST_OBJECT_SHARE;
-        configured.min(fits).min(MAX_OBJECT)
+        let may_be_pinned = self.log_bytes().min(self.extent_bytes()) / PINNED_SHARE;
+        Bounds {
+            max_object: config.max_object.min(fits).min(MAX_OBJECT),
+            pinned_bytes: (config.pinned_bytes / shards).min(may_be_pinned),
+            max_pins: config.max_pins,
+            class_bytes: config
+                .class_bytes
+                .iter()
+                .map(|all| all.div_ceil(shards))
+                .collect(),
+        }
     }
 
     fn side_bytes(self, shards: u8) -> u64 {

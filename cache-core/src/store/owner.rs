@@ -5,10 +5,12 @@ use std::sync::Arc;
 use foldhash::quality::FixedState;
 use slab::Slab;
 
+use super::classes::Classes;
 use super::evicted::Leaving;
 use super::fill::{ArenaKind, FillState, Filling, Piece, Stage};
 use super::hit::{Place, Record};
 use super::layout::Writers;
+use super::pins::Pins;
 use super::reclaim::Making;
 use super::space::Space;
 use super::{Fill, KeyHash, NewObject, Partition, Span, StoreError, StoreStats, hash_key};
@@ -47,10 +49,21 @@ pub(super) struct Owner {
     /// Evicted since the last turn.
     pub displaced: Vec<Leaving>,
     pub counts: Counts,
+    pub pins: Pins,
+    pub classes: Classes,
     fills: Slab<Filling>,
     max_object: u64,
     /// Objects of a smaller stamp are not in the books: everything was purged since.
     books_since: u32,
+}
+
+/// What a partition keeps at most.
+#[derive(Clone, Debug)]
+pub(super) struct Bounds {
+    pub max_object: u64,
+    pub pinned_bytes: u64,
+    pub max_pins: u32,
+    pub class_bytes: Vec<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -66,6 +79,7 @@ pub(super) struct Counts {
 pub(super) struct Large {
     pub hash: KeyHash,
     pub location: u64,
+    pub class: u8,
     pub extents: Vec<u32>,
     /// Its fill was not released yet.
     pub pinned: bool,
@@ -80,7 +94,7 @@ impl Owner {
         index: Arc<Index>,
         purges: Arc<Purges>,
         writers: Writers,
-        max_object: u64,
+        bounds: &Bounds,
     ) -> Self {
         Self {
             shard,
@@ -100,8 +114,10 @@ impl Owner {
             announced: 0,
             displaced: Vec::with_capacity(MAX_DISPLACED),
             counts: Counts::default(),
+            pins: Pins::new(bounds.pinned_bytes, bounds.max_pins),
+            classes: Classes::new(bounds.class_bytes.iter().copied()),
             fills: Slab::new(),
-            max_object,
+            max_object: bounds.max_object,
             books_since: 0,
         }
     }
@@ -161,31 +177,42 @@ impl Owner {
         let purges = Arc::clone(&self.purges);
         let mut writing = self.writing(fill)?;
         let result = writing.finish(&purges, partition);
-        writing.filling.state = match result {
-            Ok(_) => FillState::Committed,
-            Err(_) => FillState::Dead,
-        };
-        let (place, header) = self.count(result)?;
+        writing.filling.state = FillState::Dead;
+        let written = self.count(result)?;
+        let result = self.publish(fill.id, written, partition);
+        self.count(result)
+    }
+
+    /// Lets a written record be found.
+    fn publish(
+        &mut self,
+        fill: usize,
+        (place, header): (Place, Header),
+        partition: &Partition,
+    ) -> Result<(), StoreError> {
+        let hash = self.fills[fill].hash;
+        self.displaced.retain(|leaving| leaving.hash != hash);
+        let (slot, former) = self.slot_for(hash, fill, partition)?;
         let location = place.location(partition.log_shift);
-        let filling = &mut self.fills[fill.id];
-        let hash = filling.hash;
-        if let Some(large) = filling
-            .large
-            .and_then(|id| self.larges.get_mut(id as usize))
-        {
+        let filling = &mut self.fills[fill];
+        filling.state = FillState::Committed;
+        let large = filling.large.map(|id| id as usize);
+        if let Some(large) = large.and_then(|id| self.larges.get_mut(id)) {
             large.location = location;
             large.extents = std::mem::take(&mut filling.extents);
         }
-        self.displaced.retain(|leaving| leaving.hash != hash);
-        let (slot, former) = self.slot_for(hash, fill.id, partition);
-        let size = header.footprint().min(u64::from(u32::MAX)) as u32;
         // What a former object of the key was asked for holds for the new one.
         self.pass(1);
-        let meta = former.unwrap_or_else(|| self.policy.admit(hash.0, size));
+        let meta = former.unwrap_or_else(|| self.policy.admit(hash.0, header.size()));
         self.metas.set(slot, meta);
         self.index.set(slot, hash, location, false);
         self.counts.objects += 1;
         self.counts.bytes += header.footprint();
+        self.classes.add(&header);
+        if !self.pins.is_empty() {
+            let key = self.fills[fill].key.clone();
+            self.keep_if_pinned(hash, &key, partition);
+        }
         Ok(())
     }
 
@@ -222,7 +249,7 @@ impl Owner {
         for (slot, entry) in self.index.clone().candidates(hash) {
             let place = Place::of(entry.location(), partition.log_shift);
             if partition.record_of(place, key).is_some() {
-                was_there |= self.forget(entry, partition);
+                was_there |= self.forget(slot, entry, partition);
                 self.index.clear(slot);
             }
         }
@@ -230,10 +257,12 @@ impl Owner {
     }
 
     /// Starts the books anew after everything was purged.
-    pub fn purged_all(&mut self) -> u64 {
+    pub fn purged_all(&mut self, partition: &Partition) -> u64 {
         self.books_since = self.purges.stamp();
         self.space.sealed().reset_all();
         self.displaced.clear();
+        self.pins_lost(partition);
+        self.classes.clear();
         self.counts.bytes = 0;
         std::mem::take(&mut self.counts.objects)
     }
@@ -264,6 +293,7 @@ impl Owner {
             extents_retired: extents.retired_segments(),
             fills: self.fills.len() as u32,
             held_up: (0..shards as u16).map(held).collect(),
+            class_bytes: self.classes.used(),
         }
     }
 
@@ -275,7 +305,11 @@ impl Owner {
 
     /// Takes an object out of the books; its slot is left to the caller. Says whether it was there
     /// to be found.
-    pub fn forget(&mut self, entry: Slot, partition: &Partition) -> bool {
+    pub fn forget(&mut self, slot: SlotId, entry: Slot, partition: &Partition) -> bool {
+        if self.metas.get(slot).is_pinned() {
+            self.metas.set(slot, Meta::default());
+            self.pin_lost(entry.location(), partition);
+        }
         let Some((record, _)) = self.record_of_slot(entry, partition) else {
             // Damaged: how large the object was is not known, so the books keep its bytes.
             self.counts.objects = self.counts.objects.saturating_sub(1);
@@ -286,6 +320,7 @@ impl Owner {
         if header.meta.stamp >= self.books_since {
             self.counts.objects = self.counts.objects.saturating_sub(1);
             self.counts.bytes = self.counts.bytes.saturating_sub(header.footprint());
+            self.classes.remove(&header);
         }
         let large = self.larges.get(header.large as usize);
         let is_its = |large: &Large| large.location == entry.location();
@@ -328,7 +363,7 @@ impl Owner {
         hash: KeyHash,
         fill: usize,
         partition: &Partition,
-    ) -> (SlotId, Option<Meta>) {
+    ) -> Result<(SlotId, Option<Meta>), StoreError> {
         let index = Arc::clone(&self.index);
         let mut former = None;
         for (slot, entry) in index.candidates(hash) {
@@ -336,34 +371,44 @@ impl Owner {
             if partition.record_of(place, &self.fills[fill].key).is_none() {
                 continue;
             }
-            let was_there = self.forget(entry, partition);
+            let meta = self.metas.get(slot);
+            let was_there = self.forget(slot, entry, partition);
+            let meta = (was_there && !meta.is_pinned()).then_some(meta);
             match former {
-                None => former = Some((slot, was_there.then(|| self.metas.get(slot)))),
+                None => former = Some((slot, meta)),
                 Some(_) => index.clear(slot),
             }
         }
         let empty = || index.line(hash).find(|(_, entry)| !entry.is_used());
-        let empty = former.or_else(|| empty().map(|(slot, _)| (slot, None)));
-        empty.unwrap_or_else(|| (self.evict_from_line(hash, partition), None))
+        match former.or_else(|| empty().map(|(slot, _)| (slot, None))) {
+            Some(slot) => Ok(slot),
+            None => Ok((self.evict_from_line(hash, partition)?, None)),
+        }
     }
 
-    fn evict_from_line(&mut self, hash: KeyHash, partition: &Partition) -> SlotId {
+    /// An object that is worth least of the line makes way; none where all are pinned.
+    fn evict_from_line(
+        &mut self,
+        hash: KeyHash,
+        partition: &Partition,
+    ) -> Result<SlotId, StoreError> {
         let index = Arc::clone(&self.index);
         let ranked = index.line(hash).map(|(slot, entry)| {
             let found = self.record_of_slot(entry, partition);
-            let rank = found.map_or(0.0, |(record, _)| {
-                self.rank(slot, record.header.footprint() as u32)
-            });
+            let rank = found.map_or(0.0, |(record, _)| self.rank_of(slot, &record));
             (rank, slot, found)
         });
         let least = ranked.min_by(|a, b| a.0.total_cmp(&b.0));
-        let (_, slot, found) = least.expect("a line has eight slots");
+        let (rank, slot, found) = least.ok_or(StoreError::Full)?;
+        if rank == f32::INFINITY {
+            return Err(StoreError::Full);
+        }
         let hash = found.map_or(hash, |(_, hash)| hash);
         let leaving = self.evict(slot, hash, partition);
         if self.displaced.len() < MAX_DISPLACED {
             self.displaced.extend(leaving);
         }
-        slot
+        Ok(slot)
     }
 
     fn writing(&mut self, fill: &Fill) -> Result<Writing<'_>, StoreError> {
@@ -582,6 +627,7 @@ impl Writing<'_> {
         entry.insert(Large {
             hash: filling.hash,
             location: u64::MAX,
+            class: filling.meta.class,
             extents: Vec::new(),
             pinned: true,
             dead: false,

@@ -7,7 +7,7 @@ use super::{KeyHash, Partition, ShardId, hash_key};
 use crate::evict::{Census, Keep, Source};
 use crate::index::SlotId;
 use crate::policy::MAX_OBSERVED;
-use crate::record::{Form, Header};
+use crate::record::{EXTENT_BYTES, Form, Header};
 
 /// Records walked over in one turn, unless room is needed at once.
 const RECORDS_PER_TURN: u32 = 512;
@@ -19,6 +19,8 @@ const LOOKED_THROUGH: u32 = 4;
 const MOST_PICKED: u32 = 3;
 /// Large objects evicted in one turn.
 const LARGES_PER_TURN: u32 = 64;
+/// What is left of the worth of an object whose class is over its budget.
+const OVER_BUDGET: f32 = 1e-20;
 /// Large objects compared to evict one.
 const LARGES_COMPARED: usize = 16;
 
@@ -47,6 +49,8 @@ enum Aim {
     /// The same, to be emptied if it is worth as little as was thought.
     Pick(Box<Census>),
     Empty(Keep),
+    /// A pinned record could not be copied.
+    GiveUp,
 }
 
 /// A record on a walk.
@@ -157,11 +161,15 @@ impl Owner {
                 continue;
             };
             match &mut walk.aim {
+                Aim::GiveUp => return true,
                 Aim::Value(census) | Aim::Pick(census) => self.count_record(census, &walked),
                 Aim::Empty(keep) => {
                     let mut keep = *keep;
-                    self.keep_or_drop(&mut keep, &walked, partition, sink);
-                    walk.aim = Aim::Empty(keep);
+                    let may_go_on = self.keep_or_drop(&mut keep, &walked, partition, sink);
+                    walk.aim = match may_go_on {
+                        true => Aim::Empty(keep),
+                        false => Aim::GiveUp,
+                    };
                 }
             }
         }
@@ -183,12 +191,17 @@ impl Owner {
                 let least = self.space.least();
                 let is_least = least.is_none_or(|(_, least)| least >= value);
                 if is_least || self.making.picked >= MOST_PICKED {
-                    self.space.sealed().remove(segment);
+                    self.space.begin_emptying(segment);
                     self.making.walk = Some(Walk::new(segment, Aim::Empty(keep)));
                 }
             }
             Aim::Empty(_) => {
                 self.space.retire_log(segment);
+                self.making = Making::default();
+                return true;
+            }
+            Aim::GiveUp => {
+                self.space.stop_emptying(segment);
                 self.making = Making::default();
                 return true;
             }
@@ -223,41 +236,72 @@ impl Owner {
     }
 
     fn count_record(&self, census: &mut Census, walked: &Walked) {
-        let len = walked.record.header.record_len();
-        match walked.record.header.form {
-            _ if self.is_purged(&walked.record) => {}
+        let Walked { slot, record, .. } = walked;
+        let header = &record.header;
+        let len = header.record_len();
+        match header.form {
+            _ if self.is_purged(record) => {}
+            // A pinned one is copied whatever room that takes.
+            _ if self.metas.get(*slot).is_pinned() => {}
             // A large object is evicted for its extents, not for its record.
             Form::Extents => census.add_wanted(len),
-            Form::Contiguous => census.add(self.rank(walked.slot, len), len),
+            Form::Contiguous => census.add(self.rank(*slot, header.meta.class, len), len),
             Form::Piece => {}
         }
     }
 
-    pub fn rank(&self, slot: SlotId, bytes: u32) -> f32 {
-        self.policy.rank(self.metas.get(slot), bytes)
+    /// What an object is worth.
+    pub fn rank_of(&self, slot: SlotId, record: &Record<'_>) -> f32 {
+        let header = &record.header;
+        match self.is_purged(record) {
+            true => 0.0,
+            false => self.rank(slot, header.meta.class, header.size()),
+        }
     }
 
-    /// Copies a record on if its object is among those to be kept, else forgets the object.
+    fn rank(&self, slot: SlotId, class: u8, bytes: u32) -> f32 {
+        let rank = self.policy.rank(self.metas.get(slot), bytes);
+        match self.classes.is_over(class) {
+            true => rank * OVER_BUDGET,
+            false => rank,
+        }
+    }
+
+    /// Copies a record on if its object is among those to be kept, else forgets the object. `false`:
+    /// it must be copied and cannot.
     fn keep_or_drop(
         &mut self,
         keep: &mut Keep,
         walked: &Walked,
         partition: &Partition,
         sink: Sink<'_>,
-    ) {
+    ) -> bool {
         let Walked { slot, record, .. } = walked;
-        let len = record.header.record_len();
-        let is_kept = !self.is_purged(record)
-            && match record.header.form {
+        let header = &record.header;
+        let len = header.record_len();
+        let is_current = !self.is_purged(record);
+        let is_pinned = is_current && self.metas.get(*slot).is_pinned();
+        let is_kept = is_current
+            && match header.form {
+                _ if is_pinned => true,
                 Form::Extents => keep.takes_wanted(len),
-                _ => keep.takes(self.rank(*slot, len), len),
+                _ => keep.takes(self.rank(*slot, header.meta.class, len), len),
             };
-        if is_kept && let Ok(place) = self.space.append_log(Source::Survivors, &[record.bytes]) {
-            return self.moved(walked, place.location(partition.log_shift));
+        let source = match is_pinned {
+            true => Source::Pins,
+            false => Source::Survivors,
+        };
+        if is_kept && let Ok(place) = self.space.append_log(source, &[record.bytes]) {
+            self.moved(walked, place, partition);
+            return true;
+        }
+        if is_pinned {
+            return false;
         }
         if let Some(leaving) = self.evict(*slot, walked.hash, partition) {
             partition.show(&leaving, sink);
         }
+        true
     }
 
     /// Takes an object out that has to go for room, and remembers it. `None`: it was purged before.
@@ -265,7 +309,7 @@ impl Owner {
         let entry = self.index.get(slot);
         let meta = self.metas.get(slot);
         self.index.clear(slot);
-        if !self.forget(entry, partition) {
+        if !self.forget(slot, entry, partition) {
             return None;
         }
         self.policy.evicted(hash.0, meta);
@@ -278,13 +322,17 @@ impl Owner {
     }
 
     /// Lets the index follow a record that was copied.
-    fn moved(&mut self, walked: &Walked, location: u64) {
+    fn moved(&mut self, walked: &Walked, to: Place, partition: &Partition) {
+        let location = to.location(partition.log_shift);
         let is_hot = self.index.get(walked.slot).is_hot();
         self.move_large(&walked.record.header, walked.location, location);
         self.index.set(walked.slot, walked.hash, location, is_hot);
+        if self.metas.get(walked.slot).is_pinned() {
+            self.pin_moved(walked.record.key(), to, partition);
+        }
     }
 
-    fn move_large(&mut self, header: &Header, from: u64, to: u64) {
+    pub fn move_large(&mut self, header: &Header, from: u64, to: u64) {
         if header.form != Form::Extents {
             return;
         }
@@ -346,8 +394,12 @@ impl Owner {
             return Some(0.0);
         }
         let slot = self.index.find(large.hash, large.location);
-        let bytes = large.extents.len() as u32 * crate::record::EXTENT_BYTES;
-        Some(slot.map_or(0.0, |slot| self.rank(slot, bytes)))
+        let Some(slot) = slot else {
+            return Some(0.0);
+        };
+        let bytes = large.extents.len() as u32 * EXTENT_BYTES;
+        let is_pinned = self.metas.get(slot).is_pinned();
+        (!is_pinned).then(|| self.rank(slot, large.class, bytes))
     }
 }
 

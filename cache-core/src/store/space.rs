@@ -1,11 +1,13 @@
 //! The room of a partition, as its owner hands it out.
 
+use std::collections::BTreeMap;
+
 use hugepages::Writer;
 
 use super::hit::Place;
 use super::layout::Writers;
 use super::{ShardId, StoreError};
-use crate::evict::{Sealed, Source};
+use crate::evict::{SOURCES, Sealed, Source};
 
 /// Free segments that only survivors of an emptied segment may take, so that emptying never waits
 /// for itself.
@@ -23,10 +25,14 @@ const HELD_SHARE: u32 = 4;
 pub(super) struct Space {
     log: Writer,
     extents: Writer,
-    /// Segments being written: by fills, and by survivors.
-    young: Option<u32>,
-    old: Option<u32>,
+    /// Segments being written, by source.
+    open: [Option<u32>; SOURCES],
     sealed: Sealed,
+    /// Bytes of pinned records by segment, of those that hold or held some. Segments that hold too
+    /// few of them are among the sealed ones too.
+    pinned: BTreeMap<u32, u32>,
+    /// The segment that is being emptied.
+    emptied: Option<u32>,
     /// Per log segment, spans of fills that may be on their way.
     pins: Vec<u32>,
     /// Retirements for which [`Space::laggards`] has named shards.
@@ -41,8 +47,9 @@ impl Space {
             sealed: Sealed::new(writers.log.segments()),
             log: writers.log,
             extents: writers.extents,
-            young: None,
-            old: None,
+            open: [None; SOURCES],
+            pinned: BTreeMap::new(),
+            emptied: None,
             nudged_log: 0,
             nudged_extents: 0,
         }
@@ -58,15 +65,18 @@ impl Space {
 
     /// Writes a record at the end of the log.
     pub fn append_log(&mut self, source: Source, parts: &[&[u8]]) -> Result<Place, StoreError> {
-        if let Some(segment) = *self.open_segment(source)
+        if let Some(segment) = self.open[source as usize]
             && let Some(place) = self.append_to(segment, parts)
         {
             return Ok(place);
         }
         let fresh = self.open_log(source)?;
-        if let Some(full) = self.open_segment(source).replace(fresh) {
+        if let Some(full) = self.open[source as usize].replace(fresh) {
             self.log.seal(full);
-            self.sealed.push(full);
+            match source {
+                Source::Fills | Source::Survivors => self.sealed.push(full),
+                Source::Pins => self.push_if_few_pinned(full),
+            }
         }
         self.append_to(fresh, parts).ok_or(StoreError::Full)
     }
@@ -100,6 +110,18 @@ impl Space {
         self.pins[segment as usize] -= 1;
     }
 
+    /// Takes a segment out of the sealed ones to be emptied.
+    pub fn begin_emptying(&mut self, segment: u32) {
+        self.sealed.remove(segment);
+        self.emptied = Some(segment);
+    }
+
+    /// Puts it back: its pinned records have nowhere to go.
+    pub fn stop_emptying(&mut self, segment: u32) {
+        self.emptied = None;
+        self.sealed.push(segment);
+    }
+
     pub fn sealed(&mut self) -> &mut Sealed {
         &mut self.sealed
     }
@@ -110,7 +132,33 @@ impl Space {
         self.sealed.least(|segment| pins[segment as usize] != 0)
     }
 
+    /// A pinned record was written to a segment.
+    pub fn pinned(&mut self, segment: u32, bytes: u32) {
+        *self.pinned.entry(segment).or_default() += bytes;
+    }
+
+    /// A record of a segment is pinned no more, or was copied to another.
+    pub fn unpinned(&mut self, segment: u32, bytes: u32) {
+        if let Some(pinned) = self.pinned.get_mut(&segment) {
+            *pinned -= bytes;
+            if self.open[Source::Pins as usize] != Some(segment) {
+                self.push_if_few_pinned(segment);
+            }
+        }
+    }
+
+    /// Lets a segment be emptied of which half is not pinned any more.
+    fn push_if_few_pinned(&mut self, segment: u32) {
+        let pinned = self.pinned.get(&segment).copied().unwrap_or(0);
+        let is_few = pinned <= self.log.committed(segment) / 2;
+        if is_few && !self.sealed.contains(segment) && self.emptied != Some(segment) {
+            self.sealed.push(segment);
+        }
+    }
+
     pub fn retire_log(&mut self, segment: u32) {
+        self.pinned.remove(&segment);
+        self.emptied = None;
         self.log.retire(segment);
     }
 
@@ -163,7 +211,7 @@ impl Space {
     fn open_log(&mut self, source: Source) -> Result<u32, StoreError> {
         let reserve = match source {
             Source::Fills => SURVIVOR_RESERVE,
-            Source::Survivors => 0,
+            Source::Survivors | Source::Pins => 0,
         };
         if self.log.free_segments() <= reserve {
             self.log.reclaim();
@@ -178,13 +226,6 @@ impl Space {
             self.extents.reclaim();
         }
         self.extents.open().ok_or(StoreError::Full)
-    }
-
-    fn open_segment(&mut self, source: Source) -> &mut Option<u32> {
-        match source {
-            Source::Fills => &mut self.young,
-            Source::Survivors => &mut self.old,
-        }
     }
 }
 

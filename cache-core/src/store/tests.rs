@@ -1,5 +1,7 @@
 //! The store's promises, step by step, with a view of its insides.
 
+mod pins;
+
 use super::hit::Place;
 use super::*;
 use crate::purge::Purge;
@@ -504,6 +506,8 @@ fn views_outlive_eviction_and_say_whom_they_hold_up() {
         turn(&mut stores);
         assert!(i < 100_000, "never evicted");
     }
+    // The rest of the segment is walked as well.
+    (0..4).for_each(|_| turn(&mut stores));
     assert_eq!(joined(&small), body(&keys[0], SMALL));
     assert_eq!(joined(&large), body(&keys[1], LARGE));
     let held = stores[0].stats().held_up;
@@ -748,7 +752,7 @@ fn damaged_slots_are_misses() {
     let Store {
         partitions, owner, ..
     } = &mut stores[0];
-    owner.forget(entry, &partitions[0]);
+    owner.forget(mine, entry, &partitions[0]);
     turn(&mut stores);
     assert_eq!(
         joined(&get(&mut stores[0], &name(1)).unwrap()),
