@@ -18,7 +18,7 @@ use http_body_util::{BodyExt, Either, Empty};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use quinn::{ClientConfig, Endpoint, TransportConfig};
+use quinn::{ClientConfig, Endpoint, TransportConfig, VarInt};
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 
@@ -101,7 +101,7 @@ impl Bridge {
     ///
     /// # Errors
     /// When no connection can be accepted any more.
-    pub async fn serve(self) -> Result<()> {
+    pub async fn serve(&self) -> Result<()> {
         loop {
             let (stream, _) = self.listener.accept().await.context("cannot accept")?;
             let upstream = Arc::clone(&self.upstream);
@@ -113,6 +113,13 @@ impl Bridge {
                     .await;
             });
         }
+    }
+
+    /// Tells the server that nothing more comes.
+    pub async fn close(&self) {
+        let endpoint = &self.upstream.endpoint;
+        endpoint.close(VarInt::from_u32(0), b"the bridge ends");
+        endpoint.wait_idle().await;
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use http::HeaderName;
+
 /// Everything a shard needs to know that does not change while it runs.
 #[derive(Clone, Debug)]
 pub struct ShardConfig {
@@ -13,10 +15,38 @@ pub struct ShardConfig {
     pub node_name: String,
     /// Origins in the order of the configuration; an [`crate::io::OriginId`] is an index into this.
     pub origins: Vec<OriginRoute>,
-    /// Lifetime of a storable response that names none of its own. Zero: such a response is shared
-    /// with the requests that waited for it and not kept.
-    pub default_ttl: Duration,
+    pub caching: Caching,
     pub limits: Limits,
+}
+
+/// What holds for responses that do not say it themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caching {
+    /// Lifetime of a storable response that names none of its own and has no Last-Modified. Zero:
+    /// such a response is shared with the requests that waited for it and not kept.
+    pub default_ttl: Duration,
+    /// Lifetime of a response that names none, in percent of the time since its Last-Modified (RFC
+    /// 9111 section 4.2.2). Zero: `default_ttl` holds.
+    pub heuristic_percent: u32,
+    /// No such lifetime is longer.
+    pub heuristic_max: Duration,
+    /// How long past its lifetime a response without stale-if-error may be served while its origin
+    /// does not answer (RFC 9111 section 4.2.4), unless it forbids that.
+    pub stale_if_error: Duration,
+    /// Keep responses with Set-Cookie that name a lifetime, cookie and all (RFC 9111 section 7.3).
+    pub store_set_cookie: bool,
+}
+
+impl Default for Caching {
+    fn default() -> Self {
+        Self {
+            default_ttl: Duration::ZERO,
+            heuristic_percent: 10,
+            heuristic_max: Duration::from_secs(86_400),
+            stale_if_error: Duration::ZERO,
+            store_set_cookie: false,
+        }
+    }
 }
 
 /// Which authorities an origin serves.
@@ -25,6 +55,18 @@ pub struct OriginRoute {
     pub name: String,
     /// Lower-case host names without port; `*` matches every host.
     pub hosts: Vec<String>,
+    /// Which fields of its clients' requests this origin gets to see.
+    pub client_fields: ClientFields,
+}
+
+/// Fields of a client's request that go into a fetch whose response may answer other clients too.
+/// What is not in here shapes no stored response.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientFields {
+    /// Lower-case names.
+    pub names: Vec<HeaderName>,
+    /// All end-to-end fields, but for credentials (Authorization, Cookie) unless `names` has them.
+    pub all: bool,
 }
 
 /// Every bound of one shard. Each has a name in the configuration, a default, and a counter in
@@ -49,6 +91,10 @@ pub struct Limits {
     pub max_waiters: usize,
     /// Fetches that are not collapsed (uncacheable answers), at the same time.
     pub max_passes: usize,
+    /// Bytes of the body of a request that is passed on; past it 413.
+    pub max_request_body: u64,
+    /// Requests with a body that are read or passed on at the same time; past it 503.
+    pub max_request_bodies: usize,
     /// Largest object kept; a larger one is streamed through.
     pub max_object: u64,
     /// Body bytes an upstream fetch may deliver ahead of their consumption.
@@ -82,6 +128,8 @@ impl Default for Limits {
             max_flights: 4_096,
             max_waiters: 200_000,
             max_passes: 1_024,
+            max_request_body: 1 << 20,
+            max_request_bodies: 128,
             max_object: 64 << 20,
             fetch_window: 1 << 20,
             max_heap_fill: 32 << 20,

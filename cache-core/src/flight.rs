@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
+use http::HeaderMap;
 use quinn_proto::StreamId;
 
 use crate::conn::quic::ConnId;
@@ -35,6 +36,8 @@ pub struct Target {
     pub origin: OriginId,
     pub authority: Bytes,
     pub path: Bytes,
+    /// The fields to ask with.
+    pub headers: Arc<HeaderMap>,
 }
 
 /// The head of the response that a flight brings.
@@ -467,6 +470,7 @@ mod tests {
             origin: OriginId(0),
             authority: Bytes::from_static(b"edge.test"),
             path: Bytes::from_static(b"/"),
+            headers: Arc::default(),
         }
     }
 

@@ -118,7 +118,10 @@ pub struct Transmit {
 pub enum FetchCommand {
     /// Answered by exactly one [`FetchEvent::Head`], then any number of `Body`, then one `End`; or
     /// at any point by one `Failed`. Nothing follows `End` or `Failed`.
-    Start { id: FetchId, request: FetchRequest },
+    Start {
+        id: FetchId,
+        request: Box<FetchRequest>,
+    },
     /// `bytes` more body bytes may be delivered. A fetch starts with `FetchRequest::window`.
     Credit { id: FetchId, bytes: u32 },
     /// Nobody waits any more. Events already on their way are ignored by the shard.
@@ -135,6 +138,8 @@ pub struct FetchRequest {
     pub target: Bytes,
     /// End-to-end fields to send. The upstream adds Host, Via and hop-by-hop fields itself.
     pub headers: HeaderMap,
+    /// The request's body; empty for none.
+    pub body: Bytes,
     /// Body bytes that may be delivered before any [`FetchCommand::Credit`].
     pub window: u32,
 }

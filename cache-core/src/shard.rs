@@ -65,6 +65,8 @@ pub enum LaneMessage {
     },
     /// The sender has no more use for the spans of a flight that has ended.
     Done { fetch: FetchId },
+    /// An unsafe request changed what the key names (RFC 9111 section 4.4).
+    Invalidate(Bytes),
     /// The sender waits to use a segment again until the receiver has taken a turn.
     TakeTurn,
 }
@@ -86,6 +88,8 @@ pub struct Shard {
     locals: Locals,
     flights: Flights,
     passes: HashMap<FetchId, Pass, RandomState>,
+    /// Counted by its holders: requests that are passed on and may have a body.
+    bodies: Arc<()>,
     uncacheable: Uncacheable,
     next_fetch: u64,
     /// Body bytes that fills without room hold on the heap.
@@ -133,6 +137,7 @@ impl Shard {
             locals: Locals::default(),
             flights: Flights::default(),
             passes: HashMap::default(),
+            bodies: Arc::default(),
             uncacheable: Uncacheable::new(limits.max_uncacheable, limits.uncacheable_ttl),
             next_fetch: 0,
             heap_bytes: 0,
@@ -224,6 +229,9 @@ impl Shard {
                 event,
             } => self.flight_event(now, from, ticket, fetch, event, out),
             LaneMessage::Done { fetch } => self.flight_done(fetch, from),
+            LaneMessage::Invalidate(key) => {
+                self.forget_key(&key);
+            }
             // The turn that follows every batch of inputs is all that is asked for.
             LaneMessage::TakeTurn => {}
         }
@@ -239,13 +247,30 @@ impl Shard {
 
     fn purge_key(&mut self, key: &Bytes) -> Reply {
         self.stats.purges.inc();
+        Reply::Purged {
+            objects: u64::from(self.forget_key(key)),
+        }
+    }
+
+    /// Forgets the object of a key here, if there is one; what is being fetched for the key is not
+    /// kept.
+    fn forget_key(&mut self, key: &[u8]) -> bool {
         self.flights.purge(key);
         self.locals.close_key(key);
         let hash = self.store.hash(key);
         let ours = self.store.owner(hash) == self.config.shard;
-        let purged = ours && self.store.purge(hash, key);
-        Reply::Purged {
-            objects: u64::from(purged),
+        ours && self.store.purge(hash, key)
+    }
+
+    /// Forgets objects that an unsafe request has changed, on every shard.
+    fn invalidate(&mut self, keys: Vec<Vec<u8>>, out: &mut Outbox) {
+        for key in keys {
+            self.stats.invalidations.inc();
+            self.forget_key(&key);
+            let key = Bytes::from(key);
+            let others = (0..self.config.shards).filter(|&shard| shard != self.config.shard);
+            out.lanes
+                .extend(others.map(|shard| (shard, LaneMessage::Invalidate(key.clone()))));
         }
     }
 

@@ -91,6 +91,12 @@ shard_stats! {
     passes,
     /// `limits.max_passes` refused a request with 503.
     passes_refused,
+    /// Requests refused with 413 (their body is longer than `max_request_body`).
+    request_bodies_too_large,
+    /// Requests refused with 503 because `max_request_bodies` were under way.
+    request_bodies_refused,
+    /// Objects forgotten because an unsafe request to their URL succeeded (RFC 9111 section 4.4).
+    invalidations,
     fetches_started,
     fetches_failed,
     /// Objects stored.

@@ -213,7 +213,7 @@ fn shard(
         shards: config.server.cpus.len() as u8,
         node_name: config.server.name.clone(),
         origins: config.routes(),
-        default_ttl: config.cache.default_ttl,
+        caching: config.cache,
         limits: config.limits.clone(),
     };
     Ok(Shard::new(

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use cache_core::config::{OriginRoute, ShardConfig};
+use cache_core::config::{Caching, ClientFields, OriginRoute, ShardConfig};
 use cache_core::conn::quic::{CidKeys, QuicSetup};
 use cache_core::io::{Command, Datagram, FetchId, Input, Now, Outbox, ShardId};
 use cache_core::purge::{Purger, Purges};
@@ -555,8 +555,9 @@ fn nodes(plan: &Plan, purges: &Arc<Purges>, rng: &mut StdRng) -> Result<Vec<Node
                 origins: vec![OriginRoute {
                     name: "simulated".to_owned(),
                     hosts: vec![tls::SERVER_NAME.to_owned()],
+                    client_fields: ClientFields::default(),
                 }],
-                default_ttl: Duration::ZERO,
+                caching: Caching::default(),
                 limits: plan.limits.clone(),
             };
             let seed = rng.random();

@@ -34,10 +34,12 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     runtime.block_on(async {
         let bridge = Bridge::bind(options).await?;
         eprintln!("popcache-bench: bridge ready on {}", bridge.address()?);
-        tokio::select! {
+        let done = tokio::select! {
             done = bridge.serve() => done,
             () = stop_signal() => Ok(()),
-        }
+        };
+        bridge.close().await;
+        done
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,13 +1,18 @@
 //! One request stream of a connection: how far the request was read and the answer written.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use http::header::{IF_MODIFIED_SINCE, IF_NONE_MATCH};
+use http::{HeaderMap, HeaderValue, Method};
 use quinn_proto::{SendStream, WriteError};
 
-use crate::conn::h3::RequestReader;
-use crate::flight::Ticket;
+use crate::conn::h3::{FieldSection, RequestReader};
+use crate::flight::{Target, Ticket};
 use crate::http::cache_status::Forward;
+use crate::http::conditional::Conditions;
+use crate::http::forward;
 use crate::io::FetchId;
 
 /// What is kept of a request while it is not read or not answered to the end.
@@ -17,6 +22,20 @@ pub struct Stream {
     pub reader: Option<RequestReader>,
     /// Still owing bytes to the client.
     pub response: Option<Response>,
+    /// A request to be passed on once its body is complete.
+    pub pending: Option<Box<PassRequest>>,
+}
+
+/// A request to be passed on for itself alone.
+#[derive(Debug)]
+pub struct PassRequest {
+    pub target: Target,
+    pub method: Method,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    pub why: Forward,
+    /// Held by every request that may have a body, so that they can be counted.
+    pub permit: Option<Arc<()>>,
 }
 
 impl Stream {
@@ -31,6 +50,61 @@ pub struct Response {
     pub rest: VecDeque<Bytes>,
     pub source: Source,
     pub head_only: bool,
+    /// What is kept of the request while its answer is not there. `None`: it said nothing that the
+    /// answer depends on.
+    pub asked: Option<Box<Asked>>,
+}
+
+/// Facts of a request that waits.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    /// The fields that a fetch for it has.
+    pub headers: Arc<HeaderMap>,
+    /// Its If-None-Match and If-Modified-Since.
+    pub conditions: HeaderMap,
+}
+
+impl Asked {
+    /// `None` for a request that said nothing that its answer depends on.
+    pub fn new(headers: &Arc<HeaderMap>, section: &FieldSection) -> Option<Box<Self>> {
+        let mut conditions = HeaderMap::new();
+        for (name, value) in section.fields() {
+            let name = match name {
+                b"if-none-match" => IF_NONE_MATCH,
+                b"if-modified-since" => IF_MODIFIED_SINCE,
+                _ => continue,
+            };
+            if let Ok(value) = HeaderValue::from_bytes(value) {
+                conditions.append(name, value);
+            }
+        }
+        let plain = conditions.is_empty() && headers.len() <= forward::CANONICAL_FIELDS;
+        (!plain).then(|| {
+            Box::new(Self {
+                headers: Arc::clone(headers),
+                conditions,
+            })
+        })
+    }
+
+    pub fn conditions(&self) -> Conditions<'_> {
+        let fields = self.conditions.iter();
+        Conditions::read(fields.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())))
+    }
+}
+
+impl PassRequest {
+    /// One that asks like a fetch which others could share.
+    pub fn shared(target: Target, head_only: bool, why: Forward) -> Self {
+        Self {
+            method: if head_only { Method::HEAD } else { Method::GET },
+            headers: HeaderMap::clone(&target.headers),
+            target,
+            body: Bytes::new(),
+            why,
+            permit: None,
+        }
+    }
 }
 
 /// Where the bytes after [`Response::rest`] come from.

@@ -18,6 +18,8 @@ use std::time::{Duration, SystemTime};
 use http::header::{self, AsHeaderName};
 use http::{HeaderMap, StatusCode};
 
+use crate::config::Caching;
+
 use super::cache_control::{MAX_SECONDS, ResponseDirectives, delta_seconds};
 
 /// What of the request bears on storing its response.
@@ -108,7 +110,7 @@ pub fn policy(
     status: StatusCode,
     headers: &HeaderMap,
     now_unix_ms: u64,
-    default_ttl: Duration,
+    caching: &Caching,
 ) -> Decision {
     let lines = headers.get_all(header::CACHE_CONTROL);
     let directives = ResponseDirectives::read(lines.iter().map(|value| value.as_bytes()));
@@ -118,7 +120,7 @@ pub fn policy(
     let clock = Clock::read(request, headers, now_unix_ms);
     let (lifetime_s, reason) = match explicit_lifetime(headers, &directives, &clock) {
         Some(explicit) => (explicit, "explicit"),
-        None if may_default(status, &directives) => (seconds(default_ttl), "default-ttl"),
+        None if may_default(status, &directives) => (seconds(caching.default_ttl), "default-ttl"),
         None => return decision(Storage::Share, "no-lifetime"),
     };
     let times = Lifetime {

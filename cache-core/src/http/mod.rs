@@ -5,6 +5,7 @@ pub mod cache_status;
 pub mod conditional;
 pub mod forward;
 pub mod freshness;
+pub mod invalidate;
 pub mod key;
 pub mod request;
 pub mod surrogate_key;

@@ -9,7 +9,9 @@ pub enum Handling {
     Lookup { head_only: bool },
     /// Ask upstream for this request alone: it carries credentials (RFC 9111 section 3.5).
     Bypass { head_only: bool },
-    /// Answered with 405 and Allow: GET, HEAD.
+    /// Pass it on with its body: the method is not answered from the cache.
+    PassOn,
+    /// Answered with 405: a tunnel (CONNECT), or what shows a client its credentials (TRACE).
     MethodNotAllowed,
 }
 
@@ -18,7 +20,8 @@ pub fn classify(section: &FieldSection) -> Handling {
     let head_only = match section.method() {
         b"GET" => false,
         b"HEAD" => true,
-        _ => return Handling::MethodNotAllowed,
+        b"CONNECT" | b"TRACE" => return Handling::MethodNotAllowed,
+        _ => return Handling::PassOn,
     };
     match section.get(b"authorization") {
         Some(_) => Handling::Bypass { head_only },
@@ -47,12 +50,9 @@ mod tests {
         assert_eq!(handling("GET", &[]), lookup(false));
         assert_eq!(handling("HEAD", &[]), lookup(true));
         for method in ["POST", "PUT", "DELETE", "OPTIONS", "PURGE", "get", "Head"] {
-            assert_eq!(
-                handling(method, &[]),
-                Handling::MethodNotAllowed,
-                "{method}"
-            );
+            assert_eq!(handling(method, &[]), Handling::PassOn, "{method}");
         }
+        assert_eq!(handling("TRACE", &[]), Handling::MethodNotAllowed);
     }
 
     /// RFC 9111 section 3.5.
@@ -62,7 +62,7 @@ mod tests {
         let bypass = |head_only| Handling::Bypass { head_only };
         assert_eq!(handling("GET", &credentials), bypass(false));
         assert_eq!(handling("HEAD", &credentials), bypass(true));
-        assert_eq!(handling("POST", &credentials), Handling::MethodNotAllowed);
+        assert_eq!(handling("POST", &credentials), Handling::PassOn);
     }
 
     /// RFC 9111 section 5.2.1: a client cannot make the cache forget.

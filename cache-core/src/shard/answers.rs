@@ -1,6 +1,7 @@
 //! Writing answers: from the store, from a flight, or of our own making.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_LENGTH, RETRY_AFTER};
@@ -8,15 +9,14 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use quinn_proto::{StreamId, WriteError};
 
 use super::Shard;
-use crate::conn::h3::FieldSection;
+use super::requests::Miss;
 use crate::conn::h3::error::H3_INTERNAL_ERROR;
 use crate::conn::h3::head::{self, Dynamic};
 use crate::conn::quic::Conn;
-use crate::conn::stream::{Response, Source, Written, write};
+use crate::conn::stream::{PassRequest, Response, Source, Written, write};
 use crate::flight::{Outcome, Ticket, Waiter};
 use crate::http::cache_status::{self, CacheStatus, Forward};
 use crate::http::conditional::Conditions;
-use crate::http::forward;
 use crate::http::freshness::{self, Flags, Lifetime, State};
 use crate::io::{FetchErrorKind, Now, Outbox};
 use crate::store::{Hit, KeyHash, ObjectMeta};
@@ -33,6 +33,9 @@ const SMALL_BODY: u64 = 64 << 10;
 
 /// Times a request looks again for an object that its owner has said to be there.
 const MAX_ATTEMPTS: u8 = 2;
+
+/// Other methods are passed on too.
+const ALLOWED: &str = "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE";
 
 /// An answer from the store.
 pub(super) struct Answered {
@@ -66,7 +69,7 @@ impl Shard {
         id: StreamId,
         hash: KeyHash,
         head_only: bool,
-        section: Option<&FieldSection>,
+        conditions: &Conditions<'_>,
         now: Now,
     ) -> Result<Answered, Forward> {
         let Some(mut hit) = self.store.lookup(hash, &self.scratch.key) else {
@@ -93,10 +96,7 @@ impl Shard {
         if let Some(note) = hit.note {
             self.hits[usize::from(note.owner)].push(note);
         }
-        let conditions = section.map_or_else(Conditions::default, |section| {
-            Conditions::read(section.fields())
-        });
-        if !conditions.is_empty() && is_not_modified(&conditions, stored, meta.status) {
+        if !conditions.is_empty() && is_not_modified(conditions, stored, meta.status) {
             self.stats.not_modified.inc();
             self.stats.hits.inc();
             let mut fields = Vec::with_capacity(stored.len());
@@ -154,7 +154,7 @@ impl Shard {
     ) -> Option<Response> {
         let mut headers = HeaderMap::with_capacity(3);
         if status == StatusCode::METHOD_NOT_ALLOWED {
-            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            headers.insert(ALLOW, HeaderValue::from_static(ALLOWED));
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, self.config.limits.retry_after.into());
@@ -379,14 +379,19 @@ impl Shard {
         };
         let target = self.locals.get(ticket).map(|flight| flight.target.clone());
         self.locals.unfollow(ticket);
-        let head_only = response.head_only;
-        let Some(target) = target else {
+        let Response {
+            head_only, asked, ..
+        } = response;
+        let Some(mut target) = target else {
             return self.answer_busy(conn, id, "flight");
         };
+        if let Some(asked) = &asked {
+            target.headers = Arc::clone(&asked.headers);
+        }
         match outcome {
             Outcome::Private => {
-                let headers = forward::canonical();
-                self.pass(conn, id, &target, headers, head_only, why, now, out)
+                let request = PassRequest::shared(target, head_only, why);
+                self.pass(conn, id, request, now, out)
             }
             Outcome::Refused => {
                 self.stats.flights_refused.inc();
@@ -395,12 +400,20 @@ impl Shard {
             Outcome::Present | Outcome::Complete => {
                 self.scratch.key.clear();
                 self.scratch.key.extend_from_slice(&target.key);
-                match self.answer_hit(conn, id, target.hash, head_only, None, now) {
+                let conditions = asked.as_ref().map(|asked| asked.conditions());
+                let conditions = conditions.unwrap_or_default();
+                match self.answer_hit(conn, id, target.hash, head_only, &conditions, now) {
                     Ok(answered) => answered.rest,
                     Err(_) if attempts >= MAX_ATTEMPTS => self.answer_busy(conn, id, "evicted"),
                     Err(why) => {
-                        let attempts = attempts + 1;
-                        self.miss(conn, id, target, head_only, why, attempts, now, out)
+                        let miss = Miss {
+                            target,
+                            head_only,
+                            why,
+                            attempts: attempts + 1,
+                            asked,
+                        };
+                        self.miss(conn, id, miss, now, out)
                     }
                 }
             }
@@ -481,6 +494,7 @@ fn write_rest(conn: &mut Conn, id: StreamId, mut rest: VecDeque<Bytes>) -> Optio
             rest,
             source: Source::Done,
             head_only: false,
+            asked: None,
         }),
         Written::Stopped => None,
     }

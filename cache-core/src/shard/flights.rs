@@ -11,7 +11,6 @@ use crate::conn::h3::head;
 use crate::flight::{
     FlightEvent, FlightHead, LedPiece, Outcome, Owned, Piece, Subscriber, Target, Ticket,
 };
-use crate::http::forward;
 use crate::http::freshness::{self, Lifetime, RequestFacts, State, Storage};
 use crate::io::{
     FetchCommand, FetchError, FetchErrorKind, FetchEvent, FetchId, FetchRequest, Now, Outbox,
@@ -51,14 +50,15 @@ impl Shard {
         self.stats.fetches_started.inc();
         out.fetches.push(FetchCommand::Start {
             id,
-            request: FetchRequest {
+            request: Box::new(FetchRequest {
                 origin: target.origin,
                 method: Method::GET,
                 authority: target.authority.clone(),
                 target: target.path.clone(),
-                headers: forward::canonical(),
+                headers: HeaderMap::clone(&target.headers),
+                body: Bytes::new(),
                 window: self.config.limits.fetch_window,
-            },
+            }),
         });
         let stamp = self.store.purges().stamp();
         self.flights
@@ -233,8 +233,8 @@ impl Shard {
             authorization: false,
             sent_unix_ms: flight.sent_unix_ms,
         };
-        let default_ttl = self.config.default_ttl;
-        let decision = freshness::policy(facts, status, headers, now.unix_ms, default_ttl);
+        let caching = &self.config.caching;
+        let decision = freshness::policy(facts, status, headers, now.unix_ms, caching);
         let times = match decision.storage {
             Storage::Store(times) => Some(times),
             Storage::Share => None,

@@ -1,18 +1,19 @@
-//! Fetches for one request only: answers that must not be shared.
+//! Fetches for one request only: answers that must not be shared, methods that change something.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method};
+use http::Method;
 use quinn_proto::StreamId;
 
 use super::Shard;
 use super::answers::{Step, data_header};
 use crate::conn::h3::head::{self, Dynamic};
 use crate::conn::quic::{Conn, ConnId};
-use crate::conn::stream::{Response, Source};
-use crate::flight::Target;
+use crate::conn::stream::{PassRequest, Response, Source};
 use crate::http::cache_status::{self, CacheStatus, Forward};
+use crate::http::invalidate;
 use crate::io::{FetchCommand, FetchError, FetchEvent, FetchId, FetchRequest, Now, Outbox};
 
 /// A fetch that streams to one request. Its memory is bounded by the fetch window: credit is given
@@ -20,8 +21,11 @@ use crate::io::{FetchCommand, FetchError, FetchEvent, FetchId, FetchRequest, Now
 pub(super) struct Pass {
     conn: ConnId,
     stream: StreamId,
-    head_only: bool,
+    method: Method,
+    /// What the request was for.
+    key: Bytes,
     why: Forward,
+    _permit: Option<Arc<()>>,
     /// Encoded bytes that the answer has not taken yet.
     queue: VecDeque<Bytes>,
     /// Body bytes in the queue or being written, to be credited when they are gone.
@@ -45,15 +49,11 @@ enum End {
 
 impl Shard {
     /// Begins a fetch for this request alone.
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn pass(
         &mut self,
         conn: &mut Conn,
         id: StreamId,
-        target: &Target,
-        headers: HeaderMap,
-        head_only: bool,
-        why: Forward,
+        request: PassRequest,
         now: Now,
         out: &mut Outbox,
     ) -> Option<Response> {
@@ -63,25 +63,29 @@ impl Shard {
         }
         let fetch = self.fetch_id();
         self.stats.fetches_started.inc();
-        let method = if head_only { Method::HEAD } else { Method::GET };
+        let target = request.target;
+        let head_only = request.method == Method::HEAD;
         out.fetches.push(FetchCommand::Start {
             id: fetch,
-            request: FetchRequest {
+            request: Box::new(FetchRequest {
                 origin: target.origin,
-                method,
-                authority: target.authority.clone(),
-                target: target.path.clone(),
-                headers,
+                method: request.method.clone(),
+                authority: target.authority,
+                target: target.path,
+                headers: request.headers,
+                body: request.body,
                 window: self.config.limits.fetch_window,
-            },
+            }),
         });
         self.passes.insert(
             fetch,
             Pass {
                 conn: conn.id,
                 stream: id,
-                head_only,
-                why,
+                method: request.method,
+                key: target.key,
+                why: request.why,
+                _permit: request.permit,
                 queue: VecDeque::new(),
                 uncredited: 0,
                 declared: None,
@@ -94,6 +98,7 @@ impl Shard {
             rest: VecDeque::new(),
             source: Source::Pass { fetch },
             head_only,
+            asked: None,
         };
         self.advance(conn, id, response, now, out)
     }
@@ -112,6 +117,7 @@ impl Shard {
         if pass.end.is_some() {
             return;
         }
+        let mut changed = Vec::new();
         match event {
             FetchEvent::Head {
                 status,
@@ -131,12 +137,15 @@ impl Shard {
                     age: None,
                     cache_status: &self.scratch.status,
                 };
-                let body_len = length.filter(|&len| len > 0 && !pass.head_only);
+                let head_only = pass.method == Method::HEAD;
+                let body_len = length.filter(|&len| len > 0 && !head_only);
                 let mut buffer = Vec::with_capacity(fields.len() + 128);
                 head::write_response(&mut buffer, &fields, dynamic, body_len);
-                pass.declared = if pass.head_only { Some(0) } else { length };
+                pass.declared = if head_only { Some(0) } else { length };
                 pass.begun = true;
                 pass.queue.push_back(Bytes::from(buffer));
+                let max_target = self.config.limits.max_target;
+                changed = invalidate::keys(&pass.method, &pass.key, status, &headers, max_target);
             }
             FetchEvent::Body(bytes) => {
                 pass.received += bytes.len() as u64;
@@ -164,6 +173,8 @@ impl Shard {
             }
         }
         let (conn, stream) = (pass.conn, pass.stream);
+        // Before the client learns that it succeeded.
+        self.invalidate(changed, out);
         match self.quic.take(conn) {
             Some(mut conn) => {
                 self.resume(&mut conn, stream, true, now, out);

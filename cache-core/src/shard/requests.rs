@@ -1,20 +1,26 @@
 //! From connection events to requests, and from a request to a hit, a miss or a pass.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderMap, Method, StatusCode};
 use quinn_proto::{Dir, Event, ReadError, StreamEvent, StreamId, VarInt};
 
+use super::answers::Answered;
 use super::{LaneMessage, Shard};
 use crate::conn::h3::error::{H3_NO_ERROR, H3_REQUEST_REJECTED};
+use crate::conn::h3::head::{self, Dynamic};
 use crate::conn::h3::{self, FieldSection, H3Error, Progress, RequestReader, Scope};
 use crate::conn::quic::Conn;
-use crate::conn::stream::{Response, Source, Stream};
+use crate::conn::stream::{Asked, PassRequest, Response, Source, Stream};
 use crate::flight::{Target, Ticket};
 use crate::http::cache_status::Forward;
+use crate::http::conditional::Conditions;
 use crate::http::forward;
 use crate::http::key::{self, BadRequest};
 use crate::http::request::{self, Handling};
-use crate::io::{Now, Outbox};
+use crate::io::{Now, OriginId, Outbox};
+use crate::store::KeyHash;
 
 /// What reading a request stream came to.
 enum Read {
@@ -24,6 +30,24 @@ enum Read {
     /// The client took its request back.
     Reset,
     Failed(H3Error),
+}
+
+/// What became of a request.
+enum Begun {
+    /// Answered, but for what is left to be done.
+    Answered(Option<Response>),
+    /// To be passed on with its body.
+    AwaitsBody(Box<PassRequest>),
+}
+
+/// A request that the cache has no answer for.
+pub(super) struct Miss {
+    pub target: Target,
+    pub head_only: bool,
+    pub why: Forward,
+    /// How often it was told that the object is there, and it was gone again.
+    pub attempts: u8,
+    pub asked: Option<Box<Asked>>,
 }
 
 impl Shard {
@@ -99,8 +123,8 @@ impl Shard {
         }
         conn.requests_seen += 1;
         let stream = Stream {
-            reader: Some(RequestReader::new()),
-            response: None,
+            reader: Some(RequestReader::keeping(self.config.limits.max_request_body)),
+            ..Stream::default()
         };
         self.read_stream(conn, id, stream, now, out);
     }
@@ -123,11 +147,13 @@ impl Shard {
         out: &mut Outbox,
     ) {
         let mut complete = None;
+        let mut body = None;
         if let Some(mut reader) = stream.reader.take() {
             let read = self.read_chunks(conn, id, &mut reader, &mut complete);
             match read {
                 Read::Open => stream.reader = Some(reader),
-                Read::Finished => {}
+                Read::Finished if reader.is_body_too_large() => stream.reader = Some(reader),
+                Read::Finished => body = Some(reader.take_body()),
                 Read::Reset => {
                     self.drop_response(stream.response.take(), out);
                     reject(conn, id, h3::error::H3_REQUEST_CANCELLED);
@@ -144,7 +170,10 @@ impl Shard {
             Some(Progress::Request) => {
                 self.stats.requests.inc();
                 let section = std::mem::take(&mut self.scratch.section);
-                stream.response = self.request(conn, id, &section, now, out);
+                match self.request(conn, id, &section, now, out) {
+                    Begun::Answered(response) => stream.response = response,
+                    Begun::AwaitsBody(pending) => stream.pending = Some(pending),
+                }
                 self.scratch.section = section;
             }
             Some(Progress::TooLarge) => {
@@ -157,8 +186,40 @@ impl Shard {
             }
             _ => {}
         }
+        if stream.pending.is_some() {
+            self.read_body(conn, id, &mut stream, body, now, out);
+        }
         if !stream.is_over() {
             conn.streams.insert(id, stream);
+        }
+    }
+
+    /// Passes a request on once its whole body is there.
+    fn read_body(
+        &mut self,
+        conn: &mut Conn,
+        id: StreamId,
+        stream: &mut Stream,
+        body: Option<Vec<u8>>,
+        now: Now,
+        out: &mut Outbox,
+    ) {
+        let too_large = stream
+            .reader
+            .as_ref()
+            .is_some_and(RequestReader::is_body_too_large);
+        if too_large {
+            self.stats.request_bodies_too_large.inc();
+            stream.reader = None;
+            stream.pending = None;
+            let status = StatusCode::PAYLOAD_TOO_LARGE;
+            stream.response = self.answer_own(conn, id, status, "body-too-large");
+            let _already_closed = conn.quic.recv_stream(id).stop(varint(H3_NO_ERROR));
+        } else if let Some(body) = body
+            && let Some(mut request) = stream.pending.take()
+        {
+            request.body = Bytes::from(body);
+            stream.response = self.pass(conn, id, *request, now, out);
         }
     }
 
@@ -202,79 +263,147 @@ impl Shard {
         section: &FieldSection,
         now: Now,
         out: &mut Outbox,
-    ) -> Option<Response> {
+    ) -> Begun {
         let handling = request::classify(section);
-        let head_only = match handling {
-            Handling::Lookup { head_only } | Handling::Bypass { head_only } => head_only,
-            Handling::MethodNotAllowed => {
-                self.stats.requests_refused.inc();
-                let status = StatusCode::METHOD_NOT_ALLOWED;
-                return self.answer_own(conn, id, status, "method");
-            }
-        };
+        if handling == Handling::MethodNotAllowed {
+            let status = StatusCode::METHOD_NOT_ALLOWED;
+            return Begun::Answered(self.refuse(conn, id, status, "method"));
+        }
         let max_target = self.config.limits.max_target;
         let (authority, path) = (section.authority(), section.path());
         if let Err(error) = key::write_key(authority, path, max_target, &mut self.scratch.key) {
-            self.stats.requests_refused.inc();
             let status = match error {
                 BadRequest::TooLong { .. } => StatusCode::URI_TOO_LONG,
                 BadRequest::Authority(_) | BadRequest::Target(_) => StatusCode::BAD_REQUEST,
             };
-            return self.answer_own(conn, id, status, "bad-request");
+            return Begun::Answered(self.refuse(conn, id, status, "bad-request"));
         }
         let Some(origin) = self.routes.find(key::host(&self.scratch.key)) else {
-            self.stats.requests_refused.inc();
             let status = StatusCode::MISDIRECTED_REQUEST;
-            return self.answer_own(conn, id, status, "unknown-host");
+            return Begun::Answered(self.refuse(conn, id, status, "unknown-host"));
         };
         let hash = self.store.hash(&self.scratch.key);
-        if matches!(handling, Handling::Lookup { .. }) {
-            match self.answer_hit(conn, id, hash, head_only, Some(section), now) {
-                Ok(answered) => {
-                    if answered.stale {
-                        let target = target(&self.scratch.key, hash, origin);
-                        self.revalidate(target, now, out);
-                    }
-                    return answered.rest;
-                }
-                Err(why) => {
-                    let target = target(&self.scratch.key, hash, origin);
-                    return self.miss(conn, id, target, head_only, why, 0, now, out);
-                }
+        match handling {
+            Handling::Lookup { head_only } => {
+                let response = self.look_up(conn, id, section, (hash, origin), head_only, now, out);
+                Begun::Answered(response)
+            }
+            Handling::Bypass { head_only } => {
+                self.stats.bypassed.inc();
+                let mut target = target(&self.scratch.key, hash, origin);
+                target.headers = Arc::new(forward::end_to_end(section));
+                let request = PassRequest::shared(target, head_only, Forward::Bypass);
+                Begun::Answered(self.pass(conn, id, request, now, out))
+            }
+            Handling::PassOn | Handling::MethodNotAllowed => {
+                let target = target(&self.scratch.key, hash, origin);
+                self.pass_on(conn, id, section, target)
             }
         }
+    }
+
+    fn refuse(
+        &mut self,
+        conn: &mut Conn,
+        id: StreamId,
+        status: StatusCode,
+        detail: &'static str,
+    ) -> Option<Response> {
+        self.stats.requests_refused.inc();
+        self.answer_own(conn, id, status, detail)
+    }
+
+    /// GET or HEAD: answers from the cache, or joins or begins a flight.
+    #[allow(clippy::too_many_arguments)]
+    fn look_up(
+        &mut self,
+        conn: &mut Conn,
+        id: StreamId,
+        section: &FieldSection,
+        (hash, origin): (KeyHash, OriginId),
+        head_only: bool,
+        now: Now,
+        out: &mut Outbox,
+    ) -> Option<Response> {
+        let conditions = Conditions::read(section.fields());
+        let found = self.answer_hit(conn, id, hash, head_only, &conditions, now);
+        if let Ok(Answered { rest, stale: false }) = found {
+            return rest;
+        }
+        let mut target = target(&self.scratch.key, hash, origin);
+        let allowed = &self.config.origins[usize::from(origin.0)].client_fields;
+        target.headers = Arc::new(forward::shared(section, allowed));
+        match found {
+            Ok(answered) => {
+                self.revalidate(target, now, out);
+                answered.rest
+            }
+            Err(why) => {
+                let miss = Miss {
+                    asked: Asked::new(&target.headers, section),
+                    target,
+                    head_only,
+                    why,
+                    attempts: 0,
+                };
+                self.miss(conn, id, miss, now, out)
+            }
+        }
+    }
+
+    /// A method that is not answered from the cache: it goes to the origin as it is, once its body is
+    /// complete.
+    fn pass_on(
+        &mut self,
+        conn: &mut Conn,
+        id: StreamId,
+        section: &FieldSection,
+        target: Target,
+    ) -> Begun {
+        let Ok(method) = Method::from_bytes(section.method()) else {
+            let status = StatusCode::NOT_IMPLEMENTED;
+            return Begun::Answered(self.refuse(conn, id, status, "method"));
+        };
+        if Arc::strong_count(&self.bodies) > self.config.limits.max_request_bodies {
+            self.stats.request_bodies_refused.inc();
+            let _already_closed = conn.quic.recv_stream(id).stop(varint(H3_NO_ERROR));
+            return Begun::Answered(self.answer_busy(conn, id, "request-bodies"));
+        }
         self.stats.bypassed.inc();
-        let target = target(&self.scratch.key, hash, origin);
-        let headers = forward::end_to_end(section);
-        self.pass(
-            conn,
-            id,
-            &target,
-            headers,
-            head_only,
-            Forward::Bypass,
-            now,
-            out,
-        )
+        let expects = section.get(b"expect");
+        if expects.is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue")) {
+            answer_continue(conn, id);
+        }
+        Begun::AwaitsBody(Box::new(PassRequest {
+            headers: forward::end_to_end(section),
+            target,
+            method,
+            body: Bytes::new(),
+            why: Forward::Method,
+            permit: Some(Arc::clone(&self.bodies)),
+        }))
     }
 
     /// Joins or begins a flight.
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn miss(
         &mut self,
         conn: &mut Conn,
         id: StreamId,
-        target: Target,
-        head_only: bool,
-        why: Forward,
-        attempts: u8,
+        miss: Miss,
         now: Now,
         out: &mut Outbox,
     ) -> Option<Response> {
+        let Miss {
+            target,
+            head_only,
+            why,
+            attempts,
+            asked,
+        } = miss;
         self.stats.misses.inc();
         if self.uncacheable.contains(target.hash, now.unix_ms) {
-            let headers = forward::canonical();
-            return self.pass(conn, id, &target, headers, head_only, why, now, out);
+            let request = PassRequest::shared(target, head_only, why);
+            return self.pass(conn, id, request, now, out);
         }
         if self.locals.followers() >= self.config.limits.max_waiters {
             self.stats.waiters_refused.inc();
@@ -305,6 +434,7 @@ impl Shard {
                 waiting: false,
             },
             head_only,
+            asked,
         };
         self.advance(conn, id, response, now, out)
     }
@@ -425,6 +555,14 @@ fn open_control(conn: &mut Conn) {
     }
 }
 
+/// 100 (Continue), so that the client sends its body (RFC 9110 section 10.1.1).
+fn answer_continue(conn: &mut Conn, id: StreamId) {
+    let fields = head::encode_static(StatusCode::CONTINUE, &HeaderMap::new());
+    let mut frame = Vec::new();
+    head::write_response(&mut frame, &fields, Dynamic::default(), None);
+    let _a_client_without_room_sends_it_anyway = conn.quic.send_stream(id).write(&frame);
+}
+
 /// Ends both directions of a request stream.
 fn reject(conn: &mut Conn, id: StreamId, code: u64) {
     let _already_closed = conn.quic.send_stream(id).reset(varint(code));
@@ -441,6 +579,7 @@ fn target(key: &[u8], hash: crate::store::KeyHash, origin: crate::io::OriginId) 
     Target {
         authority: key.slice_ref(authority),
         path: key.slice_ref(path),
+        headers: Arc::default(),
         key: key.clone(),
         hash,
         origin,

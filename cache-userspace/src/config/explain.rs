@@ -57,6 +57,8 @@ pub struct MemoryUse {
     pub heap_fills: u64,
     /// `limits.max_copied_out` a core.
     pub copied_out: u64,
+    /// `limits.max_request_bodies` of `limits.max_request_body` a core.
+    pub request_bodies: u64,
 }
 
 const CONNECTION_BYTES: u64 = 24 << 10;
@@ -85,6 +87,7 @@ impl MemoryUse {
                 * (u64::from(limits.fetch_window) + FLIGHT_BYTES),
             heap_fills: shards * limits.max_heap_fill,
             copied_out: shards * limits.max_copied_out,
+            request_bodies: shards * limits.max_request_bodies as u64 * limits.max_request_body,
         }
     }
 
@@ -98,6 +101,7 @@ impl MemoryUse {
             self.fetches,
             self.heap_fills,
             self.copied_out,
+            self.request_bodies,
         ]
         .into_iter()
         .fold(0, u64::saturating_add)
@@ -219,6 +223,13 @@ fn memory_text(config: &Config) -> String {
         (
             memory.copied_out,
             format!("slow clients: {shards} cores x limits.max_copied_out"),
+        ),
+        (
+            memory.request_bodies,
+            format!(
+                "request bodies: {shards} cores x {} x limits.max_request_body",
+                limits.max_request_bodies
+            ),
         ),
         (memory.total(), "together".to_owned()),
     ];

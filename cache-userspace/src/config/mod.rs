@@ -26,7 +26,7 @@ pub use kinds::DEFAULT_SOCKET;
 pub use raw::Problem;
 pub use tier::{Discard, TierConfig};
 pub use typed::{
-    AdminConfig, Backend, CacheConfig, Config, LogConfig, MemoryConfig, OriginConfig, PacketConfig,
+    AdminConfig, Backend, Config, LogConfig, MemoryConfig, OriginConfig, PacketConfig,
     ServerConfig, TlsConfig, TlsFiles, XdpMode,
 };
 

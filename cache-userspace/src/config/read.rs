@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cache_core::config::Limits;
+use cache_core::config::{Caching, ClientFields, Limits};
 use cache_core::store::StoreConfig;
 use hugepages::PagePolicy;
 
@@ -17,12 +17,12 @@ use super::kinds::{
 };
 use super::raw::{Problem, Reader, Section};
 use super::typed::{
-    AdminConfig, Backend, CacheConfig, Config, LogConfig, MemoryConfig, OriginConfig, PacketConfig,
+    AdminConfig, Backend, Config, LogConfig, MemoryConfig, OriginConfig, PacketConfig,
     ServerConfig, TlsConfig, TlsFiles, XdpMode,
 };
 use super::units::{
-    ADDRESS, ADDRESSES, BOOL, COUNT, COUNT_U32, DURATION, HOST, HOSTS, INTERFACE, NAMES, PATH,
-    SIZE, TOKEN, show_list,
+    ADDRESS, ADDRESSES, BOOL, COUNT, COUNT_U32, DURATION, FIELDS, HOST, HOSTS, INTERFACE, NAMES,
+    PATH, SIZE, TOKEN, show_list,
 };
 use super::{Machine, checks};
 use crate::upstream::{self, Http2Mode, UpstreamConfig};
@@ -216,13 +216,39 @@ fn read_memory(s: &mut Section<'_, '_, '_>) -> MemoryConfig {
     }
 }
 
-fn read_cache(s: &mut Section<'_, '_, '_>) -> (CacheConfig, u64) {
-    let cache = CacheConfig {
+fn read_cache(s: &mut Section<'_, '_, '_>) -> (Caching, u64) {
+    let d = Caching::default();
+    let cache = Caching {
         default_ttl: s.setting(
             "default_ttl",
             &DURATION,
-            Duration::ZERO,
+            d.default_ttl,
             "lifetime of a response that names none; 0s: it is not kept",
+        ),
+        heuristic_percent: s.bounded(
+            "heuristic_percent",
+            &COUNT_U32,
+            d.heuristic_percent,
+            0..=100,
+            "lifetime of a response that names none, as a part of the time since its Last-Modified; RFC 9111 names 10",
+        ),
+        heuristic_max: s.setting(
+            "heuristic_max",
+            &DURATION,
+            d.heuristic_max,
+            "no such lifetime is longer",
+        ),
+        stale_if_error: s.setting(
+            "stale_if_error",
+            &DURATION,
+            d.stale_if_error,
+            "how long a stale response that does not forbid it is served while its origin fails; off, since origins can ask for it",
+        ),
+        store_set_cookie: s.setting(
+            "store_set_cookie",
+            &BOOL,
+            d.store_set_cookie,
+            "keep responses with Set-Cookie that name a lifetime; off, since a cookie is mostly meant for one client",
         ),
     };
     let max_object = s.bounded(
@@ -260,6 +286,12 @@ fn read_origin(s: &mut Section<'_, '_, '_>, base: &Path) -> FoundOrigin {
         &HOST,
         "the name verified by TLS; unset: the host of url",
     );
+    let client_fields = s.setting(
+        "client_fields",
+        &FIELDS,
+        ClientFields::default(),
+        "fields of clients' requests that it sees; each makes variants and lets clients shape what others get",
+    );
     if ca.is_some()
         && url
             .as_ref()
@@ -274,6 +306,7 @@ fn read_origin(s: &mut Section<'_, '_, '_>, base: &Path) -> FoundOrigin {
             url,
             ca: ca.map(|ca| base.join(ca)),
             server_name,
+            client_fields,
         }),
         _ => None,
     };
@@ -446,6 +479,20 @@ fn read_limits(s: &mut Section<'_, '_, '_>, max_object: u64) -> Limits {
             d.max_passes,
             1..=1 << 20,
             "uncollapsed fetches of a shard (uncacheable answers) at a time",
+        ),
+        max_request_body: s.bounded(
+            "max_request_body",
+            &SIZE,
+            d.max_request_body,
+            0..=1 << 30,
+            "bytes of the body of a request that is passed on; past it 413",
+        ),
+        max_request_bodies: s.bounded(
+            "max_request_bodies",
+            &COUNT,
+            d.max_request_bodies,
+            1..=1 << 20,
+            "requests of a shard that are passed on with a body at a time; past it 503 with Retry-After",
         ),
         max_object,
         max_heap_fill: s.bounded(

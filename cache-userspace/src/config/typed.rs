@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cache_core::config::{Limits, OriginRoute};
+use cache_core::config::{Caching, ClientFields, Limits, OriginRoute};
 use hugepages::PagePolicy;
 
 use super::explain::{Setting, Source};
@@ -20,7 +20,7 @@ pub struct Config {
     pub packet: PacketConfig,
     pub tls: TlsConfig,
     pub memory: MemoryConfig,
-    pub cache: CacheConfig,
+    pub cache: Caching,
     pub tier: TierConfig,
     pub origins: Vec<OriginConfig>,
     /// Ready for the upstream: `origins` in the same order as above.
@@ -92,12 +92,6 @@ pub struct MemoryConfig {
 }
 
 #[derive(Clone, Debug)]
-pub struct CacheConfig {
-    /// Lifetime of a storable response that names none.
-    pub default_ttl: Duration,
-}
-
-#[derive(Clone, Debug)]
 pub struct OriginConfig {
     pub name: String,
     /// Lower-case, without port; `*` is every host.
@@ -108,6 +102,8 @@ pub struct OriginConfig {
     pub ca: Option<PathBuf>,
     /// The name verified by TLS, where it is not the host of `url`.
     pub server_name: Option<String>,
+    /// Which fields of clients' requests it gets to see.
+    pub client_fields: ClientFields,
 }
 
 #[derive(Clone, Debug)]
@@ -131,6 +127,7 @@ impl Config {
             .map(|origin| OriginRoute {
                 name: origin.name.clone(),
                 hosts: origin.hosts.clone(),
+                client_fields: origin.client_fields.clone(),
             })
             .collect()
     }

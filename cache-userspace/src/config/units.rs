@@ -3,6 +3,7 @@
 //! A [`Kind`] reads one TOML value into one Rust type and shows it again in the same notation, so
 //! that what `popcache check` prints can be pasted back into the file.
 
+use cache_core::config::ClientFields;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -162,6 +163,32 @@ pub const NAMES: Kind<Vec<String>> = Kind {
 pub const HOSTS: Kind<Vec<String>> = Kind {
     parse: |node| one_or_more(node, "a host name", host),
     show: |hosts| show_list(hosts, |h| quote(h)),
+};
+
+pub const FIELDS: Kind<ClientFields> = Kind {
+    parse: |node| {
+        let what = "a list of field names such as [\"Accept-Language\"], or [\"*\"]";
+        let Some(items) = node.get_ref().as_array() else {
+            return Err(Invalid::expected(what, node));
+        };
+        let mut fields = ClientFields::default();
+        for item in items.iter() {
+            let name = text(item, what)?;
+            match name.parse() {
+                _ if name == "*" => fields.all = true,
+                Ok(name) => fields.names.push(name),
+                Err(_) => {
+                    return Err(Invalid::new(item, format!("{name:?} is no field name")));
+                }
+            }
+        }
+        Ok(fields)
+    },
+    show: |fields| {
+        let names = fields.names.iter().map(|name| name.as_str());
+        let names: Vec<&str> = fields.all.then_some("*").into_iter().chain(names).collect();
+        show_list(&names, |name| quote(name))
+    },
 };
 
 /// Shows a list in TOML.

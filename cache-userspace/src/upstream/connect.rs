@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cache_core::io::{FetchError, FetchErrorKind};
 use http::uri::Scheme;
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::{ClientConfig, RootCertStore};
@@ -51,9 +51,9 @@ pub(super) enum Protocol {
 /// The sending half of a connection.
 #[derive(Debug)]
 pub(super) enum Sender {
-    Http1(http1::SendRequest<Empty<Bytes>>),
+    Http1(http1::SendRequest<Full<Bytes>>),
     Http2 {
-        sender: http2::SendRequest<Empty<Bytes>>,
+        sender: http2::SendRequest<Full<Bytes>>,
         limit: Arc<StreamLimit>,
     },
 }

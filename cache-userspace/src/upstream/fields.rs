@@ -8,7 +8,7 @@ use cache_core::io::{FetchError, FetchErrorKind, FetchRequest};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
-use http_body_util::Empty;
+use http_body_util::Full;
 
 use super::config::UpstreamError;
 use super::connect::MAX_HEAD_FIELDS;
@@ -55,6 +55,7 @@ pub(super) struct Outgoing {
     host: HeaderValue,
     target: PathAndQuery,
     headers: HeaderMap,
+    body: Bytes,
 }
 
 impl Outgoing {
@@ -84,13 +85,18 @@ impl Outgoing {
             .filter(|target| target.starts_with(b"/"))
             .and_then(|target| PathAndQuery::try_from(target.as_ref()).ok())
             .ok_or_else(|| unusable("target", &request.target))?;
+        let mut headers = request_fields(request.headers, identity);
+        if !request.body.is_empty() || !request.method.is_safe() {
+            headers.insert(header::CONTENT_LENGTH, request.body.len().into());
+        }
         Ok(Self {
             method: request.method,
             scheme,
             authority,
             host,
             target,
-            headers: request_fields(request.headers, identity),
+            headers,
+            body: request.body,
         })
     }
 
@@ -99,7 +105,7 @@ impl Outgoing {
     }
 
     /// The head in one of its forms.
-    pub(super) fn request(&self, form: Form) -> Request<Empty<Bytes>> {
+    pub(super) fn request(&self, form: Form) -> Request<Full<Bytes>> {
         let mut parts = http::uri::Parts::default();
         parts.path_and_query = Some(self.target.clone());
         let mut headers = self.headers.clone();
@@ -112,7 +118,7 @@ impl Outgoing {
                 parts.authority = Some(self.authority.clone());
             }
         }
-        let mut request = Request::new(Empty::new());
+        let mut request = Request::new(Full::new(self.body.clone()));
         *request.method_mut() = self.method.clone();
         // Both combinations of parts are complete, so the default is never taken.
         *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
@@ -123,7 +129,7 @@ impl Outgoing {
 
 fn request_fields(mut headers: HeaderMap, identity: &Identity) -> HeaderMap {
     remove_hop_by_hop(&mut headers);
-    // No body follows, and Host is written anew: none of these may say otherwise.
+    // The body's length and Host are written anew: none of these may say otherwise.
     for name in [header::HOST, header::CONTENT_LENGTH, header::EXPECT] {
         headers.remove(name);
     }
@@ -287,6 +293,7 @@ mod tests {
             authority: Bytes::from_static(authority),
             target: Bytes::from_static(target),
             headers,
+            body: Bytes::new(),
             window: 0,
         };
         let identity = Identity::new("popcache").expect("a token");

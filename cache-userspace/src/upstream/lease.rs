@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use tokio::time::timeout;
@@ -33,11 +33,11 @@ pub(super) struct Lease {
 /// The sending half of the leased connection.
 pub(super) enum Requests {
     Http1 {
-        sender: http1::SendRequest<Empty<Bytes>>,
+        sender: http1::SendRequest<Full<Bytes>>,
         surplus: Arc<AtomicBool>,
     },
     Http2 {
-        sender: http2::SendRequest<Empty<Bytes>>,
+        sender: http2::SendRequest<Full<Bytes>>,
         limit: Arc<StreamLimit>,
         _stream: Stream,
     },
@@ -83,7 +83,7 @@ impl Lease {
     /// Sends a request in the lease's form and waits for the final response head.
     pub(super) async fn send(
         &mut self,
-        request: Request<Empty<Bytes>>,
+        request: Request<Full<Bytes>>,
     ) -> hyper::Result<Response<Incoming>> {
         if self.reused {
             count(&self.pool.stats.reused);

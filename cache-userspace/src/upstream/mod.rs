@@ -87,7 +87,7 @@ impl Upstream {
     pub fn command(&self, shard: ShardId, command: FetchCommand, events: &EventSender) {
         match command {
             FetchCommand::Start { id, request } => {
-                if let Err(error) = self.start(shard, id, request, events) {
+                if let Err(error) = self.start(shard, id, *request, events) {
                     events.send_soon(id, FetchEvent::Failed(error));
                 }
             }

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cache_core::io::FetchError;
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::client::conn::{http1, http2};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
@@ -62,14 +62,14 @@ struct State {
 
 struct Idle {
     id: u64,
-    sender: http1::SendRequest<Empty<Bytes>>,
+    sender: http1::SendRequest<Full<Bytes>>,
     surplus: Arc<AtomicBool>,
     since: Instant,
 }
 
 struct Shared {
     id: u64,
-    sender: http2::SendRequest<Empty<Bytes>>,
+    sender: http2::SendRequest<Full<Bytes>>,
     limit: Arc<StreamLimit>,
     used: usize,
     since: Instant,
@@ -308,7 +308,7 @@ impl Pool {
     pub(super) fn keep(
         self: &Arc<Self>,
         id: u64,
-        sender: http1::SendRequest<Empty<Bytes>>,
+        sender: http1::SendRequest<Full<Bytes>>,
         surplus: Arc<AtomicBool>,
     ) {
         let since = Instant::now();

@@ -39,6 +39,9 @@ pub struct RequestReader {
     body: u64,
     content_length: Option<u64>,
     ignored: u64,
+    /// Body bytes that may be kept.
+    max_body: u64,
+    kept: Vec<u8>,
 }
 
 /// Where in the stream the next byte stands. The phases of the message are the first element.
@@ -72,8 +75,28 @@ impl Default for State {
 }
 
 impl RequestReader {
+    /// Reads over bodies.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Keeps up to `max_body` bytes of the bodies of requests other than GET and HEAD, for
+    /// [`Self::take_body`].
+    pub fn keeping(max_body: u64) -> Self {
+        Self {
+            max_body,
+            ..Self::default()
+        }
+    }
+
+    /// True once the body has turned out longer than what may be kept of it.
+    pub fn is_body_too_large(&self) -> bool {
+        self.body.max(self.content_length.unwrap_or(0)) > self.max_body
+    }
+
+    /// The body so far.
+    pub fn take_body(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.kept)
     }
 
     /// Takes the next bytes in order; `fin` when they are the last. `scratch` is written when the
@@ -122,8 +145,7 @@ impl RequestReader {
             }
             State::Section(phase, left) => return self.read_section(phase, left, data, scratch),
             State::Data(left) => {
-                let taken = take(data, left);
-                self.body += taken;
+                let taken = self.take_data(data, left);
                 self.state = match left - taken {
                     0 => State::Header(Phase::Request),
                     left => State::Data(left),
@@ -139,6 +161,18 @@ impl RequestReader {
             State::Discard | State::Finished => *data = &[],
         }
         Ok(Progress::More)
+    }
+
+    fn take_data(&mut self, data: &mut &[u8], left: u64) -> u64 {
+        let before = *data;
+        let taken = take(data, left);
+        self.body += taken;
+        if self.is_body_too_large() {
+            self.kept = Vec::new();
+        } else {
+            self.kept.extend_from_slice(&before[..taken as usize]);
+        }
+        taken
     }
 
     fn begin_frame(
@@ -240,6 +274,9 @@ impl RequestReader {
         }
         if phase == Phase::Nothing {
             self.content_length = scratch.content_length();
+            if matches!(scratch.method(), b"GET" | b"HEAD") {
+                self.max_body = 0;
+            }
             self.state = State::Header(Phase::Request);
             return Ok(Progress::Request);
         }

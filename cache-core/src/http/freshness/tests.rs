@@ -34,8 +34,11 @@ fn decide_with(
     default_s: u64,
 ) -> Decision {
     let status = StatusCode::from_u16(status).unwrap();
-    let default_ttl = Duration::from_secs(default_s);
-    policy(request, status, &map(fields), NOW_MS, default_ttl)
+    let caching = Caching {
+        default_ttl: Duration::from_secs(default_s),
+        ..Caching::default()
+    };
+    policy(request, status, &map(fields), NOW_MS, &caching)
 }
 
 fn times(fields: &[(&str, &str)]) -> Lifetime {

@@ -69,9 +69,13 @@ impl Shard {
             authority: Bytes::from_static(b"edge.test"),
             target: Bytes::copy_from_slice(target.as_bytes()),
             headers: HeaderMap::new(),
+            body: Bytes::new(),
             window,
         };
-        self.command(FetchCommand::Start { id, request });
+        self.command(FetchCommand::Start {
+            id,
+            request: Box::new(request),
+        });
         id
     }
 
