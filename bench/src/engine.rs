@@ -15,8 +15,8 @@ mod offline;
 mod own;
 mod peers;
 mod replay;
-mod synthetic;
-mod trace;
+pub(crate) mod synthetic;
+pub(crate) mod trace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

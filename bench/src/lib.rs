@@ -9,6 +9,7 @@
 //!
 //! hit herd    the benchmarks of the whole
 //! engine      the benchmark of index, memory and eviction
+//! tier        the benchmark of the tier on drives
 //! site        what they run on: network, origin, servers that take turns
 //! net         namespace and veth pairs
 //! process     servers as child processes
@@ -34,3 +35,4 @@ pub mod origin;
 pub mod place;
 pub mod process;
 pub mod site;
+pub mod tier;

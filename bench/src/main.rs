@@ -33,6 +33,8 @@ enum Tool {
     Herd(cli::bench::Arguments),
     /// Benchmark the cache engine alone: miss ratios, time per get, memory
     Engine(cli::engine::Arguments),
+    /// Benchmark the tier on drives: reads, writes, recovery, admission
+    Tier(cli::tier::Arguments),
     /// Unpack the peers now rather than at the first benchmark
     Peers,
 }
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Tool::Hit(arguments) => cli::bench::run_hit(arguments),
         Tool::Herd(arguments) => cli::bench::run_herd(arguments),
         Tool::Engine(arguments) => cli::engine::run(arguments),
+        Tool::Tier(arguments) => cli::tier::run(arguments),
         Tool::Peers => cli::bench::run_peers(),
     };
     done.unwrap_or_else(|error| {

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod node;
+pub mod probe;
 pub mod rt;
 pub mod start;
 pub mod status;

@@ -16,6 +16,7 @@ mod recover;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use cache_core::tier::format::{
@@ -24,11 +25,11 @@ use cache_core::tier::format::{
 };
 
 pub use buffer::Buffer;
-pub use recover::{Judges, ShardTier};
+pub use recover::{Judges, ShardTier, disk_plan};
 
 use crate::config::{Discard, TierConfig};
 use crate::rt::disk::Device;
-use device::{Mode, OpenDevice};
+use device::{DeviceError, Mode, OpenDevice};
 
 /// What the node asks of its tier.
 #[derive(Clone, Copy, Debug)]
@@ -131,7 +132,9 @@ pub fn inspect(config: &TierConfig, shards: u8) -> Vec<String> {
     let mut problems = Vec::new();
     let mut found = Vec::new();
     for path in config.devices.iter().filter(|path| path.exists()) {
-        match Found::open(path, config.size, Mode::Look) {
+        let opened =
+            refuse_twice(&found, path).and_then(|()| Found::open(path, config.size, Mode::Look));
+        match opened {
             Ok(one) => found.push(one),
             Err(error) => problems.push(format!("{error:#}")),
         }
@@ -142,7 +145,7 @@ pub fn inspect(config: &TierConfig, shards: u8) -> Vec<String> {
         return problems;
     }
     let checked = match all_there {
-        true => distinct(&found).and_then(|()| recognise(found, shards).map(drop)),
+        true => recognise(found, shards).map(drop),
         false => Err(anyhow!(
             "some devices exist and some do not: a set is made at once; name those of the set, or \
              lose what they hold by `popcache serve --format`"
@@ -164,6 +167,9 @@ struct Recognised {
     superblock: Superblock,
 }
 
+/// The kernel lets go of a killed process's devices only when their last read or write is done.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 impl Found {
     fn open(path: &Path, size: u64, mode: Mode) -> anyhow::Result<Self> {
         let device =
@@ -172,6 +178,20 @@ impl Found {
             path: path.to_owned(),
             device,
         })
+    }
+
+    /// Waits a little for a device that is in use.
+    fn open_patiently(path: &Path, size: u64, mode: Mode) -> anyhow::Result<Self> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let opened = Self::open(path, size, mode);
+            let Err(error) = &opened else { return opened };
+            let in_use = matches!(error.downcast_ref(), Some(DeviceError::InUse));
+            if !in_use || Instant::now() >= end {
+                return opened;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn recognise(self, shards: u8) -> anyhow::Result<Recognised> {
@@ -207,22 +227,26 @@ impl Found {
 fn open_devices(config: &TierConfig, mode: Mode) -> anyhow::Result<Vec<Found>> {
     let mut found: Vec<Found> = Vec::new();
     for path in &config.devices {
-        let opened = Found::open(path, config.size, mode);
+        refuse_twice(&found, path)?;
+        let opened = Found::open_patiently(path, config.size, mode);
         found.push(opened.context("tier.devices")?);
     }
-    distinct(&found)?;
     Ok(found)
 }
 
-fn distinct(found: &[Found]) -> anyhow::Result<()> {
-    for (index, one) in found.iter().enumerate() {
-        let same = |other: &&Found| other.device.identity == one.device.identity;
-        if let Some(other) = found[..index].iter().find(same) {
-            let (one, other) = (one.path.display(), other.path.display());
-            return Err(anyhow!("tier.devices: {one} and {other} are the same"));
-        }
+/// One device by two names.
+fn refuse_twice(found: &[Found], path: &Path) -> anyhow::Result<()> {
+    let Some(identity) = device::identity(path) else {
+        return Ok(());
+    };
+    match found.iter().find(|one| one.device.identity == identity) {
+        None => Ok(()),
+        Some(other) => Err(anyhow!(
+            "tier.devices: {} and {} are the same",
+            other.path.display(),
+            path.display()
+        )),
     }
-    Ok(())
 }
 
 /// All of one set, in the order of their numbers, whatever order they were named in.

@@ -6,6 +6,7 @@ pub mod bridge;
 pub mod engine;
 pub mod load;
 pub mod origin;
+pub mod tier;
 
 use popcache_bench::load::expand;
 

@@ -10,6 +10,7 @@
 mod check;
 mod documents;
 mod logging;
+mod probe;
 mod remote;
 mod serve;
 
@@ -97,6 +98,9 @@ enum Command {
         #[command(flatten)]
         node: Node,
     },
+    /// Measure what a drive can do as a tier
+    #[command(after_long_help = PROBE_HELP)]
+    ProbeTier(probe::Arguments),
     /// Print a completion script for a shell
     #[command(after_long_help = COMPLETIONS_HELP)]
     Completions { shell: clap_complete::Shell },
@@ -157,6 +161,14 @@ Examples:
   popcache purge https://edge.example/emotes/42.png
   popcache purge --all";
 
+const PROBE_HELP: &str = "\
+Fills a scratch file as popcache writes its tier, kills the process that did it, opens the file again,
+and reads objects from it beside bare io_uring reads of the same blocks. Needs no running node.
+
+Examples:
+  popcache probe-tier --device /var/lib/popcache
+  popcache probe-tier --device /mnt/nvme --size '8 GiB' --json";
+
 const COMPLETIONS_HELP: &str = "\
 Examples:
   popcache completions bash > /usr/share/bash-completion/completions/popcache
@@ -178,6 +190,7 @@ fn run(arguments: Arguments) -> Exit {
         Command::Check { file, json } => check::check(&file.config, json),
         Command::Status { node, json } => remote::status(&node, json),
         Command::Purge { url, node, .. } => remote::purge(&node, url.as_deref()),
+        Command::ProbeTier(arguments) => probe::probe(&arguments),
         Command::Completions { shell } => documents::completions(shell),
         Command::Man { dir } => documents::man(dir.as_deref()),
     }

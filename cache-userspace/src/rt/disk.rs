@@ -13,6 +13,8 @@
 //! as one fixed buffer; the block of an operation is kept here until the kernel is done with it,
 //! whatever happens.
 
+pub mod raw;
+
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;

@@ -1,6 +1,6 @@
 //! One device of the tier: opened for direct I/O by one popcache at a time.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
@@ -107,16 +107,12 @@ impl OpenDevice {
                 .map_err(io_error("find its size"))?,
             false => found.len(),
         };
-        let identity = match is_block {
-            true => (0, found.rdev()),
-            false => (found.dev(), found.ino()),
-        };
         Ok(Self {
             untouched: !is_block && has_no_data(&file),
             file,
             bytes,
             is_block,
-            identity,
+            identity: identity_of(&found),
         })
     }
 
@@ -135,6 +131,18 @@ impl OpenDevice {
             found: self.bytes,
             wanted: size,
         })
+    }
+}
+
+/// What is at `path`, if anything is.
+pub fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().as_ref().map(identity_of)
+}
+
+fn identity_of(found: &Metadata) -> (u64, u64) {
+    match found.file_type().is_block_device() {
+        true => (0, found.rdev()),
+        false => (found.dev(), found.ino()),
     }
 }
 

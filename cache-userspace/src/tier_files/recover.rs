@@ -18,7 +18,7 @@ use hugepages::{Backing, PagePolicy};
 use super::{Buffer, OpenTier, random};
 use crate::config::TierConfig;
 use crate::config::tier::BLOCK_BYTES;
-use crate::rt::disk::DiskPlan;
+use crate::rt::disk::{Device, DiskPlan};
 
 /// How long it may take before a line says how far it is, and how often another one does.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -53,7 +53,7 @@ impl OpenTier {
         let mut recoveries = Vec::new();
         let mut plans = Vec::new();
         for shard in 0..self.geometry.shards() {
-            let plan = self.disk_plan(config)?;
+            let plan = disk_plan(config, self.devices.clone(), self.geometry.shard_bytes())?;
             let recovery = Recovery::new(
                 self.geometry.clone(),
                 shard,
@@ -78,19 +78,6 @@ impl OpenTier {
         );
         let both = tiers.into_iter().zip(plans);
         Ok(both.map(|(tier, disk)| ShardTier { tier, disk }).collect())
-    }
-
-    fn disk_plan(&self, config: &TierConfig) -> anyhow::Result<DiskPlan> {
-        let shard = config.of_shard(self.geometry.shard_bytes(), 0);
-        let bytes = shard.blocks(self.geometry.devices()) * BLOCK_BYTES;
-        let (region, _) = Backing::map(bytes, PagePolicy::Auto)
-            .context("tier.max_reads and tier.write_buffer")?;
-        let pool = Pool::new(region, BLOCK_BYTES).context("tier.write_buffer")?;
-        Ok(DiskPlan {
-            devices: self.devices.clone(),
-            pool,
-            stats: Arc::default(),
-        })
     }
 
     fn read_all(&self, recoveries: Vec<Recovery>) -> anyhow::Result<Vec<Tier>> {
@@ -124,6 +111,27 @@ impl OpenTier {
             threads.into_iter().map(join).collect()
         })
     }
+}
+
+/// The blocks of a shard for all that it may have under way, and the devices.
+///
+/// # Errors
+/// No memory.
+pub fn disk_plan(
+    config: &TierConfig,
+    devices: Vec<Device>,
+    shard_bytes: u64,
+) -> anyhow::Result<DiskPlan> {
+    let bounds = config.of_shard(shard_bytes, 0);
+    let bytes = bounds.blocks(devices.len() as u8) * BLOCK_BYTES;
+    let (region, _) =
+        Backing::map(bytes, PagePolicy::Auto).context("tier.max_reads and tier.write_buffer")?;
+    let pool = Pool::new(region, BLOCK_BYTES).context("tier.write_buffer")?;
+    Ok(DiskPlan {
+        devices,
+        pool,
+        stats: Arc::default(),
+    })
 }
 
 fn judged(mut recovery: Recovery, judges: Judges) -> Recovery {

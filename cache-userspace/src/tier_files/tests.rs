@@ -179,7 +179,8 @@ fn one_file_by_two_names_is_noticed() {
     let config = config(dir.path(), &["a", "b"]);
     let why = refusal(&config);
     assert!(
-        why.contains("another popcache") || why.contains("the same"),
+        why.contains("/a and ") && why.contains("/b are the same"),
         "{why}"
     );
+    assert_eq!(inspect(&config, 2).len(), 1);
 }

@@ -1,0 +1,85 @@
+//! A tier and its drives, turned as a core's loop turns them, without a shard around them.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use cache_core::io::FetchId;
+use cache_core::store::KeyHash;
+use cache_core::tier::{DiskCommand, Tier, TierEvent};
+
+use crate::rt::clock;
+use crate::rt::disk::Disk;
+use crate::rt::disk::raw::Extent;
+use crate::tier_files::ShardTier;
+
+/// A completion is waited for this long before the tier is asked again.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+pub struct Driver {
+    pub tier: Tier,
+    disk: Disk,
+    commands: Vec<DiskCommand>,
+    pub events: Vec<(FetchId, TierEvent)>,
+    /// Where the latest turn read.
+    pub read: Vec<Extent>,
+    fetches: u64,
+}
+
+impl Driver {
+    pub fn new(shard: ShardTier) -> anyhow::Result<Self> {
+        Ok(Self {
+            tier: shard.tier,
+            disk: Disk::new(shard.disk).context("cannot make the drives' io_uring")?,
+            commands: Vec::new(),
+            events: Vec::new(),
+            read: Vec::new(),
+            fetches: 0,
+        })
+    }
+
+    /// Begins a read; `None`: it is not there.
+    pub fn fetch(&mut self, hash: KeyHash, key: Bytes) -> Option<FetchId> {
+        self.fetches += 1;
+        let id = FetchId(self.fetches);
+        let begun = self.tier.fetch(clock::now(), id, hash, key);
+        begun.then_some(id)
+    }
+
+    /// Gives the tier's commands to the drives, and collects events.
+    pub fn turn(&mut self) {
+        self.tier
+            .turn(clock::now(), &mut self.commands, &mut self.events);
+        self.read.clear();
+        self.read.extend(self.commands.iter().filter_map(extent));
+        self.disk.submit(&mut self.commands);
+    }
+
+    /// Waits for an answer of a drive, if any is to come, and gives what is there to the tier.
+    pub fn wait(&mut self) {
+        self.disk.wait(PATIENCE);
+        self.poll();
+    }
+
+    /// Gives the tier what the drives have answered.
+    pub fn poll(&mut self) {
+        let (tier, now) = (&mut self.tier, clock::now());
+        self.disk.reap(|done| tier.done(now, done));
+    }
+}
+
+fn extent(command: &DiskCommand) -> Option<Extent> {
+    match *command {
+        DiskCommand::Read {
+            device,
+            offset,
+            len,
+            ..
+        } => Some(Extent {
+            device,
+            offset,
+            len,
+        }),
+        _ => None,
+    }
+}
