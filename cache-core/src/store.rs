@@ -72,6 +72,10 @@ pub struct StoreConfig {
     /// By class, the bytes of the node that its objects take before they are worth less than all
     /// others; 0, or no entry: no limit. In equal parts a shard.
     pub class_bytes: Vec<u64>,
+    /// Bytes that an object of the other part takes on average, with its head: the index has room for
+    /// as many as fit. Smaller ones than this are evicted for want of an entry before memory is
+    /// full; larger ones leave entries unused. 256 bytes to 1 MiB.
+    pub mean_object: u64,
 }
 
 impl Default for StoreConfig {
@@ -86,6 +90,7 @@ impl Default for StoreConfig {
             pinned_bytes: 32 << 20,
             max_pins: 4096,
             class_bytes: Vec::new(),
+            mean_object: 3 << 10,
         }
     }
 }

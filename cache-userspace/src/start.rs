@@ -189,6 +189,7 @@ fn build_store(
         max_object: config.limits.max_object,
         hash_seed: seed,
         large_share: config.memory.large_share,
+        mean_object: config.memory.mean_object,
         ..StoreConfig::default()
     };
     let (stores, report) = store::build(&store, Arc::clone(purges)).context("memory.ram")?;

@@ -538,7 +538,6 @@ fn nodes(plan: &Plan, purges: &Arc<Purges>, rng: &mut StdRng) -> Result<Vec<Node
         pages: hugepages::PagePolicy::Plain,
         max_object: plan.limits.max_object,
         hash_seed: rng.random(),
-        large_share: 0.5,
         ..StoreConfig::default()
     };
     let (stores, _) =

@@ -1,5 +1,6 @@
 //! How memory is cut: per shard a log, extents and an index.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use foldhash::quality::FixedState;
@@ -8,15 +9,12 @@ use hugepages::{Arena, Backing, Reader, Region, Table, Writer};
 use super::owner::{Bounds, Owner, expected_objects};
 use super::{Partition, Store, StoreConfig, StoreError, StoreReport};
 use crate::evict::Metas;
-use crate::index::{Index, MAX_LOG_BYTES, SLOTS_PER_LINE};
+use crate::index::{Index, LOAD_PERCENT, MAX_LOG_BYTES};
 use crate::io::ShardId;
 use crate::policy::Policy;
 use crate::purge::Purges;
 use crate::record::{EXTENT_BYTES, MAX_OBJECT};
 
-/// Log bytes per index slot. Objects of 1 KiB with all overhead would fill the index; at the 2 to 8
-/// KiB that small objects have, two to eight slots in a line of eight are empty.
-const LOG_BYTES_PER_SLOT: u64 = 1024;
 const MIN_LOG_SEGMENTS: u64 = 8;
 /// Segments are as large as leaves about this many.
 const WANTED_LOG_SEGMENTS: u64 = 32;
@@ -29,7 +27,10 @@ const LARGEST_OBJECT_SHARE: u64 = 2;
 const PINNED_SHARE: u64 = 4;
 const PAGE: u64 = 4 << 10;
 const HUGE_PAGE: u64 = 2 << 20;
-const SHARES: std::ops::RangeInclusive<f32> = 0.1..=0.9;
+const SLOT_BYTES: u64 = 8;
+const SHARES: RangeInclusive<f32> = 0.1..=0.9;
+/// Bytes of a mean object that make sense.
+const MEANS: RangeInclusive<u64> = 256..=1 << 20;
 
 /// Maps the memory and lays out one partition a shard. Lookups give nothing that `purges` covers.
 pub fn build(
@@ -87,6 +88,7 @@ struct Layout {
     segment_bytes: u64,
     segments: u64,
     extents: u64,
+    mean_object: u64,
 }
 
 /// What the owner of a partition writes.
@@ -117,15 +119,24 @@ impl Layout {
         }
         let shards = u64::from(config.shards);
         let per_shard = usable(config.ram_bytes) / shards;
-        Self::fit(per_shard, config.large_share).ok_or_else(|| StoreError::TooSmall {
+        if !MEANS.contains(&config.mean_object) {
+            return Err(StoreError::Config(format!(
+                "a mean object of {} bytes: give {} to {}",
+                config.mean_object,
+                MEANS.start(),
+                MEANS.end()
+            )));
+        }
+        Self::fit(per_shard, config).ok_or_else(|| StoreError::TooSmall {
             ram: config.ram_bytes,
             shards: config.shards,
-            minimum: (minimum(config.large_share) * shards).next_multiple_of(HUGE_PAGE),
+            minimum: (minimum(config) * shards).next_multiple_of(HUGE_PAGE),
         })
     }
 
     /// The layout that fits in `bytes`; `None` when they are too few.
-    fn fit(bytes: u64, large_share: f32) -> Option<Self> {
+    fn fit(bytes: u64, config: &StoreConfig) -> Option<Self> {
+        let (large_share, mean_object) = (config.large_share, config.mean_object);
         let extent = u64::from(EXTENT_BYTES);
         let large = (bytes as f64 * f64::from(large_share)) as u64;
         let wanted_log = bytes.saturating_sub(large).min(MAX_LOG_BYTES);
@@ -135,6 +146,7 @@ impl Layout {
             segment_bytes,
             segments: wanted_log / segment_bytes,
             extents: large / extent,
+            mean_object,
         };
         while layout.bytes() > bytes {
             layout.segments = layout.segments.checked_sub(1)?;
@@ -150,11 +162,13 @@ impl Layout {
     }
 
     fn slots(self) -> u64 {
-        (self.log_bytes() / LOG_BYTES_PER_SLOT).next_multiple_of(SLOTS_PER_LINE)
+        self.index_bytes() / SLOT_BYTES
     }
 
+    /// As many slots as the log's objects take at the load that the index bears.
     fn index_bytes(self) -> u64 {
-        (self.slots() * size_of::<u64>() as u64).next_multiple_of(PAGE)
+        let slots = self.log_bytes() * 100 / (self.mean_object * LOAD_PERCENT);
+        (slots * SLOT_BYTES).next_multiple_of(PAGE)
     }
 
     fn extent_bytes(self) -> u64 {
@@ -185,7 +199,8 @@ impl Layout {
         let shards = u64::from(shards);
         let arenas = Arena::side_bytes(self.segments + self.extents, shards);
         let policy = Policy::bytes_for(expected_objects(self.slots()) as usize) as u64;
-        shards * (arenas + Metas::bytes(self.slots()) + policy)
+        let slots = Metas::bytes(self.slots()) + Index::side_bytes(self.slots());
+        shards * (arenas + slots + policy)
     }
 
     fn cut(self, memory: &mut Region, shards: u8) -> Result<Cut, StoreError> {
@@ -210,9 +225,9 @@ fn split(region: Region, segment: u32, shards: u8) -> Result<(Writer, Vec<Reader
 }
 
 /// Bytes that one shard needs at least.
-fn minimum(large_share: f32) -> u64 {
+fn minimum(config: &StoreConfig) -> u64 {
     let sizes = (1..).map(|n| n * MIN_SEGMENT_BYTES);
-    let mut enough = sizes.filter(|bytes| Layout::fit(*bytes, large_share).is_some());
+    let mut enough = sizes.filter(|bytes| Layout::fit(*bytes, config).is_some());
     enough.next().unwrap_or(u64::MAX)
 }
 
@@ -253,8 +268,12 @@ mod tests {
         for mib in [4u64, 5, 8, 13, 64, 100, 1000, 4096, 100_000] {
             for share in [0.1, 0.5, 0.9] {
                 let bytes = mib << 20;
-                let Some(layout) = Layout::fit(bytes, share) else {
-                    assert!(bytes < minimum(share), "{mib} MiB, {share}");
+                let config = StoreConfig {
+                    large_share: share,
+                    ..StoreConfig::default()
+                };
+                let Some(layout) = Layout::fit(bytes, &config) else {
+                    assert!(bytes < minimum(&config), "{mib} MiB, {share}");
                     continue;
                 };
                 assert!(layout.bytes() <= bytes, "{mib} MiB, {share}: {layout:?}");
@@ -297,6 +316,27 @@ mod tests {
                 error.to_string().contains("share of large objects"),
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn the_index_is_as_large_as_the_mean_object_makes_it() {
+        for mean_object in [1 << 10, 3 << 10, 64 << 10] {
+            let config = StoreConfig {
+                mean_object,
+                ..StoreConfig::default()
+            };
+            let layout = Layout::fit(1 << 30, &config).unwrap();
+            let used = layout.log_bytes() as f64 / mean_object as f64 / layout.slots() as f64;
+            assert!((0.85..0.91).contains(&used), "{mean_object}: {used}");
+        }
+        for mean_object in [0, 255, 2 << 20] {
+            let config = StoreConfig {
+                mean_object,
+                ..config(1, 1 << 30)
+            };
+            let error = build(&config, purges()).unwrap_err();
+            assert!(error.to_string().contains("mean object"), "{error}");
         }
     }
 

@@ -15,7 +15,7 @@ use super::reclaim::Making;
 use super::space::Space;
 use super::{Fill, KeyHash, NewObject, Partition, Span, StoreError, StoreStats, hash_key};
 use crate::evict::{Metas, Source};
-use crate::index::{Index, Slot, SlotId};
+use crate::index::{Index, LOAD_PERCENT, Slot, SlotId};
 use crate::io::ShardId;
 use crate::policy::{Meta, Policy};
 use crate::purge::{Purges, Verdict};
@@ -26,8 +26,6 @@ const MAX_PIECES: usize = 64;
 /// Objects that may be evicted by commits between two turns and still be shown at the next; others
 /// go without.
 const MAX_DISPLACED: usize = 64;
-/// Slots for each object, of the 2 to 8 KiB that small ones have.
-const SLOTS_PER_OBJECT: u64 = 4;
 
 #[derive(Debug)]
 pub(super) struct Owner {
@@ -357,7 +355,7 @@ impl Owner {
     }
 
     /// The slot for a committed fill: that of the key's former object, with what was known of it,
-    /// an empty one, or that of the line's object of the least worth, which is evicted.
+    /// an empty one, or that of the object of the least worth in the key's lines, which is evicted.
     fn slot_for(
         &mut self,
         hash: KeyHash,
@@ -379,21 +377,29 @@ impl Owner {
                 Some(_) => index.clear(slot),
             }
         }
-        let empty = || index.line(hash).find(|(_, entry)| !entry.is_used());
-        match former.or_else(|| empty().map(|(slot, _)| (slot, None))) {
+        match former.or_else(|| self.room(hash).map(|slot| (slot, None))) {
             Some(slot) => Ok(slot),
-            None => Ok((self.evict_from_line(hash, partition)?, None)),
+            None => Ok((self.evict_from_lines(hash, partition)?, None)),
         }
     }
 
-    /// An object that is worth least of the line makes way; none where all are pinned.
-    fn evict_from_line(
+    /// A slot that is free, or becomes free because its object moves to another.
+    fn room(&mut self, hash: KeyHash) -> Option<SlotId> {
+        let room = self.index.room(hash)?;
+        for (from, to) in room.moves.into_iter().flatten() {
+            self.metas.set(to, self.metas.get(from));
+        }
+        Some(room.slot)
+    }
+
+    /// An object that is worth least of the key's lines makes way; none where all are pinned.
+    fn evict_from_lines(
         &mut self,
         hash: KeyHash,
         partition: &Partition,
     ) -> Result<SlotId, StoreError> {
         let index = Arc::clone(&self.index);
-        let ranked = index.line(hash).map(|(slot, entry)| {
+        let ranked = index.lines(hash).map(|(slot, entry)| {
             let found = self.record_of_slot(entry, partition);
             let rank = found.map_or(0.0, |(record, _)| self.rank_of(slot, &record));
             (rank, slot, found)
@@ -449,7 +455,7 @@ impl Owner {
 
 /// Objects that an index of so many slots is expected to hold.
 pub(super) fn expected_objects(slots: u64) -> u64 {
-    slots / SLOTS_PER_OBJECT
+    slots * LOAD_PERCENT / 100
 }
 
 /// A fill and what it writes to.

@@ -592,35 +592,44 @@ fn hot_large_objects_stay_while_others_stream_through() {
     assert!(stores[0].stats().evictions > 400);
 }
 
-#[test]
-fn a_full_line_gives_up_its_least_asked_for_object() {
-    let mut stores = node(1, 16);
-    let hash = stores[0].hash(&name(0));
-    let line = |store: &Store, key: &[u8]| {
-        let first = store.partitions[0].index.line(store.hash(key)).next();
-        first.unwrap().0
+/// A node whose index has 64 lines.
+fn node_of_few_slots() -> Vec<Store> {
+    let config = StoreConfig {
+        ram_bytes: 16 << 20,
+        pages: PagePolicy::Plain,
+        hash_seed: 42,
+        mean_object: 1 << 20,
+        ..StoreConfig::default()
     };
-    let first = line(&stores[0], &name(0));
-    let same: Vec<_> = (0..)
-        .map(name)
-        .filter(|key| line(&stores[0], key) == first)
-        .take(9)
-        .collect();
-    for key in &same[..8] {
-        put(&mut stores, key, 10).unwrap();
-        if *key != same[5] {
-            (0..4).for_each(|_| drop(get(&mut stores[0], key)));
-        }
+    let (stores, report) = build(&config, Arc::new(Purges::new(1, 16))).unwrap();
+    assert_eq!(report.slots, 512);
+    stores
+}
+
+#[test]
+fn a_full_index_gives_up_what_is_asked_for_least() {
+    let mut stores = node_of_few_slots();
+    for i in 0..460 {
+        put(&mut stores, &name(i), 10).unwrap();
+        (0..4).for_each(|_| drop(get(&mut stores[0], &name(i))));
     }
-    put(&mut stores, &same[8], 10).unwrap();
-    assert_eq!(stores[0].partitions[0].index.line(hash).count(), 8);
-    assert!(get(&mut stores[0], &same[5]).is_none());
-    let left = same.iter().filter(|key| get(&mut stores[0], key).is_some());
-    assert_eq!(left.count(), 8);
-    assert_eq!(
-        (stores[0].stats().objects, stores[0].stats().evictions),
-        (8, 1)
-    );
+    assert_eq!(stores[0].stats().evictions, 0);
+    for i in 460..1_000 {
+        put(&mut stores, &name(i), 10).unwrap();
+        let some = (0..8).map(|n| (i * 8 + n) % 460);
+        some.for_each(|i| drop(get(&mut stores[0], &name(i))));
+    }
+    let stats = stores[0].stats();
+    assert_eq!(stats.objects + stats.evictions, 1_000);
+    assert!(stats.objects > 480, "{}", stats.objects);
+    let mut left = |keys: std::ops::Range<usize>| {
+        let left = keys.filter(|i| get(&mut stores[0], &name(*i)).is_some());
+        left.count()
+    };
+    let hot = left(0..460);
+    // A choice at random would leave 170.
+    assert!(hot > 250, "{hot}");
+    assert_eq!((hot + left(460..1_000)) as u64, stats.objects);
 }
 
 /// What a sink is shown, as key, body and requests.
@@ -638,14 +647,18 @@ fn shown(store: &mut Store) -> Vec<(Vec<u8>, Vec<u8>, u8)> {
 fn what_is_evicted_is_shown_whole_and_once() {
     let mut stores = node(1, 16);
     let mut gone = std::collections::HashSet::new();
+    let mut taken_for_others = 0;
     for i in 0..6_000 {
         let len = if i % 20 == 0 { LARGE } else { SMALL };
         put(&mut stores, &name(i), len).unwrap();
         for (key, bytes, requests) in shown(&mut stores[0]) {
-            assert_eq!((bytes, requests), (body(&key, body_len(&key)), 1));
+            assert!(bytes == body(&key, body_len(&key)));
+            // Ghosts are known by few bits: one may be taken for another's.
+            taken_for_others += u32::from(requests != 1);
             assert!(!is_stored(&stores[0], &key) && gone.insert(key));
         }
     }
+    assert!(taken_for_others < 10, "{taken_for_others}");
     assert_eq!(gone.len() as u64, stores[0].stats().evictions);
     for i in 0..6_000 {
         assert!(is_stored(&stores[0], &name(i)) != gone.contains(&name(i)));
@@ -687,42 +700,31 @@ fn what_was_purged_or_replaced_is_not_shown() {
 }
 
 #[test]
-fn what_a_full_line_gives_up_is_shown_at_the_next_turn_with_its_requests() {
-    let mut stores = node(1, 16);
-    let line = |store: &Store, key: &[u8]| {
-        let first = store.partitions[0].index.line(store.hash(key)).next();
-        first.unwrap().0
-    };
-    let first = line(&stores[0], &name(0));
-    let keys = (0..).map(name);
-    let same: Vec<_> = keys
-        .filter(|key| line(&stores[0], key) == first)
-        .take(10)
+fn what_a_full_index_gives_up_is_shown_at_the_next_turn_with_its_requests() {
+    let mut stores = node_of_few_slots();
+    for i in 0..540 {
+        put(&mut stores, &name(i), 10).unwrap();
+        let hits = if i % 2 == 0 { 2 } else { 0 };
+        (0..hits).for_each(|_| drop(get(&mut stores[0], &name(i))));
+    }
+    let gone: Vec<_> = (0..540)
+        .filter(|i| !is_stored(&stores[0], &name(*i)))
         .collect();
-    for key in &same[..8] {
-        put(&mut stores, key, SMALL).unwrap();
-        (0..2).for_each(|_| drop(get(&mut stores[0], key)));
-    }
-    put(&mut stores, &same[8], LARGE).unwrap();
-    put(&mut stores, &same[9], SMALL).unwrap();
-    let shown = shown(&mut stores[0]);
-    // Of those asked for once the larger goes.
-    assert_eq!(shown.len(), 2);
-    assert_eq!(shown[0].2, 3);
-    assert!(shown[1] == (same[8].clone(), body(&same[8], LARGE), 1));
+    assert!(gone.len() > 3 && gone.len() as u64 == stores[0].stats().evictions);
     // What comes back or is purged before the turn is not shown.
-    for key in &same[8..] {
-        put(&mut stores, key, LARGE).unwrap();
+    put(&mut stores, &name(gone[0]), 10).unwrap();
+    let hash = stores[0].hash(&name(gone[1]));
+    stores[0].purge(hash, &name(gone[1]));
+    let shown = shown(&mut stores[0]);
+    assert!(shown.len() >= gone.len() - 2);
+    for (key, bytes, requests) in shown {
+        assert_eq!(bytes, body(&key, 10));
+        let is_gone = gone[2..].iter().find(|i| name(**i) == key);
+        if let Some(i) = is_gone {
+            assert_eq!(requests, if i % 2 == 0 { 3 } else { 1 });
+        }
+        assert!(key != name(gone[0]) && key != name(gone[1]));
     }
-    let hash = stores[0].hash(&same[8]);
-    stores[0].purge(hash, &same[8]);
-    put(&mut stores, &same[9], SMALL).unwrap();
-    let keys = self::shown(&mut stores[0]).into_iter().map(|(key, ..)| key);
-    assert!(
-        keys.collect::<Vec<_>>()
-            .iter()
-            .all(|key| same[..8].contains(key))
-    );
 }
 
 #[test]

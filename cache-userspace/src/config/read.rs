@@ -213,6 +213,13 @@ fn read_memory(s: &mut Section<'_, '_, '_>) -> MemoryConfig {
             0.1..=0.9,
             "part of a shard's memory for bodies above 64 KiB; the largest kept is half of that part",
         ),
+        mean_object: s.bounded(
+            "mean_object",
+            &SIZE,
+            StoreConfig::default().mean_object,
+            256..=1 << 20,
+            "bytes of an object up to 64 KiB on average: the index has entries for as many as fit",
+        ),
     }
 }
 

@@ -89,6 +89,8 @@ pub struct MemoryConfig {
     pub pages: PagePolicy,
     /// Part of a shard's memory for bodies above 64 KiB.
     pub large_share: f32,
+    /// Bytes that an object of the other part takes on average.
+    pub mean_object: u64,
 }
 
 #[derive(Clone, Debug)]

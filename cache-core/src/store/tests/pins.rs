@@ -172,32 +172,36 @@ fn pinned_segments_are_emptied_of_what_is_pinned_no_more() {
 }
 
 #[test]
-fn a_full_line_keeps_its_pinned_objects() {
-    let mut stores = pinning(1024, 100);
-    let line = |store: &Store, key: &[u8]| {
-        let first = store.partitions[0].index.line(store.hash(key)).next();
-        first.unwrap().0
+fn a_full_index_keeps_its_pinned_objects() {
+    let config = StoreConfig {
+        ram_bytes: 16 << 20,
+        pages: PagePolicy::Plain,
+        mean_object: 1 << 20,
+        max_pins: 1_000,
+        ..StoreConfig::default()
     };
-    let first = line(&stores[0], &name(0));
-    let keys = (0..).map(name);
-    let same: Vec<_> = keys
-        .filter(|key| line(&stores[0], key) == first)
-        .take(10)
-        .collect();
-    for key in &same[..7] {
-        pin(&mut stores, key).unwrap();
-        put(&mut stores, key, SMALL).unwrap();
+    let (mut stores, report) = build(&config, Arc::new(Purges::new(1, 16))).unwrap();
+    assert_eq!(report.slots, 512);
+    for i in 0..400 {
+        put(&mut stores, &name(i), 10).unwrap();
     }
-    put(&mut stores, &same[7], SMALL).unwrap();
-    put(&mut stores, &same[8], SMALL).unwrap();
-    assert!(!is_stored(&stores[0], &same[7]));
-    pin(&mut stores, &same[8]).unwrap();
-    assert_eq!(put(&mut stores, &same[9], LARGE), Err(StoreError::Full));
-    assert!(same[..7].iter().all(|key| is_stored(&stores[0], key)));
-    turn(&mut stores);
-    turn(&mut stores);
+    // Pinned ones take the place of the others, then of nothing.
+    let mut full = 0;
+    for i in 1_000..1_700 {
+        pin(&mut stores, &name(i)).unwrap();
+        match put(&mut stores, &name(i), if i % 350 == 0 { LARGE } else { 10 }) {
+            Ok(()) => assert!(is_stored(&stores[0], &name(i))),
+            error => {
+                assert_eq!(error, Err(StoreError::Full));
+                full += 1;
+            }
+        }
+        turn(&mut stores);
+    }
+    let kept = (1_000..1_700).filter(|i| is_stored(&stores[0], &name(*i)));
+    assert_eq!(kept.count(), 700 - full);
+    assert!((188..220).contains(&full), "{full}");
     assert_eq!(stores[0].stats().extents_retired, 0);
-    assert_eq!(stores[0].stats().objects, 8);
 }
 
 #[test]
