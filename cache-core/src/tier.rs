@@ -203,7 +203,9 @@ impl Tier {
         self.reader.cancel(&mut self.ledger, id);
     }
 
-    /// Offers an object that leaves memory, or is to be kept on flash besides.
+    /// Offers an object that leaves memory, or is to be kept on flash besides. Another version of it
+    /// than is there takes its place (told by 14 bits: [`Self::forget`] the old one when a newer one is
+    /// stored in memory, so that one in 16,384 is not taken for the same).
     pub fn offer(&mut self, now: Now, object: &Evicted<'_>, bypass: Bypass) -> Offered {
         self.now = Some(now.mono);
         let bytes = offered_bytes(object);

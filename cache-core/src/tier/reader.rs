@@ -61,6 +61,8 @@ struct Reading {
     key: Bytes,
     put: Put,
     identity: Identity,
+    /// Written up to here, the record can be read.
+    end: u32,
     /// Once it was read.
     front: Option<Box<Front>>,
     /// The first piece that was not handed out.
@@ -143,6 +145,7 @@ impl Reader {
             hash,
             key,
             put,
+            end: at + entry.units * UNIT,
             identity: ledger.space.get(segment).identity,
             front: None,
             piece: 0,
@@ -172,6 +175,10 @@ impl Reader {
         if writer.hurry(ledger, reading.put.segment) {
             ledger.stats.chunks_hurried += 1;
         }
+        let reading = &mut self.slots[slot];
+        // The index rounds lengths up: all that was handed over is enough.
+        let handed_over = writer.handed_over(reading.put.segment);
+        reading.end = reading.end.min(handed_over.unwrap_or(u32::MAX));
         self.parked.push(slot);
     }
 
@@ -423,10 +430,8 @@ impl Reading {
     }
 
     fn is_written(&self, ledger: &Ledger) -> bool {
-        let end = self.put.at + self.put.units * UNIT;
         let segment = ledger.space.get(self.put.segment);
-        // The index rounds lengths up: past the end of what is written there may be nothing more.
-        segment.written >= end || segment.state == super::space::State::Sealed
+        segment.written >= self.end || segment.state == super::space::State::Sealed
     }
 
     /// Where the next read begins in the segment, and its bytes.

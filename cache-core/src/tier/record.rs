@@ -77,17 +77,25 @@ pub(super) struct Spot {
     pub at: u32,
 }
 
+/// What a record says beside its object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Marks {
+    /// Grows with every record that a shard writes: of two of one key, the larger is newer.
+    pub serial: u64,
+    pub pinned: bool,
+}
+
 /// The front, as bytes to be written.
 pub(super) fn encode_front(
     object: &Evicted<'_>,
     layout: Layout,
     spot: Spot,
-    pinned: bool,
+    marks: Marks,
 ) -> Vec<u8> {
     let mut bytes = vec![0; layout.front as usize];
     let meta = &object.meta;
     let any_tag = if object.any_tag { ANY_TAG } else { 0 };
-    let marks = any_tag | if pinned { PINNED } else { 0 };
+    let bits = any_tag | if marks.pinned { PINNED } else { 0 };
     let mut patch = Patch::new(&mut bytes);
     patch.u32(MAGIC);
     patch.u32(0);
@@ -107,8 +115,9 @@ pub(super) fn encode_front(
     patch.u32(object.head.len() as u32);
     patch.u16(object.key.len() as u16);
     patch.u16(meta.status);
-    patch.bytes(&[meta.class, object.tags.len() as u8, marks, 0]);
-    patch.bytes(&[0; 12]);
+    patch.bytes(&[meta.class, object.tags.len() as u8, bits, 0]);
+    patch.u64(marks.serial);
+    patch.u32(0);
     for tag in object.tags {
         patch.u32(tag.0);
     }
@@ -130,6 +139,7 @@ pub(super) struct Front {
     pub tags: Vec<TagSlot>,
     pub any_tag: bool,
     pub pinned: bool,
+    pub serial: u64,
     pub body_at: u32,
     pub body_len: u32,
     pub checksums: Vec<u32>,
@@ -171,6 +181,7 @@ impl Front {
         meta.status = cursor.u16();
         let [class, tags, marks, _] = cursor.array();
         meta.class = class;
+        let serial = cursor.u64();
 
         let pieces = body_len.div_ceil(PIECE);
         let key_at = HEADER_BYTES + 4 * u32::from(tags) + pieces.checked_mul(4)?;
@@ -186,6 +197,7 @@ impl Front {
             tags: (0..tags).map(|_| TagSlot(lists.u32())).collect(),
             any_tag: marks & ANY_TAG != 0,
             pinned: marks & PINNED != 0,
+            serial,
             body_at,
             body_len,
             checksums: (0..pieces).map(|_| lists.u32()).collect(),
@@ -297,7 +309,7 @@ mod tests {
             key in prop::collection::vec(any::<u8>(), 0..300),
             head in prop::collection::vec(any::<u8>(), 0..3_000),
             body in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..100_000), 0..4),
-            marks in any::<(bool, bool)>(), at in 64..1000_u32,
+            marks in any::<(bool, bool)>(), at in 64..1000_u32, serial in any::<u64>(),
         ) {
             let tags: Vec<_> = tags.into_iter().map(TagSlot).collect();
             let parts: Vec<&[u8]> = body.iter().map(Vec::as_slice).collect();
@@ -307,12 +319,12 @@ mod tests {
             };
             let spot = spot(at * UNIT);
             let layout = Layout::of(&object, spot.at).unwrap();
-            let bytes = encode_front(&object, layout, spot, marks.1);
+            let bytes = encode_front(&object, layout, spot, Marks { serial, pinned: marks.1 });
             let front = Front::decode(&bytes, spot).unwrap();
             let part = |(start, len): (u32, u32)| &bytes[start as usize..(start + len) as usize];
             prop_assert_eq!(part(front.key), &key[..]);
             prop_assert_eq!(part(front.head), &head[..]);
-            prop_assert_eq!(front.record_len(), layout.len);
+            prop_assert_eq!((front.record_len(), front.serial), (layout.len, serial));
             prop_assert_eq!((front.any_tag, front.pinned), marks);
             let joined = body.concat();
             prop_assert_eq!(front.meta, ObjectMeta { body_len: joined.len() as u64, ..meta });
@@ -339,7 +351,18 @@ mod tests {
             requests: 2,
         };
         let layout = Layout::of(&object, spot.at).unwrap();
-        (encode_front(&object, layout, spot, false), body)
+        (
+            encode_front(
+                &object,
+                layout,
+                spot,
+                Marks {
+                    serial: 3,
+                    pinned: false,
+                },
+            ),
+            body,
+        )
     }
 
     #[test]

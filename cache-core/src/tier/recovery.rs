@@ -2,33 +2,36 @@
 //!
 //! ```text
 //!  for each segment:  header --> nobody: free
-//!                       | life
-//!                       v
+//!  then, those for pinned objects first:
 //!                     tail ----> footer of that life: its entries           (64 KiB, more if it is longer)
 //!                       | none or damaged
 //!                       v
 //!                     scan ----> every whole record of that life            (the segment)
 //! ```
-//! The newest record of a key counts: larger sequence, then larger place. Entries that were purged
+//! The newest record of a key counts. Segments of one kind are filled one after the other, so that
+//! the sequence of the segment and the place in it say which is newer; between a segment for pinned
+//! objects and another, the serial numbers of the records say it. Entries that were purged
 //! are left out, as far as stamp, surrogate keys and key hash say it; a purge by prefix is seen
 //! when the object is read. What had to be scanned gets a footer, so that the next start is quick.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use hugepages::blocks::Pool;
 
 use super::format::{Geometry, SECTOR};
-use super::index::Inserted;
+use super::index::{self, Inserted};
 use super::ledger::Ledger;
 use super::record::{Front, Spot, UNIT};
-use super::segment::{self, Entry, Identity, Table, Trailer};
+use super::segment::{self, Entry, Identity, Kind, Table, Trailer};
 use super::{Tier, TierConfig};
 use crate::io::ShardId;
 use crate::purge::{Purges, Verdict};
 use crate::store::KeyHash;
 
 /// Bytes of a segment's end that are read at first.
-const TAIL_BYTES: u32 = 64 << 10;
+const TAIL_BYTES: u32 = 128 << 10;
 
 /// Bytes that recovery wants next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,18 +54,22 @@ pub struct Recovery {
     pool: Pool,
     url_purged: UrlJudge,
     is_pinned: PinJudge,
-    segment: u32,
+    /// Segments with a header, those for pinned objects last: they are taken from the end.
+    found: Vec<Found>,
     stage: Stage,
+    /// Serial numbers of the records in segments for pinned objects.
+    pinned_serials: HashMap<KeyHash, u64, RandomState>,
     /// Segments that were scanned, to be given a footer.
     unsealed: Vec<(u32, Identity, Table)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    Header,
-    /// The last bytes, so many.
-    Tail(Identity, u32),
-    Scan(Identity),
+    /// Of this segment.
+    Header(u32),
+    /// The last bytes of what was found last, so many.
+    Tail(u32),
+    Scan,
 }
 
 impl Recovery {
@@ -79,8 +86,9 @@ impl Recovery {
             pool,
             url_purged: Box::new(|_, _| false),
             is_pinned: Box::new(|_| true),
-            segment: 0,
-            stage: Stage::Header,
+            found: Vec::new(),
+            stage: Stage::Header(0),
+            pinned_serials: HashMap::default(),
             unsealed: Vec::new(),
         }
     }
@@ -101,16 +109,14 @@ impl Recovery {
 
     /// What to read next; `None`: nothing more.
     pub fn next(&self) -> Option<RecoveryRead> {
-        if self.segment >= self.ledger.space.len() {
-            return None;
-        }
         let whole = self.ledger.geometry.segment_bytes();
-        let (at, len) = match self.stage {
-            Stage::Header => (0, segment::HEADER_BYTES),
-            Stage::Tail(_, len) => (whole - len, len),
-            Stage::Scan(_) => (0, whole),
+        let (segment, at, len) = match (self.stage, self.found.last()) {
+            (Stage::Header(segment), _) => (segment, 0, segment::HEADER_BYTES),
+            (Stage::Tail(len), Some((_, segment, _))) => (*segment, whole - len, len),
+            (Stage::Scan, Some((_, segment, _))) => (*segment, 0, whole),
+            (_, None) => return None,
         };
-        let (device, offset) = self.ledger.place(self.segment, at);
+        let (device, offset) = self.ledger.place(segment, at);
         Some(RecoveryRead {
             device,
             offset,
@@ -120,10 +126,11 @@ impl Recovery {
 
     /// The bytes of the read that [`Self::next`] names.
     pub fn done(&mut self, bytes: &[u8]) {
-        match self.stage {
-            Stage::Header => self.header(bytes),
-            Stage::Tail(identity, _) => self.tail(bytes, identity),
-            Stage::Scan(identity) => self.scan(bytes, identity),
+        match (self.stage, self.found.last().copied()) {
+            (Stage::Header(segment), _) => self.header(bytes, segment),
+            (Stage::Tail(_), Some(found)) => self.tail(bytes, found),
+            (Stage::Scan, Some(found)) => self.scan(bytes, found),
+            (_, None) => {}
         }
     }
 
@@ -134,49 +141,50 @@ impl Recovery {
     }
 
     /// The tier, with what was found.
-    pub fn finish(self) -> Tier {
+    pub fn finish(mut self) -> Tier {
+        self.ledger.space.skip_numbers();
         Tier::recovered(self.ledger, self.pool, self.unsealed)
     }
 
-    fn header(&mut self, bytes: &[u8]) {
+    fn header(&mut self, bytes: &[u8], segment: u32) {
         let geometry = &self.ledger.geometry;
-        let number = geometry.number(self.ledger.shard, self.segment);
+        let number = geometry.number(self.ledger.shard, segment);
         match Identity::decode_header(bytes, geometry.set(), number) {
-            Some(identity) => self.stage = Stage::Tail(identity, TAIL_BYTES),
-            None => {
-                self.ledger.stats.recovered_empty += 1;
-                self.go_on();
-            }
+            Some((identity, kind)) => self.found.push((kind, segment, identity)),
+            None => self.ledger.stats.recovered_empty += 1,
         }
+        self.go_on();
     }
 
-    fn tail(&mut self, bytes: &[u8], identity: Identity) {
+    fn tail(&mut self, bytes: &[u8], found: Found) {
+        let (.., identity) = found;
         let Some(trailer) = Trailer::decode(bytes, identity) else {
-            self.stage = Stage::Scan(identity);
+            self.stage = Stage::Scan;
             return;
         };
         let wanted = trailer.footer_bytes();
         let most = self.ledger.geometry.segment_bytes() - SECTOR;
         if wanted as usize > bytes.len() && wanted <= most {
-            self.stage = Stage::Tail(identity, wanted);
+            self.stage = Stage::Tail(wanted);
             return;
         }
         let Some(entries) = trailer.entries(bytes, identity) else {
             self.ledger.stats.recovered_bad_footers += 1;
-            self.stage = Stage::Scan(identity);
+            self.stage = Stage::Scan;
             return;
         };
         self.ledger.stats.recovered_footers += 1;
-        self.restore(identity);
+        self.restore(found);
         for entry in &entries {
-            self.take(identity, entry);
+            self.take(found, entry);
         }
         self.go_on();
     }
 
-    fn scan(&mut self, bytes: &[u8], identity: Identity) {
+    fn scan(&mut self, bytes: &[u8], found: Found) {
+        let (_, segment, identity) = found;
         self.ledger.stats.recovered_scans += 1;
-        self.restore(identity);
+        self.restore(found);
         let mut table = Table::default();
         let mut at = segment::HEADER_BYTES;
         while (at as usize) < bytes.len() {
@@ -186,58 +194,99 @@ impl Recovery {
                 continue;
             };
             let entry = Entry::of(&front, at);
-            if self.take(identity, &entry) {
+            if self.take(found, &entry) {
                 table.push(&entry);
             }
             at += front.record_len();
         }
-        self.unsealed.push((self.segment, identity, table));
+        self.unsealed.push((segment, identity, table));
         self.go_on();
     }
 
-    fn restore(&mut self, identity: Identity) {
+    fn restore(&mut self, (kind, segment, identity): Found) {
         let whole = self.ledger.geometry.segment_bytes();
-        self.ledger.space.restore(self.segment, identity, whole);
+        self.ledger.space.restore(segment, (identity, kind), whole);
     }
 
     /// Whether the entry is worth naming in a footer.
-    fn take(&mut self, identity: Identity, found: &Entry) -> bool {
-        let ledger = &mut self.ledger;
-        let end = u64::from(found.unit) + u64::from(found.units);
-        if found.units == 0 || end * u64::from(UNIT) > u64::from(ledger.geometry.segment_bytes()) {
+    fn take(&mut self, found: Found, entry: &Entry) -> bool {
+        self.ledger.space.saw_serial(entry.serial);
+        let end = (u64::from(entry.unit) + u64::from(entry.units)) * u64::from(UNIT);
+        if entry.units == 0 || end > u64::from(self.ledger.geometry.segment_bytes()) {
             return false;
         }
-        let verdict = ledger.purges.judge(found.stamp, found.judged_tags(), b"");
-        if verdict == Verdict::Hard || (self.url_purged)(found.hash, found.stamp) {
-            ledger.stats.recovered_purged += 1;
+        if self.is_purged(entry) {
+            self.ledger.stats.recovered_purged += 1;
             return false;
         }
-        if let Some((_, entry)) = ledger.find(found.hash) {
-            let (segment, at) = ledger.space.locate(entry);
-            let there = (ledger.space.get(segment).identity.sequence, at);
-            if there >= (identity.sequence, found.unit * UNIT) {
-                return true;
-            }
+        let (kind, segment, _) = found;
+        if kind == Kind::Pinned {
+            let serial = self.pinned_serials.entry(entry.hash).or_default();
+            *serial = entry.serial.max(*serial);
         }
-        let pinned = found.pinned && (self.is_pinned)(found.hash);
-        let at = found.unit * UNIT;
-        let entry = ledger
-            .space
-            .entry(self.segment, at, found.units, found.version, pinned);
-        ledger.space.get_mut(self.segment).pinned_space |= pinned;
-        match ledger.insert(found.hash, entry) {
-            Inserted::Full => ledger.stats.recovered_index_full += 1,
-            Inserted::New => ledger.stats.recovered_objects += 1,
-            Inserted::Replaced(_) => {}
+        if self.is_newer(found, entry) {
+            let pinned = entry.pinned && kind == Kind::Pinned && (self.is_pinned)(entry.hash);
+            let (at, units) = (entry.unit * UNIT, entry.units);
+            let space = &self.ledger.space;
+            let named = space.entry(segment, at, units, entry.version, pinned);
+            self.name(entry.hash, named);
         }
         true
     }
 
+    fn is_purged(&self, entry: &Entry) -> bool {
+        let purges = &self.ledger.purges;
+        let verdict = purges.judge(entry.stamp, entry.judged_tags(), b"");
+        verdict == Verdict::Hard || (self.url_purged)(entry.hash, entry.stamp)
+    }
+
+    /// Whether it is newer than what was found of that key so far.
+    fn is_newer(&self, (kind, _, identity): Found, entry: &Entry) -> bool {
+        let Some((_, old)) = self.ledger.find(entry.hash) else {
+            return true;
+        };
+        let (segment, at) = self.ledger.space.locate(old);
+        let there = self.ledger.space.get(segment);
+        if there.kind != kind {
+            // Those for pinned objects come first.
+            let serial = self.pinned_serials.get(&entry.hash);
+            return serial.is_none_or(|serial| entry.serial > *serial);
+        }
+        (there.identity.sequence, at) < (identity.sequence, entry.unit * UNIT)
+    }
+
+    fn name(&mut self, hash: KeyHash, entry: index::Entry) {
+        if !self.ledger.has_room() {
+            self.ledger.stats.recovered_index_full += 1;
+            return;
+        }
+        match self.ledger.insert(hash, entry) {
+            Inserted::Full => self.ledger.stats.recovered_index_full += 1,
+            Inserted::New => self.ledger.stats.recovered_objects += 1,
+            Inserted::Replaced(_) => {}
+        }
+    }
+
     fn go_on(&mut self) {
-        self.segment += 1;
-        self.stage = Stage::Header;
+        self.stage = match self.stage {
+            Stage::Header(segment) if segment + 1 < self.ledger.space.len() => {
+                Stage::Header(segment + 1)
+            }
+            Stage::Header(_) => {
+                self.found
+                    .sort_unstable_by_key(|(kind, segment, _)| (*kind, *segment));
+                Stage::Tail(TAIL_BYTES)
+            }
+            Stage::Tail(_) | Stage::Scan => {
+                self.found.pop();
+                Stage::Tail(TAIL_BYTES)
+            }
+        };
     }
 }
+
+/// A segment with a header.
+type Found = (Kind, u32, Identity);
 
 /// The front of a record all of which is there.
 fn whole_record(bytes: &[u8], spot: Spot) -> Option<Front> {

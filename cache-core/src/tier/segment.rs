@@ -18,7 +18,7 @@ pub(super) const HEADER_BYTES: u32 = SECTOR;
 pub(super) const TRAILER_BYTES: usize = 64;
 const HEADER_MAGIC: u32 = u32::from_le_bytes(*b"pcS1");
 const TRAILER_MAGIC: u32 = u32::from_le_bytes(*b"pcF1");
-const ENTRY_BYTES: usize = 24;
+const ENTRY_BYTES: usize = 32;
 const ANY_TAG: u8 = 1;
 const PINNED: u8 = 2;
 
@@ -57,7 +57,7 @@ impl Identity {
     }
 
     /// The header sector.
-    pub fn encode_header(&self, bytes: &mut [u8]) {
+    pub fn encode_header(&self, bytes: &mut [u8], space: Kind) {
         bytes[..HEADER_BYTES as usize].fill(0);
         let mut patch = Patch::new(bytes);
         patch.u32(HEADER_MAGIC);
@@ -65,12 +65,13 @@ impl Identity {
         patch.u64(self.sequence);
         patch.u64(self.life);
         patch.u32(self.number);
+        patch.u32(space as u32);
         let crc = self.header_checksum(bytes);
         bytes[4..8].copy_from_slice(&crc.to_le_bytes());
     }
 
     /// Who lives in the segment of that number. `None`: nobody, or the header is damaged.
-    pub fn decode_header(bytes: &[u8], set: SetId, number: u32) -> Option<Self> {
+    pub fn decode_header(bytes: &[u8], set: SetId, number: u32) -> Option<(Self, Kind)> {
         let bytes = bytes.get(..HEADER_BYTES as usize)?;
         let mut cursor = Cursor::new(bytes);
         if cursor.u32() != HEADER_MAGIC {
@@ -78,7 +79,12 @@ impl Identity {
         }
         let crc = cursor.u32();
         let identity = Self::new(set, cursor.u64(), cursor.u64(), cursor.u32());
-        (identity.number == number && identity.header_checksum(bytes) == crc).then_some(identity)
+        let kind = match cursor.u32() {
+            1 => Kind::Pinned,
+            _ => Kind::Plain,
+        };
+        let checks = identity.number == number && identity.header_checksum(bytes) == crc;
+        checks.then_some((identity, kind))
     }
 
     fn header_checksum(&self, bytes: &[u8]) -> u32 {
@@ -87,10 +93,21 @@ impl Identity {
     }
 }
 
+/// What a segment is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    /// Objects that may be evicted.
+    Plain = 0,
+    /// Pinned objects.
+    Pinned = 1,
+}
+
 /// What a footer says of one record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub hash: KeyHash,
+    /// See [`super::record::Marks`].
+    pub serial: u64,
     /// Where the record begins, in units of 64 bytes, and how many it takes.
     pub unit: u32,
     pub units: u32,
@@ -106,6 +123,7 @@ impl Entry {
     pub fn of(front: &Front, at: u32) -> Self {
         Self {
             hash: front.hash,
+            serial: front.serial,
             unit: at / UNIT,
             units: front.record_len() / UNIT,
             stamp: front.meta.stamp,
@@ -137,6 +155,7 @@ impl Table {
         let marks = any_tag | if entry.pinned { PINNED } else { 0 };
         let mut patch = Patch::new(&mut self.bytes[start..]);
         patch.u64(entry.hash.0);
+        patch.u64(entry.serial);
         patch.u32(entry.unit);
         patch.u32(entry.units);
         patch.u32(entry.stamp);
@@ -233,7 +252,7 @@ impl Trailer {
 
 fn take_entry(rest: &mut &[u8]) -> Option<Entry> {
     let mut cursor = Cursor::new(rest.get(..ENTRY_BYTES)?);
-    let hash = KeyHash(cursor.u64());
+    let (hash, serial) = (KeyHash(cursor.u64()), cursor.u64());
     let (unit, units, stamp) = (cursor.u32(), cursor.u32(), cursor.u32());
     let version = cursor.u16();
     let [marks, tags] = cursor.array();
@@ -242,6 +261,7 @@ fn take_entry(rest: &mut &[u8]) -> Option<Entry> {
     *rest = &rest[end..];
     Some(Entry {
         hash,
+        serial,
         unit,
         units,
         stamp,
@@ -265,16 +285,17 @@ mod tests {
 
     fn entry() -> impl Strategy<Value = Entry> {
         (
-            any::<(u64, u32, u32, u32, u16)>(),
+            any::<(u64, u64, u32, u32, u32, u16)>(),
             any::<(bool, bool)>(),
             prop::collection::vec(any::<u32>().prop_map(TagSlot), 0..=32),
         )
             .prop_map(|(fields, marks, tags)| Entry {
                 hash: KeyHash(fields.0),
-                unit: fields.1,
-                units: fields.2,
-                stamp: fields.3,
-                version: fields.4,
+                serial: fields.1,
+                unit: fields.2,
+                units: fields.3,
+                stamp: fields.4,
+                version: fields.5,
                 any_tag: marks.0,
                 pinned: marks.1,
                 tags,
@@ -306,6 +327,7 @@ mod tests {
         let entries: Vec<_> = (0..20)
             .map(|number| Entry {
                 hash: KeyHash(number),
+                serial: number,
                 unit: 64,
                 units: 3,
                 stamp: 7,
@@ -333,8 +355,11 @@ mod tests {
     #[test]
     fn every_flipped_bit_of_a_header_is_noticed() {
         let mut header = vec![0xff; HEADER_BYTES as usize];
-        identity().encode_header(&mut header);
-        assert_eq!(Identity::decode_header(&header, SET, 56), Some(identity()));
+        identity().encode_header(&mut header, Kind::Pinned);
+        assert_eq!(
+            Identity::decode_header(&header, SET, 56),
+            Some((identity(), Kind::Pinned))
+        );
         assert_eq!(Identity::decode_header(&header, SET, 57), None);
         assert_eq!(Identity::decode_header(&header, SetId([2; 16]), 56), None);
         for bit in 0..header.len() * 8 {
@@ -349,6 +374,7 @@ mod tests {
         let mut table = Table::default();
         table.push(&Entry {
             hash: KeyHash(1),
+            serial: 1,
             unit: 64,
             units: 3,
             stamp: 0,

@@ -19,11 +19,13 @@ use std::collections::VecDeque;
 use super::format::Geometry;
 use super::index::{Entry, LIVES};
 use super::record::UNIT;
-use super::segment::Identity;
+use super::segment::{Identity, Kind};
 use crate::io::ShardId;
 
 /// Share of the sealed segments, oldest first, from which the least useful is chosen.
 const OLDEST: usize = 4;
+/// Numbers left out at a start.
+const LEAP: u64 = 1 << 32;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -40,8 +42,7 @@ pub(super) struct Segment {
     pub identity: Identity,
     /// How often it was begun, for [`Entry::life`].
     pub life: u8,
-    /// For pinned objects.
-    pub pinned_space: bool,
+    pub kind: Kind,
     /// Objects that the index names, and of these the pinned ones.
     pub objects: u32,
     pub pinned: u32,
@@ -63,7 +64,9 @@ pub(super) struct Space {
     segments: Vec<Segment>,
     free: VecDeque<u32>,
     units_per_segment: u64,
+    /// Of the segment and the record that came last.
     sequence: u64,
+    serial: u64,
     /// Segments begun since the start.
     clock: u64,
 }
@@ -82,7 +85,7 @@ impl Space {
             state: State::Free,
             identity: Identity::new(geometry.set(), 0, 0, geometry.number(shard, segment)),
             life: 0,
-            pinned_space: false,
+            kind: Kind::Plain,
             objects: 0,
             pinned: 0,
             units: 0,
@@ -97,6 +100,7 @@ impl Space {
             free: (0..geometry.segments()).collect(),
             units_per_segment: u64::from(geometry.segment_bytes() / UNIT),
             sequence: 0,
+            serial: 0,
             clock: 0,
         }
     }
@@ -171,7 +175,8 @@ impl Space {
 
     /// Segments that pinned objects hold.
     pub fn pinned_segments(&self) -> u32 {
-        let held = |segment: &&Segment| segment.state != State::Free && segment.pinned_space;
+        let held =
+            |segment: &&Segment| segment.state != State::Free && segment.kind == Kind::Pinned;
         self.segments.iter().filter(held).count() as u32
     }
 
@@ -218,7 +223,7 @@ impl Space {
     }
 
     /// Gives a segment taken by [`Self::take_free`] its next life.
-    pub fn begin(&mut self, number: u32, geometry: &Geometry, life: u64, pinned: bool) -> Identity {
+    pub fn begin(&mut self, number: u32, geometry: &Geometry, life: u64, kind: Kind) -> Identity {
         self.sequence += 1;
         self.clock += 1;
         let (sequence, clock) = (self.sequence, self.clock);
@@ -226,18 +231,37 @@ impl Space {
         segment.identity = Identity::new(geometry.set(), sequence, life, segment.identity.number);
         segment.life = (segment.life + 1) % LIVES;
         segment.state = State::Open;
-        segment.pinned_space = pinned;
+        segment.kind = kind;
         segment.written = 0;
         (segment.useful, segment.decayed) = (0.0, clock);
         segment.identity
     }
 
+    /// The number of the next record.
+    pub fn next_serial(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+
+    /// A record of that number was found.
+    pub fn saw_serial(&mut self, serial: u64) {
+        self.serial = self.serial.max(serial);
+    }
+
+    /// Leaves numbers out, so that what was written last and was not found (it did not reach the
+    /// device, or could not be read) is older than all that is written from now on.
+    pub fn skip_numbers(&mut self) {
+        self.sequence = (self.sequence / LEAP + 1) * LEAP;
+        self.serial = (self.serial / LEAP + 1) * LEAP;
+    }
+
     /// Takes a segment as it was found on the device.
-    pub fn restore(&mut self, number: u32, identity: Identity, segment_bytes: u32) {
+    pub fn restore(&mut self, number: u32, (identity, kind): (Identity, Kind), segment_bytes: u32) {
         self.free.retain(|free| *free != number);
         self.sequence = self.sequence.max(identity.sequence);
         let segment = self.get_mut(number);
         segment.identity = identity;
+        segment.kind = kind;
         segment.state = State::Sealed;
         segment.written = segment_bytes;
     }
@@ -280,7 +304,7 @@ mod tests {
         let mut space = Space::new(&geometry, 0);
         let mut entries = Vec::new();
         while let Some(segment) = space.take_free() {
-            space.begin(segment, &geometry, 9, false);
+            space.begin(segment, &geometry, 9, Kind::Plain);
             let entry = space.entry(segment, 4096, 10, 0, false);
             space.add(entry);
             space.get_mut(segment).state = State::Sealed;
@@ -332,7 +356,7 @@ mod tests {
         );
         assert!(!space.is_alive(entries[2]));
         assert_eq!(space.take_free(), Some(2));
-        space.begin(2, &geometry(4), 9, true);
+        space.begin(2, &geometry(4), 9, Kind::Pinned);
         assert!(!space.is_alive(entries[2]));
         assert_eq!(space.pinned_segments(), 1);
     }

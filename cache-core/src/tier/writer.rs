@@ -21,13 +21,11 @@ use super::format::SECTOR;
 use super::io::{Bypass, Durability, Refusal, Ticket};
 use super::lane::{Job, Lane};
 use super::ledger::Ledger;
-use super::record::{Layout, Spot, UNIT, encode_front};
-use super::segment::{self, Entry, Identity, Table};
+use super::record::{Layout, Marks, Spot, UNIT, encode_front};
+use super::segment::{self, Entry, Identity, Kind, Table};
 use super::space::State;
 use crate::store::Evicted;
 
-/// Padding that may be spent to have a record touch one sector less: one byte in this many.
-const PADDING_SHARE: u32 = 64;
 /// Tickets of which the outcome is remembered.
 const MAX_TICKETS: usize = 64;
 
@@ -53,8 +51,6 @@ struct Open {
     /// Holds `chunk..at`.
     block: Option<Block>,
     table: Table,
-    /// Padding that may still be spent.
-    spare: u32,
 }
 
 /// A ticket on its way.
@@ -134,7 +130,6 @@ impl Writer {
             return false;
         };
         let footer = open.table.footer_bytes_with(object.tags.len());
-        // Padding is only spent where it fits.
         open.at + layout.len + footer <= ledger.geometry.segment_bytes()
     }
 
@@ -152,8 +147,9 @@ impl Writer {
             self.lane_of(ledger, segment).push(Job::Discard { segment });
         }
         let (geometry, life) = (ledger.geometry.clone(), ledger.config.life);
-        let identity = ledger.space.begin(segment, &geometry, life, pinned);
-        identity.encode_header(&mut block);
+        let kind = if pinned { Kind::Pinned } else { Kind::Plain };
+        let identity = ledger.space.begin(segment, &geometry, life, kind);
+        identity.encode_header(&mut block, kind);
         self.open[usize::from(pinned)] = Some(Open {
             segment,
             identity,
@@ -161,7 +157,6 @@ impl Writer {
             chunk: 0,
             block: Some(block),
             table: Table::default(),
-            spare: 0,
         });
         Ok(())
     }
@@ -173,24 +168,22 @@ impl Writer {
         object: &Evicted<'_>,
         pinned: bool,
     ) -> Result<Put, Refusal> {
-        let padding = open.padding(ledger, object);
-        let at = open.at + padding;
+        let at = open.at;
         let layout = Layout::of(object, at).ok_or(Refusal::TooLarge)?;
-        let mut fresh = self.take_blocks(ledger, open, padding + layout.len)?;
-        open.spare = open.spare - padding + layout.len / PADDING_SHARE;
+        let mut fresh = self.take_blocks(ledger, open, layout.len)?;
 
         let spot = Spot {
             identity: open.identity,
             at,
         };
-        let front = encode_front(object, layout, spot, pinned);
+        let serial = ledger.space.next_serial();
+        let front = encode_front(object, layout, spot, Marks { serial, pinned });
         let mut copy = Copying {
             writer: self,
             ledger,
             open,
             fresh: &mut fresh,
         };
-        copy.zeros(padding);
         copy.bytes(&front);
         copy.zeros(layout.body_at - layout.front);
         for part in object.body {
@@ -199,6 +192,7 @@ impl Writer {
         copy.zeros(layout.len - layout.body_at - layout.body_len);
         open.table.push(&Entry {
             hash: object.hash,
+            serial,
             unit: at / UNIT,
             units: layout.len / UNIT,
             stamp: object.meta.stamp,
@@ -268,6 +262,11 @@ impl Writer {
             }
         }
         false
+    }
+
+    /// How much of an open segment is in the lane or on the device.
+    pub fn handed_over(&self, segment: u32) -> Option<u32> {
+        Some(self.open_at(segment)?.chunk)
     }
 
     /// Gives the lane what is in the block, padded to a sector.
@@ -416,25 +415,6 @@ impl Writer {
     pub fn is_settled(&self) -> bool {
         let nothing_open = self.open.iter().flatten().all(|open| open.block.is_none());
         nothing_open && self.lanes.iter().all(Lane::is_settled)
-    }
-}
-
-impl Open {
-    /// Zeros to put before a record so that it lies in fewer sectors.
-    fn padding(&self, ledger: &Ledger, object: &Evicted<'_>) -> u32 {
-        let to_sector = self.at.next_multiple_of(SECTOR) - self.at;
-        let Some(layout) = Layout::of(object, self.at) else {
-            return 0;
-        };
-        let touched = (self.at + layout.len).div_ceil(SECTOR) - self.at / SECTOR;
-        let fewest = layout.len.div_ceil(SECTOR);
-        let footer = self.table.footer_bytes_with(object.tags.len());
-        let end = self.at + to_sector + layout.len + SECTOR + footer;
-        let worth = touched > fewest && to_sector <= self.spare;
-        match worth && end <= ledger.geometry.segment_bytes() {
-            true => to_sector,
-            false => 0,
-        }
     }
 }
 

@@ -1,0 +1,223 @@
+//! The tier against a world from a seed: drives that tear, reorder, lose and flip, processes that
+//! die at any step, purges at any time.
+//!
+//! Whatever happens, what is served is byte for byte what was offered under that key, no older than
+//! what took its place, and not purged; pins that were acknowledged are there after a crash; no block
+//! leaks; bounds hold.
+//!
+//! `POPCACHE_TIER_SEEDS=a..b` chooses the seeds.
+
+mod disk;
+mod model;
+mod world;
+
+use cache_core::tier::{Bypass, Offered, TierStats};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use world::{Faults, Plan, World};
+
+fn plan(seed: u64, faults: Faults) -> Plan {
+    let mut rng = SmallRng::seed_from_u64(seed ^ 0x7469_6572);
+    let shards = rng.random_range(1..4);
+    let devices = [1, 1, 2, 3][rng.random_range(0..4)];
+    Plan {
+        seed,
+        devices,
+        shards,
+        shard: rng.random_range(0..shards),
+        device_mib: u64::from(shards) * [4, 4, 5, 8][rng.random_range(0..4)],
+        max_reads: rng.random_range(1..6),
+        max_write_blocks: rng.random_range(3..9),
+        max_objects: [20, 1_000][rng.random_range(0..2)],
+        longest_body: [60_000, 300_000, 700_000][rng.random_range(0..3)],
+        faults,
+        rate: [None, None, Some(2_000_000)][rng.random_range(0..3)],
+    }
+}
+
+fn faults(seed: u64) -> Faults {
+    let mut rng = SmallRng::seed_from_u64(seed ^ 0x6661_756c);
+    let mut some = |most: f64| match rng.random_bool(0.5) {
+        true => rng.random_range(0.0..most),
+        false => 0.0,
+    };
+    Faults {
+        read_error: some(0.2),
+        write_error: some(0.1),
+        flush_error: some(0.3),
+        lost_write: some(0.1),
+        bit_flip: some(0.2),
+        no_discard: seed.is_multiple_of(2),
+    }
+}
+
+fn seeds(from: u64, count: u64) -> std::ops::Range<u64> {
+    let named = std::env::var("POPCACHE_TIER_SEEDS").ok();
+    let range = named.as_deref().and_then(|text| {
+        let (from, to) = text.split_once("..")?;
+        Some(from.parse().ok()?..to.parse().ok()?)
+    });
+    range.unwrap_or(from..from + count)
+}
+
+/// Many lives of one node.
+fn live(plan: Plan, steps: u32) -> (TierStats, u64) {
+    let mut world = World::new(plan);
+    for _ in 0..steps {
+        world.step();
+        match world.rng.random_range(0..200) {
+            0..3 => {
+                world.crash();
+                if plan.faults.none() {
+                    world.check_pins();
+                }
+            }
+            3 => {
+                world.restart();
+                if plan.faults.none() {
+                    world.check_pins();
+                }
+            }
+            _ => {}
+        }
+    }
+    let trace = world.trace;
+    (world.check_no_leaks(), trace)
+}
+
+fn run(seed: u64, faults: Faults, steps: u32) -> TierStats {
+    let plan = plan(seed, faults);
+    let result = std::panic::catch_unwind(|| live(plan, steps));
+    match result {
+        Ok((stats, _)) => stats,
+        Err(panic) => {
+            eprintln!("seed {seed}: {plan:?}");
+            std::panic::resume_unwind(panic)
+        }
+    }
+}
+
+#[test]
+fn crashes_alone_damage_nothing_that_is_served() {
+    let mut totals = TierStats::default();
+    for seed in seeds(0, 1_000) {
+        totals.add(&run(seed, Faults::default(), 150));
+    }
+    // The world is hard enough for the checks to mean something, and not so hard that nothing works.
+    assert!(totals.served > 5_000, "{totals:?}");
+    assert!(
+        totals.recovered_footers > 100 && totals.recovered_scans > 100,
+        "{totals:?}"
+    );
+    assert!(
+        totals.evicted_segments > 100 && totals.missing_purged > 100,
+        "{totals:?}"
+    );
+    assert_eq!(totals.missing_io_error, 0);
+    let bounds = [
+        totals.fetches_refused,
+        totals.declined_no_buffer,
+        totals.declined_rate,
+        totals.declined_too_large,
+        totals.declined_index_full,
+        totals.declined_pins,
+    ];
+    assert!(bounds.iter().all(|reached| *reached > 10), "{totals:?}");
+}
+
+#[test]
+fn faulty_drives_are_noticed() {
+    let mut totals = TierStats::default();
+    for seed in seeds(100_000, 1_500) {
+        totals.add(&run(seed, faults(seed), 120));
+    }
+    assert!(totals.served > 3_000, "{totals:?}");
+    assert!(
+        totals.missing_damaged > 50 && totals.missing_io_error > 50,
+        "{totals:?}"
+    );
+    assert!(
+        totals.write_errors > 50 && totals.recovered_bad_footers > 5,
+        "{totals:?}"
+    );
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    for seed in seeds(200_000, 40) {
+        let plan = plan(seed, faults(seed));
+        assert_eq!(live(plan, 150), live(plan, 150), "seed {seed}");
+    }
+}
+
+/// The same story, ended by a crash after each of its steps in turn.
+#[test]
+fn a_crash_after_any_step_loses_no_acknowledged_pin() {
+    let plan = Plan {
+        device_mib: 8,
+        devices: 1,
+        shards: 1,
+        shard: 0,
+        rate: None,
+        max_objects: 1_000,
+        longest_body: 200_000,
+        ..plan(7, Faults::default())
+    };
+    let mut pinned = 0;
+    for steps in 0..400 {
+        let mut world = World::new(plan);
+        for _ in 0..steps {
+            world.step();
+        }
+        pinned += world.durable_pins.len();
+        world.crash();
+        world.check_pins();
+        world.check_no_leaks();
+    }
+    assert!(pinned > 100, "{pinned}");
+}
+
+/// Without faults, what was taken is there: at once, after it was written, and after a restart.
+#[test]
+fn what_was_taken_is_served() {
+    for seed in seeds(300_000, 100) {
+        let plan = Plan {
+            device_mib: 24,
+            devices: 2,
+            shards: 1,
+            shard: 0,
+            rate: None,
+            max_reads: 4,
+            max_write_blocks: 12,
+            max_objects: 1_000,
+            longest_body: 700_000,
+            ..plan(seed, Faults::default())
+        };
+        let mut world = World::new(plan);
+        let mut taken = Vec::new();
+        for number in 0..model::KEYS {
+            let version = world.new_version(number);
+            if world.offer(number, version, 2, Bypass::No) == Offered::Written {
+                taken.push(number);
+            }
+            world.turn();
+            if number % 3 == 0 {
+                world.complete_something();
+            }
+        }
+        assert!(taken.len() > 20, "{}", taken.len());
+        for round in 0..3 {
+            for number in &taken {
+                assert!(world.fetch(*number).is_some(), "{number} in round {round}");
+                world.settle();
+            }
+            assert_eq!(
+                world.tier.stats().served,
+                taken.len() as u64 * (1 + u64::from(round == 1))
+            );
+            if round == 1 {
+                world.restart();
+            }
+        }
+    }
+}
