@@ -22,6 +22,7 @@ use quinn_proto::StreamId;
 
 use crate::conn::quic::ConnId;
 use crate::io::{FetchErrorKind, FetchId, OriginId, ShardId};
+use crate::purge::{Purges, TagSlot, Verdict};
 use crate::store::{Fill, KeyHash, ObjectMeta, Span};
 
 /// Names a [`Local`] flight of one shard; never reused while the shard lives.
@@ -46,6 +47,8 @@ pub struct FlightHead {
     pub meta: ObjectMeta,
     /// Encoded fields, see [`crate::conn::h3::head`].
     pub encoded: Bytes,
+    /// Slots of the surrogate keys.
+    pub tags: Vec<TagSlot>,
     /// The declared length of the body.
     pub length: Option<u64>,
     /// Whether the object is meant to be kept.
@@ -93,6 +96,8 @@ pub struct Waiter {
 /// The waiters' side of a flight on one shard.
 pub struct Local {
     pub target: Target,
+    /// [`Purges::stamp`] when it was opened here; the owner's is in the head.
+    stamp: u32,
     pub head: Option<Arc<FlightHead>>,
     pub pieces: Vec<Bytes>,
     pub outcome: Option<Outcome>,
@@ -130,12 +135,23 @@ impl Locals {
         self.flights.is_empty()
     }
 
-    /// The flight that a new request for this key may join.
-    pub fn joinable(&self, key: &[u8]) -> Option<Ticket> {
-        self.by_key.get(key).copied()
+    /// The flight that a new request for this key may join: one that no purge covers.
+    pub fn joinable(&mut self, key: &[u8], purges: &Purges) -> Option<Ticket> {
+        let ticket = self.by_key.get(key).copied()?;
+        let flight = self.flights.get(&ticket)?;
+        // The owner judges its flight when we join it. Of what was purged later, our own stamp
+        // tells until the head is there.
+        let head = flight.head.as_deref();
+        let stamp = head.map_or(flight.stamp, |head| head.meta.stamp);
+        if is_valid(purges, stamp, head, key) {
+            return Some(ticket);
+        }
+        self.by_key.remove(key);
+        None
     }
 
-    pub fn open(&mut self, target: Target) -> Ticket {
+    /// `stamp` is [`Purges::stamp`].
+    pub fn open(&mut self, target: Target, stamp: u32) -> Ticket {
         self.next += 1;
         let ticket = Ticket(self.next);
         self.by_key.insert(target.key.clone(), ticket);
@@ -143,6 +159,7 @@ impl Locals {
             ticket,
             Local {
                 target,
+                stamp,
                 head: None,
                 pieces: Vec::new(),
                 outcome: None,
@@ -223,11 +240,6 @@ impl Locals {
     /// Takes no more requests in. Those that follow go on.
     pub fn close_key(&mut self, key: &[u8]) {
         self.by_key.remove(key);
-    }
-
-    /// Takes no more requests into any flight.
-    pub fn close_all_keys(&mut self) {
-        self.by_key.clear();
     }
 
     /// The flight has ended: new requests look for the object in the index, or try again.
@@ -313,8 +325,21 @@ impl Flights {
         self.settling.len()
     }
 
-    pub fn by_key(&self, key: &[u8]) -> Option<FetchId> {
-        self.by_key.get(key).copied()
+    /// The flight that another shard or request may join: one that no purge covers.
+    pub fn joinable(&mut self, key: &[u8], purges: &Purges) -> Option<FetchId> {
+        let id = self.by_key.get(key).copied()?;
+        let flight = self.flights.get(&id)?;
+        if is_valid(purges, flight.stamp, flight.head.as_deref(), key) {
+            return Some(id);
+        }
+        self.by_key.remove(key);
+        None
+    }
+
+    /// Whether what a flight brings may take the place of what is stored: not if another flight of
+    /// its key has begun since, because of a purge.
+    pub fn is_latest(&self, id: FetchId, key: &[u8]) -> bool {
+        self.by_key.get(key) == Some(&id)
     }
 
     pub fn open(
@@ -386,13 +411,16 @@ impl Flights {
             flight.purged = true;
         }
     }
+}
 
-    pub fn purge_all(&mut self) {
-        self.by_key.clear();
-        for flight in self.flights.values_mut() {
-            flight.purged = true;
-        }
-    }
+/// Whether no purge covers what a flight brings. Before there is a head its surrogate keys are not
+/// known: it may have any.
+fn is_valid(purges: &Purges, stamp: u32, head: Option<&FlightHead>, key: &[u8]) -> bool {
+    let verdict = match head {
+        Some(head) => purges.judge(stamp, head.tags.iter().copied(), key),
+        None => purges.judge(stamp, [TagSlot::ANY], key),
+    };
+    verdict == Verdict::Valid
 }
 
 /// Keys whose last answer was for one request only, so that their requests do not queue behind
@@ -461,6 +489,7 @@ impl Uncacheable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::purge::{Purge, Purger};
     use std::time::Duration;
 
     fn target(key: &'static str) -> Target {
@@ -481,14 +510,70 @@ mod tests {
         }
     }
 
+    fn purges() -> (Arc<Purges>, Purger) {
+        let purges = Arc::new(Purges::new(1, 64));
+        let purger = purges.writer().expect("the only one");
+        (purges, purger)
+    }
+
+    fn head(stamp: u32, tags: Vec<TagSlot>) -> Arc<FlightHead> {
+        let meta = ObjectMeta {
+            stamp,
+            ..ObjectMeta::default()
+        };
+        Arc::new(FlightHead {
+            meta,
+            encoded: Bytes::new(),
+            tags,
+            length: None,
+            stored: true,
+        })
+    }
+
+    #[test]
+    fn a_flight_is_not_joined_after_a_purge_that_may_cover_it() {
+        let (purges, mut purger) = purges();
+        let (mut locals, mut flights) = (Locals::default(), Flights::default());
+        locals.open(target("a"), purges.stamp());
+        flights.open(FetchId(1), target("a"), subscriber(0), 0, purges.stamp());
+        purger
+            .purge(&Purge::Prefix(Bytes::from_static(b"b")), false)
+            .unwrap();
+        assert!(locals.joinable(b"a", &purges).is_some());
+        assert!(flights.joinable(b"a", &purges).is_some());
+        // No head: which keys it will have is not known.
+        purger.purge(&Purge::Tag(TagSlot(3)), true).unwrap();
+        assert_eq!(locals.joinable(b"a", &purges), None);
+        assert_eq!(flights.joinable(b"a", &purges), None);
+        assert!(!flights.is_latest(FetchId(1), b"a"));
+    }
+
+    #[test]
+    fn a_flight_with_a_head_is_judged_by_its_surrogate_keys() {
+        let (purges, mut purger) = purges();
+        let (mut locals, mut flights) = (Locals::default(), Flights::default());
+        let ticket = locals.open(target("a"), purges.stamp());
+        flights.open(FetchId(1), target("a"), subscriber(0), 0, purges.stamp());
+        let head = head(purges.stamp(), vec![TagSlot(5)]);
+        locals.get_mut(ticket).expect("open").head = Some(Arc::clone(&head));
+        flights.get_mut(FetchId(1)).expect("open").head = Some(head);
+        purger.purge(&Purge::Tag(TagSlot(3)), false).unwrap();
+        assert_eq!(locals.joinable(b"a", &purges), Some(ticket));
+        assert_eq!(flights.joinable(b"a", &purges), Some(FetchId(1)));
+        purger.purge(&Purge::Tag(TagSlot(5)), false).unwrap();
+        assert_eq!(locals.joinable(b"a", &purges), None);
+        assert_eq!(flights.joinable(b"a", &purges), None);
+    }
+
     #[test]
     fn a_flight_is_joinable_until_it_ends() {
+        let (purges, _) = purges();
         let mut locals = Locals::default();
-        let ticket = locals.open(target("a"));
+        let ticket = locals.open(target("a"), 0);
         locals.follow(ticket);
-        assert_eq!(locals.joinable(b"a"), Some(ticket));
+        assert_eq!(locals.joinable(b"a", &purges), Some(ticket));
         locals.end(ticket, Outcome::Complete);
-        assert_eq!(locals.joinable(b"a"), None);
+        assert_eq!(locals.joinable(b"a", &purges), None);
         assert!(locals.get(ticket).is_some(), "its follower still reads");
         locals.unfollow(ticket);
         assert!(locals.get(ticket).is_none());
@@ -497,14 +582,15 @@ mod tests {
 
     #[test]
     fn a_closed_key_gets_a_flight_of_its_own() {
+        let (purges, _) = purges();
         let mut locals = Locals::default();
-        let old = locals.open(target("a"));
+        let old = locals.open(target("a"), 0);
         locals.follow(old);
         locals.close_key(b"a");
-        let new = locals.open(target("a"));
+        let new = locals.open(target("a"), 0);
         locals.end(old, Outcome::Complete);
         assert_eq!(
-            locals.joinable(b"a"),
+            locals.joinable(b"a", &purges),
             Some(new),
             "the old end closes only itself"
         );
@@ -529,10 +615,11 @@ mod tests {
 
     #[test]
     fn a_purge_detaches_the_flight_from_its_key() {
+        let (purges, _) = purges();
         let mut flights = Flights::default();
         flights.open(FetchId(1), target("a"), subscriber(0), 0, 0);
         flights.purge(b"a");
-        assert_eq!(flights.by_key(b"a"), None);
+        assert_eq!(flights.joinable(b"a", &purges), None);
         assert!(
             flights
                 .get_mut(FetchId(1))

@@ -10,6 +10,7 @@
 //! ```
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::tier::{DiskCommand, DiskDone};
@@ -189,17 +190,23 @@ pub enum FetchErrorKind {
 
 #[derive(Debug)]
 pub enum Command {
-    /// Forget the object under a cache key (built by [`crate::http::key`]).
-    PurgeKey(Bytes),
-    /// Forget every object of this shard's partition.
-    PurgeAll,
+    /// Forget the objects under these cache keys (built by [`crate::http::key`]), or treat them as
+    /// stale from now on. For every shard, as any may be about to join a fetch of them.
+    PurgeKeys { keys: Arc<[Bytes]>, soft: bool },
+    /// Purges were made in the node's [`crate::purge::Purges`]: from its answer on, this shard goes
+    /// by them.
+    SeePurges {
+        /// A hard purge of everything was among them.
+        everything: bool,
+    },
     /// Refuse new connections, send GOAWAY, close connections when they are idle.
     Drain,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// How many objects were forgotten.
+    /// How many objects of this shard's partition are covered, as far as that is known: those that
+    /// were named, or all that there were.
     Purged { objects: u64 },
     /// This many connections are still open.
     Draining { connections: usize },

@@ -230,7 +230,7 @@ impl Shard {
             } => self.flight_event(now, from, ticket, fetch, event, out),
             LaneMessage::Done { fetch } => self.flight_done(fetch, from),
             LaneMessage::Invalidate(key) => {
-                self.forget_key(&key);
+                self.forget_key(&key, false);
             }
             // The turn that follows every batch of inputs is all that is asked for.
             LaneMessage::TakeTurn => {}
@@ -239,34 +239,41 @@ impl Shard {
 
     fn command(&mut self, command: Command) -> Reply {
         match command {
-            Command::PurgeKey(key) => self.purge_key(&key),
-            Command::PurgeAll => self.purge_all(),
+            Command::PurgeKeys { keys, soft } => {
+                let purged = keys.iter().filter(|key| self.purge_key(key, soft));
+                let objects = purged.count() as u64;
+                Reply::Purged { objects }
+            }
+            Command::SeePurges { everything } => self.see_purges(everything),
             Command::Drain => self.drain(),
         }
     }
 
-    fn purge_key(&mut self, key: &Bytes) -> Reply {
+    /// Whether there was an object under the key in our partition.
+    fn purge_key(&mut self, key: &Bytes, soft: bool) -> bool {
         self.stats.purges.inc();
-        Reply::Purged {
-            objects: u64::from(self.forget_key(key)),
-        }
+        self.forget_key(key, soft)
     }
 
-    /// Forgets the object of a key here, if there is one; what is being fetched for the key is not
-    /// kept.
-    fn forget_key(&mut self, key: &[u8]) -> bool {
+    /// Forgets the object of a key here, or makes it stale, if there is one; what is being fetched for
+    /// the key is not kept. It was asked for before: those who wait get it, nobody else.
+    fn forget_key(&mut self, key: &[u8], soft: bool) -> bool {
         self.flights.purge(key);
         self.locals.close_key(key);
         let hash = self.store.hash(key);
         let ours = self.store.owner(hash) == self.config.shard;
-        ours && self.store.purge(hash, key)
+        match soft {
+            _ if !ours => false,
+            false => self.store.purge(hash, key),
+            true => self.store.purge_softly(hash, key),
+        }
     }
 
     /// Forgets objects that an unsafe request has changed, on every shard.
     fn invalidate(&mut self, keys: Vec<Vec<u8>>, out: &mut Outbox) {
         for key in keys {
             self.stats.invalidations.inc();
-            self.forget_key(&key);
+            self.forget_key(&key, false);
             let key = Bytes::from(key);
             let others = (0..self.config.shards).filter(|&shard| shard != self.config.shard);
             out.lanes
@@ -274,14 +281,16 @@ impl Shard {
         }
     }
 
-    fn purge_all(&mut self) -> Reply {
+    /// Lookups and flights ask the table of purges themselves; taking the command is what shows
+    /// that they now find what was purged before it was sent.
+    fn see_purges(&mut self, everything: bool) -> Reply {
         self.stats.purges.inc();
-        self.flights.purge_all();
-        self.locals.close_all_keys();
-        self.uncacheable.clear();
-        Reply::Purged {
-            objects: self.store.purged_all(),
+        let mut objects = 0;
+        if everything {
+            self.uncacheable.clear();
+            objects = self.store.purged_all();
         }
+        Reply::Purged { objects }
     }
 
     fn drain(&mut self) -> Reply {

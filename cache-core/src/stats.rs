@@ -119,7 +119,10 @@ shard_stats! {
     object_bytes,
     /// Objects evicted to make room.
     evictions,
+    /// Commands to purge that this shard has carried out.
     purges,
+    /// Objects with too many surrogate keys, or too long ones: every tag purge covers them.
+    surrogate_keys_exceeded,
 }
 
 #[cfg(test)]

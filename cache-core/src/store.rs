@@ -373,6 +373,17 @@ impl Store {
         self.owner.purge(hash, key, partition)
     }
 
+    /// Marks one object as stale from now on (owner only); fills of the key that are going on will not
+    /// be committed. Where there is no room for that the object is forgotten. Says whether there was
+    /// one.
+    pub fn purge_softly(&mut self, hash: KeyHash, key: &[u8]) -> bool {
+        if self.check_owner(hash).is_err() {
+            return false;
+        }
+        let partition = &self.partitions[usize::from(self.shard)];
+        self.owner.purge_softly(hash, key, partition)
+    }
+
     /// To be called after a hard purge of everything: says how many objects there were in this shard's
     /// partition, as far as they were not purged one by one, and counts anew.
     pub fn purged_all(&mut self) -> u64 {
@@ -446,6 +457,11 @@ impl Store {
             false => Err(StoreError::NotOwner { shard: self.shard }),
         }
     }
+}
+
+/// The hash of a key in stores of this [`StoreConfig::hash_seed`].
+pub fn hash_of(hash_seed: u64, key: &[u8]) -> KeyHash {
+    hash_key(&FixedState::with_seed(hash_seed), key)
 }
 
 fn hash_key(state: &FixedState, key: &[u8]) -> KeyHash {

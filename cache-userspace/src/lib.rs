@@ -3,8 +3,10 @@
 pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod journal;
 pub mod node;
 pub mod probe;
+pub mod purging;
 pub mod rt;
 pub mod start;
 pub mod status;

@@ -3,22 +3,25 @@
 //! [`NodeHandle`] is what the admin API holds. It reads counters where they lie and sends commands
 //! over one bounded channel; whoever runs the shards drains it and answers each command once.
 
+mod orders;
+
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use cache_core::io::{Command, Reply, ShardId};
-use cache_core::purge::{Purge, Purger};
+use cache_core::purge::Purges;
 use cache_core::stats::ShardStats;
 use hugepages::BackingReport;
-use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::timeout;
 
+use crate::purging::{Purging, PurgingError};
 use crate::status::{
     BackendStatus, MemoryStatus, OriginStatus, ShardStatus, StatusDocument, XdpStatus,
 };
+
+pub use orders::{PurgeOrder, PurgeReport};
 
 /// How long a shard may take to answer a command before it is said to be stuck.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
@@ -73,11 +76,16 @@ pub struct Sources {
     /// Counters of the XDP program, summed over the CPUs.
     pub xdp: Reading<Vec<(String, u64)>>,
     pub commands: mpsc::Sender<ShardCommand>,
-    pub purger: Mutex<Purger>,
+    /// Who makes purges, one at a time.
+    pub purging: Mutex<Purging>,
+    /// What they are made in.
+    pub purges: Arc<Purges>,
+    /// [`cache_core::store::StoreConfig::hash_seed`].
+    pub hash_seed: u64,
 }
 
 /// Why a node could not do what it was asked.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum NodeError {
     #[error("{url:?}: {reason}")]
     Url { url: String, reason: String },
@@ -85,17 +93,12 @@ pub enum NodeError {
     NoAnswer { shard: ShardId },
     #[error("shard {shard} is stopping")]
     Stopping { shard: ShardId },
-    #[error("cannot purge: {0}")]
-    Purge(#[from] cache_core::purge::PurgeError),
-}
-
-/// What a purge did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PurgeReport {
-    /// Objects forgotten, over all shards.
-    pub objects: u64,
-    /// Shards that answered: all of them.
-    pub shards: usize,
+    #[error("{tag:?}: {reason}")]
+    Tag { tag: String, reason: String },
+    #[error(transparent)]
+    Purging(#[from] PurgingError),
+    #[error("the node is stopping")]
+    Interrupted,
 }
 
 /// A cheap handle on the running node.
@@ -171,43 +174,6 @@ impl NodeHandle {
     /// The effective configuration with the origin of each value.
     pub fn config(&self) -> &serde_json::Value {
         &self.inner.facts.config
-    }
-
-    /// Forgets the object under a URL, whichever shard owns it.
-    ///
-    /// # Errors
-    /// The URL has no cache key, or a shard did not answer; in the latter case some shards may
-    /// have purged already, and asking again is harmless.
-    pub async fn purge_url(&self, url: &str) -> Result<PurgeReport, NodeError> {
-        let key = cache_core::http::key::key_of_url(url).map_err(|error| NodeError::Url {
-            url: url.to_owned(),
-            reason: error.to_string(),
-        })?;
-        let key = Bytes::from(key);
-        self.purge(|| Command::PurgeKey(key.clone())).await
-    }
-
-    /// Forgets every object of the node.
-    pub async fn purge_all(&self) -> Result<PurgeReport, NodeError> {
-        self.purger().purge(&Purge::All, false)?;
-        self.purge(|| Command::PurgeAll).await
-    }
-
-    fn purger(&self) -> MutexGuard<'_, Purger> {
-        let purger = self.inner.sources.purger.lock();
-        purger.unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn purge(&self, command: impl Fn() -> Command) -> Result<PurgeReport, NodeError> {
-        let replies = self.ask_all(command).await?;
-        let objects = replies.iter().map(|reply| match reply {
-            Reply::Purged { objects } => *objects,
-            Reply::Draining { .. } => 0,
-        });
-        Ok(PurgeReport {
-            objects: objects.sum(),
-            shards: replies.len(),
-        })
     }
 
     /// Asks every shard, all at the same time, and waits for every answer.
@@ -294,37 +260,73 @@ pub(crate) mod tests {
             }),
             xdp: Box::new(Vec::new),
             commands,
-            purger: Mutex::new(purges.writer().expect("the only one")),
+            purging: Mutex::new(Purging::new(purges.writer().expect("the only one"), None)),
+            purges,
+            hash_seed: 1,
         };
         (NodeHandle::new(facts, sources), receiver)
     }
 
-    #[tokio::test]
-    async fn a_purge_asks_every_shard_and_adds_up() {
-        let (node, mut receiver) = node();
-        let shards = tokio::spawn(async move {
+    /// Plays the shards of a node: each answers with its number and one more objects.
+    fn play(mut receiver: mpsc::Receiver<ShardCommand>) -> tokio::task::JoinHandle<Vec<String>> {
+        tokio::spawn(async move {
             let mut asked = Vec::new();
             while let Some(command) = receiver.recv().await {
-                assert!(matches!(command.command, Command::PurgeAll));
-                asked.push(command.shard);
+                asked.push(format!("{}: {:?}", command.shard, command.command));
                 let objects = u64::from(command.shard) + 1;
-                command
-                    .reply
-                    .send(Reply::Purged { objects })
-                    .expect("someone waits");
+                let reply = Reply::Purged { objects };
+                command.reply.send(reply).expect("someone waits");
             }
             asked
-        });
-        let report = node.purge_all().await;
+        })
+    }
+
+    #[tokio::test]
+    async fn a_purge_asks_every_shard_and_adds_up_what_is_known() {
+        let (node, receiver) = node();
+        let shards = play(receiver);
+        let strings = |text: &str| vec![text.to_owned()];
+        let orders = [
+            (PurgeOrder::Everything, false, Some(3)),
+            (PurgeOrder::Everything, true, None),
+            (
+                PurgeOrder::Urls(strings("https://edge.test/a")),
+                true,
+                Some(3),
+            ),
+            (PurgeOrder::Tags(strings("emotes")), false, None),
+            (
+                PurgeOrder::Prefixes(strings("https://edge.test/a/")),
+                false,
+                None,
+            ),
+        ];
+        for (order, soft, objects) in orders {
+            let stamp = node.inner.sources.purges.stamp();
+            let report = node.purge(order, soft).await.expect("purged");
+            let expected = PurgeReport {
+                objects,
+                purges: 1,
+                soft,
+                shards: 2,
+            };
+            assert_eq!(report, expected);
+            assert_eq!(node.inner.sources.purges.stamp(), stamp + 1);
+        }
         drop(node);
+        let asked = shards.await.expect("shards");
+        let first: Vec<_> = asked.iter().step_by(2).map(String::as_str).collect();
         assert_eq!(
-            report,
-            Ok(PurgeReport {
-                objects: 3,
-                shards: 2
-            })
+            first,
+            [
+                "0: SeePurges { everything: true }",
+                "0: SeePurges { everything: false }",
+                "0: PurgeKeys { keys: [b\"edge.test/a\"], soft: true }",
+                "0: SeePurges { everything: false }",
+                "0: SeePurges { everything: false }",
+            ]
         );
-        assert_eq!(shards.await.expect("shards"), [0, 1]);
+        assert_eq!(asked.len(), 10);
     }
 
     #[tokio::test(start_paused = true)]
@@ -342,26 +344,30 @@ pub(crate) mod tests {
                 }
             }
         });
-        assert_eq!(
-            node.purge_all().await,
-            Err(NodeError::NoAnswer { shard: 1 })
-        );
+        let stuck_shard = node.purge(PurgeOrder::Everything, false).await;
+        assert!(matches!(stuck_shard, Err(NodeError::NoAnswer { shard: 1 })));
         drop(node);
         stuck.await.expect("shards");
     }
 
     #[tokio::test]
-    async fn stopped_shards_and_bad_urls_are_errors() {
+    async fn what_cannot_be_purged_is_an_error_and_nothing_is() {
         let (node, receiver) = node();
-        assert!(matches!(
-            node.purge_url("not a url").await,
-            Err(NodeError::Url { .. })
-        ));
+        let strings = |all: [&str; 2]| all.map(str::to_owned).to_vec();
+        let urls = PurgeOrder::Urls(strings(["https://edge.test/", "not a url"]));
+        let refused = node.purge(urls, false).await;
+        assert!(matches!(refused, Err(NodeError::Url { url, .. }) if url == "not a url"));
+        let refused = node
+            .purge(PurgeOrder::Tags(strings(["a", " b"])), false)
+            .await;
+        assert!(matches!(refused, Err(NodeError::Tag { tag, .. }) if tag == " b"));
+        let long = format!("https://edge.test/{}", "a".repeat(2_000));
+        let refused = node.purge(PurgeOrder::Prefixes(vec![long]), false).await;
+        assert!(matches!(refused, Err(NodeError::Purging(_))));
+        assert_eq!(node.inner.sources.purges.stamp(), 0);
         drop(receiver);
-        assert_eq!(
-            node.purge_all().await,
-            Err(NodeError::Stopping { shard: 0 })
-        );
+        let stopped = node.purge(PurgeOrder::Everything, false).await;
+        assert!(matches!(stopped, Err(NodeError::Stopping { shard: 0 })));
     }
 
     #[test]

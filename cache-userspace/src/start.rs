@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context as _, anyhow, bail};
 use cache_core::config::ShardConfig;
 use cache_core::conn::quic::QuicSetup;
-use cache_core::purge::{self, Purger, Purges};
+use cache_core::purge::{self, Purges};
 use cache_core::shard::Shard;
 use cache_core::stats::ShardStats;
 use cache_core::store::{self, Store, StoreConfig, StoreReport};
@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 
 use crate::config::Config;
 use crate::node::{COMMAND_QUEUE, NodeFacts, NodeHandle, Reading, Sources, XdpFacts};
+use crate::purging::Purging;
 use crate::rt::control::Control;
 use crate::rt::core_loop::LoopStats;
 use crate::rt::mesh::mesh;
@@ -98,7 +99,8 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
     let facts = facts(&config, listen, ports.backend, report, &steering);
     let xdp = steering.xdp.map(|xdp| Arc::new(Mutex::new(xdp)));
     let purger = purges.writer().context("another writer of purges")?;
-    let sources = sources(&counters, &upstream, xdp.clone(), asking, purger);
+    let purging = Purging::new(purger, None);
+    let sources = sources(&counters, &upstream, xdp.clone(), asking, purging, seed);
     let node = NodeHandle::new(facts, sources);
     let control = Control {
         lanes: control_lanes,
@@ -332,7 +334,8 @@ fn sources(
     upstream: &Upstream,
     xdp: Option<Arc<Mutex<Xdp>>>,
     commands: mpsc::Sender<crate::node::ShardCommand>,
-    purger: Purger,
+    purging: Purging,
+    hash_seed: u64,
 ) -> Sources {
     let upstream = upstream.stats();
     Sources {
@@ -351,7 +354,9 @@ fn sources(
                 .collect()
         }),
         commands,
-        purger: Mutex::new(purger),
+        purges: Arc::clone(purging.purges()),
+        purging: tokio::sync::Mutex::new(purging),
+        hash_seed,
     }
 }
 

@@ -8,7 +8,7 @@ use cache_core::shard::Holdings;
 
 use crate::client::{Answer, Exchange, Outcome};
 use crate::origin::{Origin, Version, body};
-use crate::plan::{Kind, Plan, Resource};
+use crate::plan::{Kind, Plan, Purged, Resource};
 
 /// Ages are whole seconds, and lanes take their time.
 const SLACK: Duration = Duration::from_millis(1_100);
@@ -16,8 +16,12 @@ const SLACK: Duration = Duration::from_millis(1_100);
 /// A purge that was answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Purge {
-    pub at: Duration,
-    pub resource: Option<usize>,
+    /// When it was made.
+    pub made: Duration,
+    /// When every shard had seen it; `None`: not yet.
+    pub answered: Option<Duration>,
+    pub what: Purged,
+    pub soft: bool,
 }
 
 /// Checks every exchange of a finished run.
@@ -64,7 +68,7 @@ fn exchange_holds(
                     origin.versions.get(version).ok_or("no such version")?,
                 );
                 content_holds(plan, resource, exchange, answer, version)?;
-                purge_holds(exchange, version.1, purges)?;
+                purge_holds(plan, exchange, version.1, purges)?;
                 once_only(resource, version, private_served)
             }
             None => own_answer_holds(plan, resource, answer),
@@ -148,17 +152,25 @@ fn lifetime(kind: Kind) -> Duration {
     Duration::from_secs(u64::from(seconds))
 }
 
-/// What was asked for after a purge must have been fetched after it.
-fn purge_holds(exchange: &Exchange, version: &Version, purges: &[Purge]) -> Result<(), String> {
+/// What was asked for after a purge was answered must have been fetched after it was made. After a
+/// soft one, what has a window for it may be served stale.
+fn purge_holds(
+    plan: &Plan,
+    exchange: &Exchange,
+    version: &Version,
+    purges: &[Purge],
+) -> Result<(), String> {
+    let resource = &plan.resources[version.resource];
     let broken = purges.iter().find(|purge| {
-        purge.resource.is_none_or(|index| index == version.resource)
-            && exchange.sent_at > purge.at
-            && version.fetch_started < purge.at
+        purge.what.covers(version.resource, resource)
+            && !(purge.soft && resource.has_stale_window())
+            && purge.answered.is_some_and(|at| exchange.sent_at > at)
+            && version.fetch_started < purge.made
     });
     match broken {
         Some(purge) => Err(format!(
-            "fetched at {:?}, purged at {:?}, and served after",
-            version.fetch_started, purge.at
+            "fetched at {:?}, and served after {purge:?}",
+            version.fetch_started
         )),
         None => Ok(()),
     }

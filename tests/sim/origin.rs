@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use crate::plan::{Kind, OriginFaults, Resource};
+use crate::plan::{Kind, OriginFaults, Purged, Resource};
 
 /// Names the version of a resource in a response.
 pub const VERSION: HeaderName = HeaderName::from_static("x-version");
@@ -269,12 +269,14 @@ impl Origin {
         Some((event, Some(due)))
     }
 
-    /// A purge lets the next request begin a fetch beside the running one.
-    pub fn purged(&mut self, resource: Option<usize>) {
+    /// A purge lets the next request begin a fetch beside the running one. What was not answered yet
+    /// may turn out to have any surrogate key.
+    pub fn purged(&mut self, what: Purged) {
         for running in self.running.values_mut() {
-            if resource.is_none_or(|index| self.versions[running.version].resource == index) {
-                running.shared = false;
-            }
+            let index = self.versions[running.version].resource;
+            let may_cover =
+                matches!(what, Purged::Tag(_)) || what.covers(index, &self.resources[index]);
+            running.shared &= !may_cover;
         }
     }
 }
@@ -310,6 +312,13 @@ fn head(resource: &Resource, version: usize) -> FetchEvent {
         headers.insert(CACHE_CONTROL, value);
     }
     headers.insert(VERSION, HeaderValue::from(version));
+    let mut tags: Vec<String> = resource.tags().map(tag).collect();
+    if resource.many_tags {
+        tags.extend((0..40).map(|number| format!("filler-{number}")));
+    }
+    if let Ok(value) = HeaderValue::from_str(&tags.join(" ")) {
+        headers.insert("surrogate-key", value);
+    }
     if let Ok(etag) = HeaderValue::from_str(&format!("\"{version}\"")) {
         headers.insert(ETAG, etag);
     }
@@ -332,6 +341,11 @@ pub fn body(resource: usize, version: usize, size: usize) -> Bytes {
     }
     bytes.truncate(size);
     bytes.into()
+}
+
+/// How a surrogate key is written.
+pub fn tag(tag: u8) -> String {
+    format!("tag-{tag}")
 }
 
 pub fn target(resource: usize) -> String {

@@ -17,9 +17,41 @@ pub struct Plan {
     pub faults: OriginFaults,
     pub resources: Vec<Resource>,
     pub clients: Vec<ClientPlan>,
-    /// Purges: when, and of which resource (`None`: all).
-    pub purges: Vec<(Duration, Option<usize>)>,
+    pub purges: Vec<PurgePlan>,
 }
+
+/// A purge, and when it is made.
+#[derive(Clone, Copy, Debug)]
+pub struct PurgePlan {
+    pub at: Duration,
+    pub what: Purged,
+    pub soft: bool,
+}
+
+/// What a purge names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purged {
+    Resource(usize),
+    /// A surrogate key.
+    Tag(u8),
+    /// All resources whose number, written out, begins with this one.
+    Prefix(usize),
+    Everything,
+}
+
+impl Purged {
+    pub fn covers(self, index: usize, resource: &Resource) -> bool {
+        match self {
+            Self::Resource(other) => other == index,
+            Self::Tag(tag) => resource.tags().any(|own| own == tag),
+            Self::Prefix(start) => index.to_string().starts_with(&start.to_string()),
+            Self::Everything => true,
+        }
+    }
+}
+
+/// Surrogate keys that there are, besides those that fill objects up past the bound.
+const TAGS: u8 = 5;
 
 /// How datagrams fare, in each direction. Chances are in percent.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +115,24 @@ pub struct Resource {
     pub size: usize,
     /// The length is declared.
     pub declared: bool,
+    /// Which of the surrogate keys it has, a bit each.
+    pub tags: u8,
+    /// It has more of them than are kept.
+    pub many_tags: bool,
+}
+
+impl Resource {
+    pub fn tags(&self) -> impl Iterator<Item = u8> {
+        (0..TAGS).filter(|tag| self.tags & 1 << tag != 0)
+    }
+
+    /// May be served after its lifetime.
+    pub fn has_stale_window(&self) -> bool {
+        matches!(
+            self.kind,
+            Kind::StaleWhileRevalidate { .. } | Kind::StaleIfError { .. }
+        )
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -129,13 +179,8 @@ impl Plan {
         let clients = (0..rng.random_range(1..8))
             .map(|_| client(rng, resources.len(), clean))
             .collect();
-        let purges = (0..rng.random_range(0..4))
-            .map(|_| {
-                let what = rng
-                    .random_ratio(3, 4)
-                    .then(|| rng.random_range(0..resources.len()));
-                (instant(rng, SPAN), what)
-            })
+        let purges = (0..rng.random_range(0..8))
+            .map(|_| purge(rng, resources.len()))
             .collect();
         Self {
             seed,
@@ -157,6 +202,20 @@ impl Plan {
             && self.limits.max_waiters > 100
             && self.limits.max_flights > 100
             && self.limits.max_passes > 100
+    }
+}
+
+fn purge(rng: &mut StdRng, resources: usize) -> PurgePlan {
+    let what = match rng.random_range(0..8) {
+        0..=2 => Purged::Resource(rng.random_range(0..resources)),
+        3..=5 => Purged::Tag(rng.random_range(0..TAGS)),
+        6 => Purged::Prefix(rng.random_range(0..3)),
+        _ => Purged::Everything,
+    };
+    PurgePlan {
+        at: instant(rng, SPAN),
+        what,
+        soft: rng.random_ratio(1, 3),
     }
 }
 
@@ -232,6 +291,8 @@ fn resource(rng: &mut StdRng) -> Resource {
         kind,
         size,
         declared: rng.random_ratio(3, 4),
+        tags: rng.random_range(0..1 << TAGS) & rng.random_range(0..1 << TAGS),
+        many_tags: rng.random_ratio(1, 10),
     }
 }
 

@@ -10,18 +10,18 @@ use bytes::{Bytes, BytesMut};
 use cache_core::config::{Caching, ClientFields, OriginRoute, ShardConfig};
 use cache_core::conn::quic::{CidKeys, QuicSetup};
 use cache_core::io::{Command, Datagram, FetchId, Input, Now, Outbox, ShardId};
-use cache_core::purge::{Purger, Purges};
+use cache_core::purge::{self as purging, Purger, Purges};
 use cache_core::shard::{LaneMessage, Shard};
 use cache_core::stats::ShardStats;
-use cache_core::store::{self, StoreConfig};
+use cache_core::store::{self, StoreConfig, hash_of};
 use cache_ebpf::cid::CidKey;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::checks::{self, Purge};
 use crate::client::{Client, Outcome};
-use crate::origin::{Origin, target};
-use crate::plan::{Plan, SPAN};
+use crate::origin::{Origin, tag, target};
+use crate::plan::{Plan, PurgePlan, Purged, SPAN};
 use crate::tls;
 use crate::trace::Trace;
 
@@ -74,7 +74,9 @@ enum Happening {
     Cancel(usize, usize),
     Rebind(usize),
     Vanish(usize),
-    Purge(Option<usize>),
+    Purge(PurgePlan),
+    /// A shard is told of a purge, by its place in the list.
+    SeePurge(ShardId, usize),
     ShardTimer(ShardId),
     ClientTimer(usize),
 }
@@ -128,13 +130,15 @@ struct World {
     origin: Origin,
     purges: Vec<Purge>,
     purger: Purger,
+    hash_seed: u64,
 }
 
 impl World {
     fn new(plan: Plan, print: bool) -> Result<Self, String> {
         let mut rng = StdRng::seed_from_u64(plan.seed ^ 0x5eed);
         let table = Arc::new(Purges::new(rng.random(), 1 << 10));
-        let nodes = nodes(&plan, &table, &mut rng)?;
+        let hash_seed = rng.random();
+        let nodes = nodes(&plan, &table, hash_seed, &mut rng)?;
         let clients: Vec<_> = plan
             .clients
             .iter()
@@ -160,6 +164,7 @@ impl World {
             client_tls: tls::client().map_err(|error| error.to_string())?,
             purges: Vec::new(),
             purger: table.writer().ok_or("another purger")?,
+            hash_seed,
             plan,
         };
         world.schedule_plan();
@@ -182,8 +187,8 @@ impl World {
                 self.at(at, Happening::Vanish(client));
             }
         }
-        for (at, what) in self.plan.purges.clone() {
-            self.at(at, Happening::Purge(what));
+        for purge in self.plan.purges.clone() {
+            self.at(purge.at, Happening::Purge(purge));
         }
     }
 
@@ -253,7 +258,8 @@ impl World {
                 self.drive_client(client);
                 Ok(())
             }
-            Happening::Purge(resource) => self.purge(resource),
+            Happening::Purge(purge) => self.purge(purge),
+            Happening::SeePurge(shard, purge) => self.see_purge(shard, purge),
             Happening::Connect(client) => {
                 self.note("connect", &[client as u64]);
                 let (now, tls) = (self.instant(), Arc::clone(&self.client_tls));
@@ -297,29 +303,57 @@ impl World {
         self.input(shard, Input::Fetch { id, event })
     }
 
-    fn purge(&mut self, resource: Option<usize>) -> Result<(), String> {
-        self.note("purge", &[resource.map_or(u64::MAX, |index| index as u64)]);
-        if resource.is_none() {
-            let purged = self.purger.purge(&cache_core::purge::Purge::All, false);
-            purged.map_err(|error| error.to_string())?;
-        }
-        for shard in 0..self.plan.shards {
-            let command = match resource {
-                Some(index) => {
-                    let url = format!("https://{}{}", tls::SERVER_NAME, target(index));
-                    let key = cache_core::http::key::key_of_url(&url)
-                        .map_err(|error| error.to_string())?;
-                    Command::PurgeKey(Bytes::from(key))
-                }
-                None => Command::PurgeAll,
-            };
-            self.input(shard, Input::Command { id: 0, command })?;
-        }
-        self.origin.purged(resource);
+    /// Makes a purge and sends word of it to every shard; it is answered when the last has it.
+    fn purge(&mut self, plan: PurgePlan) -> Result<(), String> {
+        let PurgePlan { what, soft, .. } = plan;
+        self.note("purge", &[self.purges.len() as u64, u64::from(soft)]);
+        let purges = Arc::clone(self.purger.purges());
+        let purge = match what {
+            Purged::Resource(index) => {
+                purging::Purge::Url(hash_of(self.hash_seed, &key(&target(index))?))
+            }
+            Purged::Tag(number) => purging::Purge::Tag(purges.slot(tag(number).as_bytes())),
+            Purged::Prefix(start) => purging::Purge::Prefix(key(&target(start))?),
+            Purged::Everything => purging::Purge::All,
+        };
+        let made = self.purger.purge(&purge, soft);
+        made.map_err(|error| error.to_string())?;
+        self.origin.purged(what);
         self.purges.push(Purge {
-            at: self.now,
-            resource,
+            made: self.now,
+            answered: None,
+            what,
+            soft,
         });
+        let mut last = self.now;
+        for shard in 0..self.plan.shards {
+            let delay = self
+                .rng
+                .random_range(Duration::ZERO..self.plan.network.lane_delay);
+            last = last.max(self.now + delay);
+            // In the order of the shards, so that the last one has it last.
+            self.at(last, Happening::SeePurge(shard, self.purges.len() - 1));
+        }
+        Ok(())
+    }
+
+    fn see_purge(&mut self, shard: ShardId, index: usize) -> Result<(), String> {
+        let Purge { what, soft, .. } = self.purges[index];
+        let command = match what {
+            Purged::Resource(index) => Command::PurgeKeys {
+                keys: Arc::from([key(&target(index))?]),
+                soft,
+            },
+            what => Command::SeePurges {
+                everything: what == Purged::Everything && !soft,
+            },
+        };
+        self.input(shard, Input::Command { id: 0, command })?;
+        // A fetch that began since may have been taken for one from before.
+        self.origin.purged(what);
+        if shard + 1 == self.plan.shards {
+            self.purges[index].answered = Some(self.now);
+        }
         Ok(())
     }
 
@@ -477,7 +511,13 @@ impl World {
         };
         let limit = self.now + PATIENCE;
         self.play_until(limit, at_rest)?;
-        self.purge(None)?;
+        self.purge(PurgePlan {
+            at: self.now,
+            what: Purged::Everything,
+            soft: false,
+        })?;
+        let answered = |world: &Self| world.purges.iter().all(|purge| purge.answered.is_some());
+        self.play_until(self.now + PATIENCE, answered)?;
         for _ in 0..3 {
             for shard in 0..self.plan.shards {
                 self.turns(shard)?;
@@ -527,7 +567,19 @@ impl World {
     }
 }
 
-fn nodes(plan: &Plan, purges: &Arc<Purges>, rng: &mut StdRng) -> Result<Vec<Node>, String> {
+/// The cache key of a path.
+fn key(path: &str) -> Result<Bytes, String> {
+    let url = format!("https://{}{path}", tls::SERVER_NAME);
+    let key = cache_core::http::key::key_of_url(&url);
+    key.map(Bytes::from).map_err(|error| error.to_string())
+}
+
+fn nodes(
+    plan: &Plan,
+    purges: &Arc<Purges>,
+    hash_seed: u64,
+    rng: &mut StdRng,
+) -> Result<Vec<Node>, String> {
     let mut cids = CidKeys::new(1, CidKey::from_bytes(rng.random()));
     cids.activate(1);
     let tls = tls::server().map_err(|error| error.to_string())?;
@@ -537,7 +589,7 @@ fn nodes(plan: &Plan, purges: &Arc<Purges>, rng: &mut StdRng) -> Result<Vec<Node
         ram_bytes: plan.ram_bytes,
         pages: hugepages::PagePolicy::Plain,
         max_object: plan.limits.max_object,
-        hash_seed: rng.random(),
+        hash_seed,
         ..StoreConfig::default()
     };
     let (stores, _) =

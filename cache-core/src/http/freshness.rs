@@ -165,6 +165,22 @@ pub fn fresh_at(times: &Lifetime, stored_unix_ms: u64, now_unix_ms: u64) -> Fres
     }
 }
 
+/// How a response that stood so stands once its lifetime was ended from outside (a soft purge): stale,
+/// within its windows as if they began now.
+pub fn ended(times: &Lifetime, stands: Freshness) -> Freshness {
+    let state = match stands.state {
+        State::Fresh if times.swr_s > 0 => State::StaleWhileRevalidate,
+        State::Fresh if times.sie_s > 0 => State::StaleIfError,
+        State::Fresh => State::Expired,
+        state => state,
+    };
+    Freshness {
+        ttl_s: stands.ttl_s.min(0),
+        state,
+        ..stands
+    }
+}
+
 /// Why a response may be given to nobody but the one who asked (RFC 9111 sections 3 and 3.5).
 fn private_reason(
     request: RequestFacts,

@@ -17,7 +17,7 @@ use crate::conn::stream::{PassRequest, Response, Source, Written, write};
 use crate::flight::{Outcome, Ticket, Waiter};
 use crate::http::cache_status::{self, CacheStatus, Forward};
 use crate::http::conditional::Conditions;
-use crate::http::freshness::{self, Flags, Lifetime, State};
+use crate::http::freshness::{self, Flags, Freshness, Lifetime, State};
 use crate::io::{FetchErrorKind, Now, Outbox};
 use crate::store::{Hit, KeyHash, ObjectMeta};
 
@@ -76,8 +76,8 @@ impl Shard {
             return Err(Forward::UriMiss);
         };
         let meta = hit.meta;
-        let fresh = freshness::fresh_at(&lifetime(&meta), meta.stored_unix_ms, now.unix_ms);
-        let stale = match state_of(&hit, fresh.state) {
+        let fresh = standing(&hit, now);
+        let stale = match fresh.state {
             State::Fresh => false,
             State::StaleWhileRevalidate => true,
             State::StaleIfError | State::Expired => return Err(Forward::Stale),
@@ -435,8 +435,8 @@ impl Shard {
     ) -> Option<Option<Response>> {
         let mut hit = self.store.lookup(hash, key)?;
         let meta = hit.meta;
-        let fresh = freshness::fresh_at(&lifetime(&meta), meta.stored_unix_ms, now.unix_ms);
-        if state_of(&hit, fresh.state) == State::Expired {
+        let fresh = standing(&hit, now);
+        if fresh.state == State::Expired {
             return None;
         }
         let body = hit.bytes()?;
@@ -506,14 +506,13 @@ pub(super) fn data_header(len: usize) -> Bytes {
     Bytes::from(header)
 }
 
-/// What a soft purge leaves of an object's freshness: it is as if the lifetime ended now.
-fn state_of(hit: &Hit<'_>, state: State) -> State {
-    match state {
-        State::Fresh if !hit.purged_softly => State::Fresh,
-        State::Fresh if hit.meta.stale_while_revalidate_s > 0 => State::StaleWhileRevalidate,
-        State::Fresh if hit.meta.stale_if_error_s > 0 => State::StaleIfError,
-        State::Fresh => State::Expired,
-        state => state,
+/// How an object stands now. A soft purge ends its lifetime, so that the windows of RFC 5861 begin.
+fn standing(hit: &Hit<'_>, now: Now) -> Freshness {
+    let meta = &hit.meta;
+    let fresh = freshness::fresh_at(&lifetime(meta), meta.stored_unix_ms, now.unix_ms);
+    match hit.purged_softly {
+        true => freshness::ended(&lifetime(meta), fresh),
+        false => fresh,
     }
 }
 

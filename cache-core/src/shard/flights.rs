@@ -12,6 +12,7 @@ use crate::flight::{
     FlightEvent, FlightHead, LedPiece, Outcome, Owned, Piece, Subscriber, Target, Ticket,
 };
 use crate::http::freshness::{self, Lifetime, RequestFacts, State, Storage};
+use crate::http::surrogate_key::SurrogateKeys;
 use crate::io::{
     FetchCommand, FetchError, FetchErrorKind, FetchEvent, FetchId, FetchRequest, Now, Outbox,
     ShardId,
@@ -35,7 +36,8 @@ impl Shard {
             shard: from,
             ticket,
         };
-        if let Some(id) = self.flights.by_key(&target.key) {
+        let joinable = self.flights.joinable(&target.key, self.store.purges());
+        if let Some(id) = joinable {
             return self.catch_up(now, id, subscriber, out);
         }
         let end = |outcome| FlightEvent::End(outcome);
@@ -247,13 +249,17 @@ impl Shard {
             stamp: flight.stamp,
             ..meta(status, times.unwrap_or_default(), length, now)
         };
+        let keys = SurrogateKeys::read(headers, self.store.purges());
+        if keys.excess.is_some() {
+            self.stats.surrogate_keys_exceeded.inc();
+        }
         let encoded = head::encode_static(status, headers);
         let target = &flight.target;
         let object = NewObject {
             key: &target.key,
             meta: &meta,
             head: &encoded,
-            tags: &[],
+            tags: &keys.slots,
             length,
         };
         let fill = self.store.begin(target.hash, &object);
@@ -270,6 +276,7 @@ impl Shard {
         let head = Arc::new(FlightHead {
             meta,
             encoded: Bytes::from(encoded),
+            tags: keys.slots,
             length,
             stored,
         });
@@ -329,16 +336,35 @@ impl Shard {
         if declared.is_none_or(|length| length.is_some_and(|length| length != flight.received)) {
             return self.incomplete(now, id, out);
         }
-        let keep =
-            flight.head.as_ref().is_some_and(|head| head.stored) && !flight.purged && !flight.full;
-        if let Some(fill) = flight.fill.as_mut().filter(|_| keep) {
-            match self.store.commit(fill) {
-                Ok(()) => self.stats.fills_stored.inc(),
-                Err(StoreError::Full) => self.stats.fills_without_room.inc(),
-                Err(error) => tracing::debug!(%error, "object not kept"),
-            }
+        if self.is_to_be_kept(id) {
+            self.keep(id);
         }
         self.end_flight(now, id, Outcome::Complete, out);
+    }
+
+    /// Whether the object that has arrived is to be stored. What a hard purge covers the store
+    /// refuses itself; what a soft one covers is stored if nothing newer has come instead.
+    fn is_to_be_kept(&mut self, id: FetchId) -> bool {
+        let Some(flight) = self.flights.get_mut(id) else {
+            return false;
+        };
+        let stored = flight.head.as_ref().is_some_and(|head| head.stored);
+        let keep = stored && !flight.purged && !flight.full;
+        let key = flight.target.key.clone();
+        keep && self.flights.is_latest(id, &key)
+    }
+
+    fn keep(&mut self, id: FetchId) {
+        let fill = self
+            .flights
+            .get_mut(id)
+            .and_then(|flight| flight.fill.as_mut());
+        let Some(fill) = fill else { return };
+        match self.store.commit(fill) {
+            Ok(()) => self.stats.fills_stored.inc(),
+            Err(StoreError::Full) => self.stats.fills_without_room.inc(),
+            Err(error) => tracing::debug!(%error, "object not kept"),
+        }
     }
 
     /// The body did not come as declared: what was told of it is cut off, and it is not kept.

@@ -409,7 +409,7 @@ impl Shard {
             self.stats.waiters_refused.inc();
             return self.answer_busy(conn, id, "waiters");
         }
-        let joined = self.locals.joinable(&target.key);
+        let joined = self.locals.joinable(&target.key, self.store.purges());
         let ticket = match joined {
             Some(ticket) => {
                 self.stats.collapsed.inc();
@@ -417,7 +417,7 @@ impl Shard {
                 ticket
             }
             None => {
-                let ticket = self.locals.open(target.clone());
+                let ticket = self.open_local(&target);
                 self.locals.follow(ticket);
                 self.depart(ticket, target, now, out);
                 ticket
@@ -441,12 +441,16 @@ impl Shard {
 
     /// Refreshes a stale object that is served meanwhile.
     pub(super) fn revalidate(&mut self, target: Target, now: Now, out: &mut Outbox) {
-        if self.locals.joinable(&target.key).is_none()
-            && !self.uncacheable.contains(target.hash, now.unix_ms)
-        {
-            let ticket = self.locals.open(target.clone());
+        let joinable = self.locals.joinable(&target.key, self.store.purges());
+        if joinable.is_none() && !self.uncacheable.contains(target.hash, now.unix_ms) {
+            let ticket = self.open_local(&target);
             self.depart(ticket, target, now, out);
         }
+    }
+
+    fn open_local(&mut self, target: &Target) -> Ticket {
+        let stamp = self.store.purges().stamp();
+        self.locals.open(target.clone(), stamp)
     }
 
     /// Sends a new local flight to its owner.

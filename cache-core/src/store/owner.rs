@@ -18,7 +18,7 @@ use crate::evict::{Metas, Source};
 use crate::index::{Index, LOAD_PERCENT, Slot, SlotId};
 use crate::io::ShardId;
 use crate::policy::{Meta, Policy};
-use crate::purge::{Purges, Verdict};
+use crate::purge::{Purges, TagSlot, Verdict};
 use crate::record::{self, Form, Header, MAX_CONTIGUOUS, MAX_HEAD, MAX_KEY};
 
 /// Pieces of one body in the log; a body that comes in smaller pieces goes to an extent.
@@ -237,11 +237,7 @@ impl Owner {
     }
 
     pub fn purge(&mut self, hash: KeyHash, key: &[u8], partition: &Partition) -> bool {
-        for (_, filling) in &mut self.fills {
-            if filling.hash == hash && *filling.key == *key && filling.state == FillState::Open {
-                filling.state = FillState::Purged;
-            }
-        }
+        self.stop_fills(hash, key);
         let mut was_there = false;
         self.displaced.retain(|leaving| leaving.hash != hash);
         for (slot, entry) in self.index.clone().candidates(hash) {
@@ -252,6 +248,67 @@ impl Owner {
             }
         }
         was_there
+    }
+
+    pub fn purge_softly(&mut self, hash: KeyHash, key: &[u8], partition: &Partition) -> bool {
+        self.stop_fills(hash, key);
+        let Some((slot, entry, _, record)) = partition.find(hash, key) else {
+            return false;
+        };
+        if self.is_purged(&record) || self.mark_stale(slot, entry, hash, &record, partition) {
+            return !self.is_purged(&record);
+        }
+        self.purge(hash, key, partition)
+    }
+
+    /// Writes the record anew with the mark of a soft purge, as readers may be at the old one.
+    fn mark_stale(
+        &mut self,
+        slot: SlotId,
+        entry: Slot,
+        hash: KeyHash,
+        record: &Record<'_>,
+        partition: &Partition,
+    ) -> bool {
+        if record.header.marks.purged_softly {
+            return true;
+        }
+        let Some(head) = record.head() else {
+            return false;
+        };
+        let mut header = record.header;
+        header.marks.purged_softly = true;
+        let tags: Vec<TagSlot> = record.tags().collect();
+        let (header, fixed) = header.encode(&tags);
+        let parts = [fixed.as_ref(), record.key(), head, record.tail()];
+        let is_pinned = self.metas.get(slot).is_pinned();
+        let source = match is_pinned {
+            true => Source::Pins,
+            false => Source::Survivors,
+        };
+        let Ok(place) = self.space.append_log(source, &parts) else {
+            return false;
+        };
+        let location = place.location(partition.log_shift);
+        if is_pinned {
+            self.pin_moved(record.key(), place, partition);
+        }
+        self.move_large(&header, entry.location(), location);
+        self.index.set(slot, hash, location, entry.is_hot());
+        if header.meta.stamp >= self.books_since {
+            let before = record.header.footprint();
+            self.counts.bytes += header.footprint().saturating_sub(before);
+        }
+        true
+    }
+
+    /// What is being fetched of a key was asked for before its purge.
+    fn stop_fills(&mut self, hash: KeyHash, key: &[u8]) {
+        for (_, filling) in &mut self.fills {
+            if filling.hash == hash && *filling.key == *key && filling.state == FillState::Open {
+                filling.state = FillState::Purged;
+            }
+        }
     }
 
     /// Starts the books anew after everything was purged.

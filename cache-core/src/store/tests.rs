@@ -463,6 +463,49 @@ fn purges_by_tag_reach_what_carries_it_and_nothing_later() {
 }
 
 #[test]
+fn a_soft_purge_of_a_key_marks_its_object_and_no_later_one() {
+    let mut stores = node(2, 16);
+    for len in [0, SMALL, LARGE] {
+        let key = format!("key of {len}").into_bytes();
+        let owner = owner_of(&stores, &key);
+        let hash = stores[owner].hash(&key);
+        assert!(!stores[owner].purge_softly(hash, &key), "nothing there");
+        put(&mut stores, &key, len).unwrap();
+        let before = stores[owner].stats();
+        assert!(!stores[1 - owner].purge_softly(hash, &key), "not its own");
+        for _ in 0..3 {
+            assert!(stores[owner].purge_softly(hash, &key));
+            turn(&mut stores);
+        }
+        for store in &mut stores {
+            let mut hit = store.lookup(hash, &key).unwrap();
+            assert!(hit.purged_softly && hit.head() == Some(b"the head"));
+            assert_eq!(joined(&hit.bytes().unwrap()), body(&key, len));
+        }
+        let after = stores[owner].stats();
+        assert_eq!(after.objects, before.objects);
+        assert!((before.bytes..before.bytes + 8).contains(&after.bytes));
+        put(&mut stores, &key, len).unwrap();
+        assert!(!stores[owner].lookup(hash, &key).unwrap().purged_softly);
+        assert!(stores[owner].purge(hash, &key));
+        assert!(!stores[owner].purge_softly(hash, &key));
+    }
+    assert!(stores.iter().all(|store| store.stats().objects == 0));
+    assert!(stores.iter().all(|store| store.stats().bytes == 0));
+}
+
+#[test]
+fn a_soft_purge_of_a_key_keeps_its_fill_from_being_committed() {
+    let mut stores = node(1, 16);
+    let store = &mut stores[0];
+    let mut fill = begin(store, b"key", None).unwrap();
+    store.append(&mut fill, b"body", &mut Vec::new()).unwrap();
+    store.purge_softly(store.hash(b"key"), b"key");
+    assert_eq!(store.commit(&mut fill), Err(StoreError::Purged));
+    store.release(fill);
+}
+
+#[test]
 fn what_was_purged_is_not_copied_on() {
     let mut stores = node(1, 8);
     let tags = [TagSlot(1)];

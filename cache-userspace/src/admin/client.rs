@@ -10,10 +10,11 @@ use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::net::UnixStream;
 
-use crate::node::PurgeReport;
+use super::request::PurgeRequest;
+use crate::node::{PurgeOrder, PurgeReport};
 use crate::status::StatusDocument;
 
 /// The whole of a request and its answer; longer than a node waits for its shards.
@@ -45,26 +46,16 @@ pub async fn status(socket: &Path) -> Result<StatusDocument, ClientError> {
     ask(socket, Method::GET, "/v1/status", None).await
 }
 
-/// Makes the node at `socket` forget a URL.
-pub async fn purge_url(socket: &Path, url: &str) -> Result<PurgeReport, ClientError> {
-    ask(
-        socket,
-        Method::POST,
-        "/v1/purge",
-        Some(json!({ "url": url })),
-    )
-    .await
-}
-
-/// Makes the node at `socket` forget everything.
-pub async fn purge_all(socket: &Path) -> Result<PurgeReport, ClientError> {
-    ask(
-        socket,
-        Method::POST,
-        "/v1/purge",
-        Some(json!({ "all": true })),
-    )
-    .await
+/// Makes the node at `socket` purge what is named.
+pub async fn purge(
+    socket: &Path,
+    order: PurgeOrder,
+    soft: bool,
+) -> Result<PurgeReport, ClientError> {
+    let request = PurgeRequest::from((order, soft));
+    let body = serde_json::to_value(request);
+    let body = body.map_err(|error| ClientError::Nonsense(error.to_string()))?;
+    ask(socket, Method::POST, "/v1/purge", Some(body)).await
 }
 
 async fn ask<T: DeserializeOwned>(

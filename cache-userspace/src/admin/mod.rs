@@ -9,13 +9,14 @@
 //! |---|---|---|
 //! | `GET /v1/status` | | [`crate::status::StatusDocument`] |
 //! | `GET /v1/config` | | the effective configuration, as `popcache check --json` prints it |
-//! | `POST /v1/purge` | `{"url": "https://host/path"}` or `{"all": true}` | [`crate::node::PurgeReport`] |
+//! | `POST /v1/purge` | [`request::PurgeRequest`]: `{"tag": ["emotes"], "soft": true}` | [`crate::node::PurgeReport`] |
 //!
 //! Every error is `{"error": "...", "hint": "..."}`. The API runs on the control thread: nothing it
 //! does can hold a shard.
 
 pub mod client;
 pub mod listen;
+pub mod request;
 mod server;
 pub mod token;
 

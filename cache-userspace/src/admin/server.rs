@@ -14,18 +14,20 @@ use axum::routing::{get, post};
 use axum::serve::Listener;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
 use super::listen::Listeners;
+use super::request::{PURGE_HINT, PurgeRequest};
 use super::token::Token;
 use crate::node::{NodeError, NodeHandle, PurgeReport};
+use crate::purging::PurgingError;
 use crate::status::StatusDocument;
 
 /// Largest request body, in bytes.
-const MAX_BODY: usize = 16 << 10;
+const MAX_BODY: usize = 1 << 20;
 
 /// Connections at a time on each listener; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 32;
@@ -72,42 +74,23 @@ async fn config(State(node): State<NodeHandle>) -> Json<serde_json::Value> {
     Json(node.config().clone())
 }
 
-/// What to forget: one of the two.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PurgeRequest {
-    url: Option<String>,
-    #[serde(default)]
-    all: bool,
-}
-
 async fn purge(
     State(node): State<NodeHandle>,
     request: Result<Json<PurgeRequest>, JsonRejection>,
 ) -> Result<Json<PurgeReport>, ApiError> {
     let Json(request) = request.map_err(ApiError::from_rejection)?;
-    let report = match request {
-        PurgeRequest {
-            url: Some(url),
-            all: false,
-        } => node.purge_url(&url).await?,
-        PurgeRequest {
-            url: None,
-            all: true,
-        } => node.purge_all().await?,
-        _ => {
-            return Err(ApiError::new(
-                StatusCode::BAD_REQUEST,
-                "say what to purge: a url, or all, not both",
-                PURGE_HINT,
-            ));
-        }
-    };
-    tracing::info!(objects = report.objects, "purged");
+    let soft = request.soft;
+    let order = request
+        .order()
+        .map_err(|why| ApiError::new(StatusCode::BAD_REQUEST, why, PURGE_HINT))?;
+    tracing::debug!(?order, soft, "to be purged");
+    let report = node.purge(order, soft).await?;
+    let PurgeReport { purges, shards, .. } = report;
+    tracing::info!(objects = report.objects, purges, soft, shards, "purged");
     Ok(Json(report))
 }
 
-const PURGE_HINT: &str = r#"send {"url": "https://host/path"} or {"all": true}"#;
+const ROUTES: &str = "GET /v1/status, GET /v1/config, POST /v1/purge";
 
 async fn wrong_method(request: Request) -> ApiError {
     ApiError::new(
@@ -117,7 +100,7 @@ async fn wrong_method(request: Request) -> ApiError {
             request.method(),
             request.uri().path()
         ),
-        "GET /v1/status, GET /v1/config, POST /v1/purge",
+        ROUTES,
     )
 }
 
@@ -125,7 +108,7 @@ async fn unknown_path(request: Request) -> ApiError {
     ApiError::new(
         StatusCode::NOT_FOUND,
         format!("there is no {}", request.uri().path()),
-        "GET /v1/status, GET /v1/config, POST /v1/purge",
+        ROUTES,
     )
 }
 
@@ -183,15 +166,23 @@ impl From<NodeError> for ApiError {
                 StatusCode::BAD_REQUEST,
                 "write the URL as a client asks for it: https://host/path?query",
             ),
-            NodeError::Purge(_) => (
+            NodeError::Tag { .. } => (
+                StatusCode::BAD_REQUEST,
+                "write one surrogate key as the origin sends it",
+            ),
+            NodeError::Purging(PurgingError::Refused(_)) => (
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "nothing was purged; the message says what stands against it",
+            ),
+            NodeError::Purging(PurgingError::NotDurable(_)) => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "asking again is harmless, and needed once the drive takes writes",
             ),
             NodeError::NoAnswer { .. } => (
                 StatusCode::GATEWAY_TIMEOUT,
                 "other shards may have purged already; asking again is harmless",
             ),
-            NodeError::Stopping { .. } => (
+            NodeError::Stopping { .. } | NodeError::Interrupted => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "the node is stopping: what it held in memory goes with it",
             ),

@@ -9,6 +9,7 @@ use tokio::net::{TcpStream, UnixStream};
 use super::client::{self, ClientError};
 use super::{Listeners, bind, serve_admin};
 use crate::config::AdminConfig;
+use crate::node::PurgeOrder;
 use crate::node::tests::node;
 use cache_core::io::{Command, Reply};
 
@@ -66,7 +67,7 @@ async fn serve(listeners: Listeners) {
         while let Some(asked) = shards.recv().await {
             assert!(matches!(
                 asked.command,
-                Command::PurgeAll | Command::PurgeKey(_)
+                Command::SeePurges { .. } | Command::PurgeKeys { .. }
             ));
             asked
                 .reply
@@ -109,11 +110,19 @@ async fn the_client_reads_the_status_and_purges() {
     let status = client::status(&running.socket()).await.expect("status");
     assert_eq!(status.shards.len(), 2);
     assert_eq!(status.shards[0].get("requests"), 10);
-    let report = client::purge_all(&running.socket()).await.expect("purged");
-    assert_eq!((report.objects, report.shards), (4, 2));
-    let refused = client::purge_url(&running.socket(), "edge.test/a")
-        .await
-        .expect_err("no URL");
+    let report = client::purge(&running.socket(), PurgeOrder::Everything, false).await;
+    let report = report.expect("purged");
+    assert_eq!((report.objects, report.shards), (Some(4), 2));
+    let tags = PurgeOrder::Tags(vec!["emotes".to_owned(), "sets".to_owned()]);
+    let report = client::purge(&running.socket(), tags, true).await;
+    let report = report.expect("purged");
+    assert_eq!(
+        (report.objects, report.purges, report.soft),
+        (None, 2, true)
+    );
+    let urls = PurgeOrder::Urls(vec!["edge.test/a".to_owned()]);
+    let refused = client::purge(&running.socket(), urls, false).await;
+    let refused = refused.expect_err("no URL");
     assert!(matches!(&refused, ClientError::Refused { .. }), "{refused}");
     assert!(
         refused.to_string().contains("https://host/path"),
@@ -141,7 +150,7 @@ async fn nobody_there_is_unreachable() {
 #[tokio::test]
 async fn bad_requests_are_json_errors_with_hints() {
     let running = Running::start(false);
-    let big = format!("{{\"url\": \"{}\"}}", "x".repeat(20_000));
+    let big = format!("{{\"url\": \"{}\"}}", "x".repeat(1 << 20));
     for (request, code, words) in [
         (request("GET", "/nope", "", ""), 404, "there is no /nope"),
         (
@@ -174,7 +183,7 @@ async fn bad_requests_are_json_errors_with_hints() {
                 "{\"all\": true, \"url\": \"https://a/\"}",
             ),
             400,
-            "not both",
+            "one of them",
         ),
         (
             request("POST", "/v1/purge", JSON, "{\"everything\": true}"),
@@ -184,12 +193,12 @@ async fn bad_requests_are_json_errors_with_hints() {
         (
             request("POST", "/v1/purge", JSON, "{\"url\": 5}"),
             422,
-            "invalid type",
+            "a string or a list",
         ),
         (
             request("POST", "/v1/purge", JSON, &big),
             413,
-            "at most 16384 bytes",
+            "at most 1048576 bytes",
         ),
     ] {
         let answer = running.ask(&request).await;

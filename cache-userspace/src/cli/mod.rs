@@ -11,6 +11,7 @@ mod check;
 mod documents;
 mod logging;
 mod probe;
+mod purge;
 mod remote;
 mod serve;
 
@@ -86,18 +87,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Make the running node forget an object, or all of them
+    /// Make the running node forget objects, by URL, surrogate key or prefix, or all of them
     #[command(after_long_help = PURGE_HELP)]
-    Purge {
-        /// The URL as clients ask for it
-        #[arg(required_unless_present = "all", conflicts_with = "all")]
-        url: Option<String>,
-        /// Forget every object
-        #[arg(long)]
-        all: bool,
-        #[command(flatten)]
-        node: Node,
-    },
+    Purge(purge::Purge),
     /// Measure what a drive can do as a tier
     #[command(after_long_help = PROBE_HELP)]
     ProbeTier(probe::Arguments),
@@ -157,8 +149,17 @@ Examples:
   popcache status --socket /run/popcache/admin.sock --json | jq '.shards[].counters.hits'";
 
 const PURGE_HELP: &str = "\
+It returns once no core answers with what was purged; requests that had come before may still get it.
+With a tier, purges hold after a crash. How many objects a URL covered is known at once (0: it was
+not in memory, and is purged all the same); a surrogate key or prefix costs one store whatever it
+covers, so its number is unknown. Surrogate keys are what origins send in Surrogate-Key (separated
+by spaces) or Cache-Tag (by commas).
+
 Examples:
   popcache purge https://edge.example/emotes/42.png
+  popcache purge --tag emote-42 --tag set-7
+  popcache purge --soft --prefix https://edge.example/emotes/
+  popcache purge --file urls.txt --json | jq .objects
   popcache purge --all";
 
 const PROBE_HELP: &str = "\
@@ -189,8 +190,8 @@ fn run(arguments: Arguments) -> Exit {
         Command::Serve { file, format } => serve::serve(&file.config, format),
         Command::Check { file, json } => check::check(&file.config, json),
         Command::Status { node, json } => remote::status(&node, json),
-        Command::Purge { url, node, .. } => remote::purge(&node, url.as_deref()),
         Command::ProbeTier(arguments) => probe::probe(&arguments),
+        Command::Purge(arguments) => purge::purge(&arguments),
         Command::Completions { shell } => documents::completions(shell),
         Command::Man { dir } => documents::man(dir.as_deref()),
     }
@@ -225,10 +226,15 @@ mod tests {
     }
 
     #[test]
-    fn a_purge_names_a_url_or_all() {
+    fn a_purge_names_what_it_covers() {
         let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
         assert!(parse("popcache purge https://edge.test/").is_ok());
         assert!(parse("popcache purge --all").is_ok());
+        assert!(parse("popcache purge https://edge.test/ https://edge.test/b --soft").is_ok());
+        assert!(parse("popcache purge --tag a --tag b --prefix https://edge.test/").is_ok());
+        assert!(parse("popcache purge --file - --json").is_ok());
+        assert!(parse("popcache purge --soft").is_err());
+        assert!(parse("popcache purge --all --tag a").is_err());
         assert!(parse("popcache purge").is_err());
         assert!(parse("popcache purge --all https://edge.test/").is_err());
         assert!(parse("popcache status --socket a --config b").is_err());

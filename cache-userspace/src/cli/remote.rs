@@ -1,4 +1,4 @@
-//! `popcache status` and `popcache purge`: questions to a running node.
+//! Questions to a running node, `popcache status` among them.
 
 use std::path::{Path, PathBuf};
 
@@ -20,20 +20,11 @@ pub(super) fn status(node: &Node, as_json: bool) -> Exit {
     }
 }
 
-pub(super) fn purge(node: &Node, url: Option<&str>) -> Exit {
-    let asked = ask(node, async |socket| match url {
-        Some(url) => client::purge_url(socket, url).await,
-        None => client::purge_all(socket).await,
-    });
-    match asked {
-        Ok(report) if report.objects == 1 => print("1 object purged\n"),
-        Ok(report) => print(&format!("{} objects purged\n", report.objects)),
-        Err(exit) => exit,
-    }
-}
-
 /// Puts one question to the node, and says so where it fails.
-fn ask<T>(node: &Node, question: impl AsyncFn(&Path) -> Result<T, ClientError>) -> Result<T, Exit> {
+pub(super) fn ask<T>(
+    node: &Node,
+    question: impl AsyncFn(&Path) -> Result<T, ClientError>,
+) -> Result<T, Exit> {
     let socket = socket(node)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -333,6 +333,7 @@ mod tests {
     use super::super::mesh::{ShardLanes, mesh};
     use super::*;
     use crate::config::AdminConfig;
+    use crate::node::PurgeOrder;
     use crate::node::tests::node;
     use crate::upstream::UpstreamConfig;
 
@@ -390,15 +391,19 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build();
-            let report = runtime.expect("runtime").block_on(node.purge_all());
+            let report = runtime
+                .expect("runtime")
+                .block_on(node.purge(PurgeOrder::Everything, false));
             raise(Signal::SIGTERM).expect("signal");
             report
         });
         let ended = control.run(move || ready.send(()).expect("the purger waits"));
         assert!(ended.is_ok(), "{ended:?}");
-        assert_eq!(purger.join().expect("purger").expect("report").objects, 11);
+        let report = purger.join().expect("purger").expect("report");
+        assert_eq!(report.objects, Some(11));
         for player in players {
-            assert_eq!(player.join().expect("player"), ["PurgeAll", "Drain"]);
+            let asked = player.join().expect("player");
+            assert_eq!(asked, ["SeePurges { everything: true }", "Drain"]);
         }
 
         let (mut lanes, ends) = mesh(2, 16).expect("lanes");

@@ -335,6 +335,33 @@ fn standing_over_time() {
     assert_eq!((put_back.age_s, put_back.ttl_s), (10, 50));
 }
 
+#[test]
+fn a_lifetime_that_was_ended_leaves_the_windows() {
+    let times = |swr_s, sie_s| Lifetime {
+        lifetime_s: 60,
+        swr_s,
+        sie_s,
+        ..Lifetime::default()
+    };
+    let ended_at = |times: &Lifetime, after_ms| {
+        let stands = fresh_at(times, NOW_MS, NOW_MS + after_ms);
+        let ended = ended(times, stands);
+        assert_eq!(ended.age_s, stands.age_s);
+        (ended.state, ended.ttl_s)
+    };
+    assert_eq!(ended_at(&times(0, 0), 1_000), (State::Expired, 0));
+    assert_eq!(
+        ended_at(&times(30, 0), 1_000),
+        (State::StaleWhileRevalidate, 0)
+    );
+    assert_eq!(ended_at(&times(0, 30), 1_000), (State::StaleIfError, 0));
+    assert_eq!(
+        ended_at(&times(30, 90), 100_000),
+        (State::StaleIfError, -40)
+    );
+    assert_eq!(ended_at(&times(30, 30), 100_000), (State::Expired, -40));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(5_000))]
 

@@ -1,0 +1,146 @@
+//! Purges as a running node carries them out: checked, made, and seen by every shard before anybody
+//! is told that they hold.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cache_core::http::{key, surrogate_key};
+use cache_core::io::{Command, Reply};
+use cache_core::purge::Purge;
+use cache_core::store::hash_of;
+use serde::{Deserialize, Serialize};
+
+use super::{NodeError, NodeHandle};
+use crate::purging::PurgingError;
+
+/// What an operator wants purged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PurgeOrder {
+    /// The objects under these URLs, as clients ask for them.
+    Urls(Vec<String>),
+    /// Objects with any of these surrogate keys.
+    Tags(Vec<String>),
+    /// Objects whose URL begins with one of these.
+    Prefixes(Vec<String>),
+    Everything,
+}
+
+/// What a purge did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PurgeReport {
+    /// Objects that it covers, in memory, over all shards. `None`: not known, as they are found out
+    /// one by one when they are asked for.
+    pub objects: Option<u64>,
+    /// How many URLs, tags or prefixes were named; 1 for everything.
+    pub purges: usize,
+    /// They are stale from now on, and not gone.
+    pub soft: bool,
+    /// Shards that go by it: all of them.
+    pub shards: usize,
+}
+
+/// A purge order after all checks.
+struct Checked {
+    purges: Vec<Purge>,
+    /// Cache keys, of an order that names URLs.
+    keys: Vec<Bytes>,
+}
+
+impl NodeHandle {
+    /// Makes purges. When this returns, no shard answers with what they cover (softly: not as if it
+    /// were fresh), except to requests that had come before; and if the node has a tier, they hold
+    /// after a crash.
+    ///
+    /// # Errors
+    /// Something named cannot be purged: then nothing was. Or a shard did not answer, or the journal
+    /// cannot be written: then it may hold in part, and asking again is harmless.
+    pub async fn purge(&self, order: PurgeOrder, soft: bool) -> Result<PurgeReport, NodeError> {
+        let checked = self.check(&order)?;
+        // A task of its own: one that asks and goes away leaves no purge half made.
+        let node = self.clone();
+        let task = tokio::spawn(async move { node.carry_out(order, checked, soft).await });
+        task.await.map_err(|_| NodeError::Interrupted)?
+    }
+
+    fn check(&self, order: &PurgeOrder) -> Result<Checked, NodeError> {
+        let purges = &self.inner.sources.purges;
+        let mut checked = Checked {
+            purges: Vec::new(),
+            keys: Vec::new(),
+        };
+        match order {
+            PurgeOrder::Urls(urls) => {
+                for url in urls {
+                    let key = Bytes::from(key_of(url)?);
+                    let hash = hash_of(self.inner.sources.hash_seed, &key);
+                    checked.purges.push(Purge::Url(hash));
+                    checked.keys.push(key);
+                }
+            }
+            PurgeOrder::Tags(tags) => {
+                for tag in tags {
+                    surrogate_key::check(tag.as_bytes()).map_err(|error| NodeError::Tag {
+                        tag: tag.clone(),
+                        reason: error.to_string(),
+                    })?;
+                    let slot = purges.slot(tag.as_bytes());
+                    checked.purges.push(Purge::Tag(slot));
+                }
+            }
+            PurgeOrder::Prefixes(prefixes) => {
+                for prefix in prefixes {
+                    let key = Bytes::from(key_of(prefix)?);
+                    checked.purges.push(Purge::Prefix(key));
+                }
+            }
+            PurgeOrder::Everything => checked.purges.push(Purge::All),
+        }
+        Ok(checked)
+    }
+
+    async fn carry_out(
+        &self,
+        order: PurgeOrder,
+        checked: Checked,
+        soft: bool,
+    ) -> Result<PurgeReport, NodeError> {
+        let made = {
+            let mut purging = self.inner.sources.purging.lock().await;
+            purging.purge(&checked.purges, soft).await
+        };
+        if let Err(error @ PurgingError::Refused(_)) = made {
+            return Err(error.into());
+        }
+        let everything = order == PurgeOrder::Everything && !soft;
+        let keys: Arc<[Bytes]> = checked.keys.into();
+        let replies = self
+            .ask_all(|| match order {
+                PurgeOrder::Urls(_) => Command::PurgeKeys {
+                    keys: Arc::clone(&keys),
+                    soft,
+                },
+                _ => Command::SeePurges { everything },
+            })
+            .await?;
+        // What did not get into the journal holds in memory all the same; say so only now.
+        made?;
+        let counted = everything || matches!(order, PurgeOrder::Urls(_));
+        let objects = replies.iter().map(|reply| match reply {
+            Reply::Purged { objects } => *objects,
+            Reply::Draining { .. } => 0,
+        });
+        Ok(PurgeReport {
+            objects: counted.then(|| objects.sum()),
+            purges: checked.purges.len(),
+            soft,
+            shards: replies.len(),
+        })
+    }
+}
+
+fn key_of(url: &str) -> Result<Vec<u8>, NodeError> {
+    key::key_of_url(url).map_err(|error| NodeError::Url {
+        url: url.to_owned(),
+        reason: error.to_string(),
+    })
+}

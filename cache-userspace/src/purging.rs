@@ -1,0 +1,173 @@
+//! Where purges and pins are made: numbered, journalled if there is a tier, and put into the table
+//! that all shards read.
+//!
+//! ```text
+//!  admin API --> journal: written, flushed --> table: one store each --> every shard has seen it --> answer
+//! ```
+//! The last two steps are the node's ([`crate::node`]). One at a time holds [`Purging`]; who waits
+//! for it waits in the order of coming.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cache_core::purge::journal::MAX_ENTRIES;
+use cache_core::purge::state::Entry;
+use cache_core::purge::{Purge, PurgeError, Purger, Purges};
+
+use crate::journal::{JournalFailure, JournalFile};
+
+/// The writer of a node's purges, and its journal if the node has a tier.
+#[derive(Debug)]
+pub struct Purging {
+    purger: Purger,
+    journal: Option<JournalFile>,
+}
+
+/// Why a purge or pin was not made, or not for good.
+#[derive(Debug, thiserror::Error)]
+pub enum PurgingError {
+    #[error(transparent)]
+    Refused(#[from] PurgeError),
+    /// In memory it holds.
+    #[error("it holds until the next restart only: {0}")]
+    NotDurable(#[from] JournalFailure),
+}
+
+impl Purging {
+    pub fn new(purger: Purger, journal: Option<JournalFile>) -> Self {
+        Self { purger, journal }
+    }
+
+    /// What they are made in.
+    pub fn purges(&self) -> &Arc<Purges> {
+        self.purger.purges()
+    }
+
+    /// Makes purges and gives the number of the last. Must be awaited to its end: run it in a task of
+    /// its own.
+    ///
+    /// # Errors
+    /// One that cannot be made: then none was. A journal that cannot be written: then all hold in
+    /// memory, and asking again is harmless.
+    pub async fn purge(&mut self, purges: &[Purge], soft: bool) -> Result<u32, PurgingError> {
+        for purge in purges {
+            self.purger.check(purge)?;
+        }
+        let (mut last, mut durable) = (0, Ok(()));
+        for purges in purges.chunks(MAX_ENTRIES) {
+            let first = self.purger.next()?;
+            if let Some(journal) = &mut self.journal {
+                let numbers = (first..).zip(purges);
+                let entries: Vec<Entry> = numbers
+                    .map(|(number, purge)| Entry::Purge {
+                        number,
+                        purge: purge.clone(),
+                        soft,
+                    })
+                    .collect();
+                durable = durable.and(journal.append(&entries).await);
+            }
+            for purge in purges {
+                last = self.purger.purge(purge, soft)?;
+            }
+        }
+        durable?;
+        Ok(last)
+    }
+
+    /// Remembers that an object is pinned, or is not any more.
+    ///
+    /// # Errors
+    /// The journal takes no more pins, or cannot be written.
+    pub async fn pin(&mut self, key: Bytes, pinned: bool) -> Result<(), PurgingError> {
+        let entry = if pinned {
+            Entry::Pin(key)
+        } else {
+            Entry::Unpin(key)
+        };
+        match &mut self.journal {
+            Some(journal) => Ok(journal.append(&[entry]).await?),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use cache_core::purge::state::State;
+    use cache_core::purge::{TagSlot, Verdict};
+
+    use super::*;
+    use crate::journal::Areas;
+
+    const AREAS: Areas = Areas {
+        offsets: [0, 4 << 20],
+        bytes: 4 << 20,
+    };
+
+    fn tags(count: u32) -> Vec<Purge> {
+        (0..count).map(|slot| Purge::Tag(TagSlot(slot))).collect()
+    }
+
+    #[tokio::test]
+    async fn purges_are_numbered_alike_in_the_table_and_in_the_journal() {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        file.as_file().set_len(16 << 20).expect("room");
+        let device = || {
+            let options = File::options().read(true).write(true).open(file.path());
+            options.expect("opened")
+        };
+        let fresh = State::new(3, 1024);
+        let journal = JournalFile::format(device(), AREAS, 1, fresh.clone()).expect("formatted");
+        let purges = Arc::new(Purges::restore(journal.state()));
+        let purger = purges.writer().expect("the only one");
+        let mut purging = Purging::new(purger, Some(journal));
+        let count = 2 * MAX_ENTRIES as u32 + 1;
+        assert_eq!(
+            purging.purge(&tags(count), false).await.expect("purged"),
+            count
+        );
+        let pin = Bytes::from_static(b"edge.test/");
+        purging.pin(pin.clone(), true).await.expect("pinned");
+        drop(purging);
+        let (journal, _) = JournalFile::open(device(), AREAS, 1, fresh).expect("opened");
+        let restored = Purges::restore(journal.state());
+        assert_eq!(restored.stamp(), purges.stamp());
+        for slot in 0..count {
+            let judged = |stamp| restored.judge(stamp, [TagSlot(slot)], b"k");
+            assert_eq!(judged(slot), Verdict::Hard);
+            assert_eq!(judged(slot + 1), Verdict::Valid);
+        }
+        assert!(journal.state().pins.contains(&pin));
+    }
+
+    #[tokio::test]
+    async fn a_purge_holds_in_memory_even_if_it_cannot_be_journalled() {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        file.as_file().set_len(16 << 20).expect("room");
+        let writable = File::options().read(true).write(true).open(file.path());
+        let fresh = State::new(3, 1024);
+        let formatted = JournalFile::format(writable.expect("opened"), AREAS, 1, fresh.clone());
+        drop(formatted.expect("formatted"));
+        let read_only = File::open(file.path()).expect("opened");
+        let (journal, _) = JournalFile::open(read_only, AREAS, 1, fresh).expect("read");
+        let purges = Arc::new(Purges::restore(journal.state()));
+        let purger = purges.writer().expect("the only one");
+        let mut purging = Purging::new(purger, Some(journal));
+        let error = purging.purge(&tags(1), false).await.expect_err("read only");
+        assert!(matches!(error, PurgingError::NotDurable(_)), "{error}");
+        assert_eq!(purges.judge(0, [TagSlot(0)], b"k"), Verdict::Hard);
+    }
+
+    #[tokio::test]
+    async fn one_purge_that_cannot_be_made_keeps_the_others_from_being_made() {
+        let purges = Arc::new(Purges::new(1, 16));
+        let mut purging = Purging::new(purges.writer().expect("the only one"), None);
+        let long = Purge::Prefix(Bytes::from(vec![b'a'; 5000]));
+        let error = purging.purge(&[Purge::All, long], false).await;
+        assert!(matches!(error, Err(PurgingError::Refused(_))));
+        assert_eq!(purges.stamp(), 0);
+    }
+}
