@@ -20,7 +20,7 @@ pub struct ShardConfig {
 }
 
 /// What holds for responses that do not say it themselves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caching {
     /// Lifetime of a storable response that names none of its own and has no Last-Modified. Zero:
     /// such a response is shared with the requests that waited for it and not kept.
@@ -33,6 +33,10 @@ pub struct Caching {
     /// How long past its lifetime a response without stale-if-error may be served while its origin
     /// does not answer (RFC 9111 section 4.2.4), unless it forbids that.
     pub stale_if_error: Duration,
+    /// Fields that count instead of Cache-Control (RFC 9213), the first one first.
+    pub targeted_fields: Vec<HeaderName>,
+    /// The target of Surrogate-Control that is this cache: its name.
+    pub device: String,
     /// Keep responses with Set-Cookie that name a lifetime, cookie and all (RFC 9111 section 7.3).
     pub store_set_cookie: bool,
 }
@@ -44,6 +48,8 @@ impl Default for Caching {
             heuristic_percent: 10,
             heuristic_max: Duration::from_secs(86_400),
             stale_if_error: Duration::ZERO,
+            targeted_fields: vec![HeaderName::from_static("cdn-cache-control")],
+            device: "popcache".to_owned(),
             store_set_cookie: false,
         }
     }

@@ -53,6 +53,12 @@ pub struct FlightHead {
     pub length: Option<u64>,
     /// Whether the object is meant to be kept.
     pub stored: bool,
+    /// For the request alone that began the flight, on the shard that joined first.
+    pub alone: bool,
+    /// The Age that it came with.
+    pub age_s: Option<u64>,
+    /// The origin confirmed a stored object (304).
+    pub confirmed: bool,
 }
 
 /// A part of the body, in order.
@@ -77,8 +83,13 @@ pub enum FlightEvent {
 pub enum Outcome {
     /// All pieces were told.
     Complete,
-    /// The response is for one request only: each waiter asks for itself.
+    /// The response is for one request only: each waiter asks for itself, and so does whoever comes
+    /// in the next time.
     Private,
+    /// Likewise, but the next request may confirm what was kept.
+    Alone,
+    /// The origin failed, and a stale object may be served instead.
+    ServeStale,
     /// The owner found the object stored when the join arrived.
     Present,
     /// The owner has `max_flights` already.
@@ -87,7 +98,7 @@ pub enum Outcome {
 }
 
 /// A request that has taken every piece there is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waiter {
     pub conn: ConnId,
     pub stream: StreamId,
@@ -101,6 +112,8 @@ pub struct Local {
     pub head: Option<Arc<FlightHead>>,
     pub pieces: Vec<Bytes>,
     pub outcome: Option<Outcome>,
+    /// The request that began it.
+    pub leader: Option<Waiter>,
     /// Requests that have nothing to write until the next event.
     idle: Vec<Waiter>,
     /// Requests to be served after an event.
@@ -163,6 +176,7 @@ impl Locals {
                 head: None,
                 pieces: Vec::new(),
                 outcome: None,
+                leader: None,
                 idle: Vec::new(),
                 ready: Vec::new(),
                 followers: 0,
@@ -184,6 +198,13 @@ impl Locals {
         if let Some(flight) = self.flights.get_mut(&ticket) {
             flight.followers += 1;
             self.followers += 1;
+        }
+    }
+
+    /// The request that began the flight.
+    pub fn lead(&mut self, ticket: Ticket, leader: Waiter) {
+        if let Some(flight) = self.flights.get_mut(&ticket) {
+            flight.leader = Some(leader);
         }
     }
 
@@ -237,6 +258,15 @@ impl Locals {
         !self.ready.is_empty()
     }
 
+    /// Takes no more requests into this one. Those that follow go on.
+    pub fn close(&mut self, ticket: Ticket) {
+        if let Some(flight) = self.flights.get(&ticket)
+            && self.by_key.get(&flight.target.key) == Some(&ticket)
+        {
+            self.by_key.remove(&flight.target.key);
+        }
+    }
+
     /// Takes no more requests in. Those that follow go on.
     pub fn close_key(&mut self, key: &[u8]) {
         self.by_key.remove(key);
@@ -284,6 +314,8 @@ pub struct Owned {
     pub stamp: u32,
     /// The arena took no more: what follows goes to the heap and the object is not kept.
     pub full: bool,
+    /// The fetch asks the origin to confirm a stored object.
+    pub validating: bool,
 }
 
 /// A [`Piece`] as its owner remembers it.
@@ -365,6 +397,7 @@ impl Flights {
                 sent_unix_ms: now_ms,
                 stamp,
                 full: false,
+                validating: false,
             },
         );
     }
@@ -399,6 +432,19 @@ impl Flights {
             return None;
         }
         self.settling.remove(&id)?.0
+    }
+
+    /// Lets no more shards join; returns those that joined after the first one.
+    pub fn close(&mut self, id: FetchId) -> Vec<Subscriber> {
+        let Some(flight) = self.flights.get_mut(&id) else {
+            return Vec::new();
+        };
+        if self.by_key.get(&flight.target.key) == Some(&id) {
+            self.by_key.remove(&flight.target.key);
+        }
+        flight
+            .subscribers
+            .split_off(flight.subscribers.len().min(1))
     }
 
     /// What a flight of this key brings is not kept, and no new request joins it.
@@ -527,6 +573,9 @@ mod tests {
             tags,
             length: None,
             stored: true,
+            alone: false,
+            age_s: None,
+            confirmed: false,
         })
     }
 

@@ -5,6 +5,7 @@
 //!  requests.rs   connection events -> requests -> key -> hit | miss | pass
 //!  answers.rs    writing answers: heads, pieces, flow control
 //!  flights.rs    joining and leading flights, fetch events, fills
+//!  validations.rs  confirming stale objects, serving them when the origin fails
 //!  passes.rs     fetches for one request only
 //!  let_go.rs     arena memory that slow clients hold up
 //! ```
@@ -18,6 +19,7 @@ mod flights;
 mod let_go;
 mod passes;
 mod requests;
+mod validations;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -97,6 +97,8 @@ shard_stats! {
     request_bodies_refused,
     /// Objects forgotten because an unsafe request to their URL succeeded (RFC 9111 section 4.4).
     invalidations,
+    /// Stale objects that the origin confirmed (304).
+    confirmed,
     fetches_started,
     fetches_failed,
     /// Objects stored.

@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, anyhow, bail};
-use cache_core::config::ShardConfig;
+use cache_core::config::{Caching, ShardConfig};
 use cache_core::conn::quic::QuicSetup;
 use cache_core::purge::{self, Purges};
 use cache_core::shard::Shard;
@@ -216,7 +216,10 @@ fn shard(
         shards: config.server.cpus.len() as u8,
         node_name: config.server.name.clone(),
         origins: config.routes(),
-        caching: config.cache,
+        caching: Caching {
+            device: config.server.name.clone(),
+            ..config.cache.clone()
+        },
         limits: config.limits.clone(),
     };
     Ok(Shard::new(

@@ -24,6 +24,8 @@ pub enum CacheStatus {
         stored: bool,
         /// The request joined another one's fetch.
         collapsed: bool,
+        /// The origin confirmed what was stored (304).
+        confirmed: bool,
         /// A token that says more, e.g. the reason of [`super::freshness::Decision`].
         detail: Option<&'static str>,
     },
@@ -54,9 +56,13 @@ pub fn write(out: &mut Vec<u8>, name: &str, status: &CacheStatus) {
             why,
             stored,
             collapsed,
+            confirmed,
             detail,
         } => {
             write_parameter(out, "fwd", why.token());
+            if confirmed {
+                write_parameter(out, "fwd-status", "304");
+            }
             if stored {
                 out.extend_from_slice(b"; stored");
             }
@@ -101,6 +107,7 @@ mod tests {
             why,
             stored: false,
             collapsed: false,
+            confirmed: false,
             detail: None,
         }
     }
@@ -112,12 +119,14 @@ mod tests {
             why: Forward::UriMiss,
             stored: true,
             collapsed: false,
+            confirmed: false,
             detail: None,
         };
         let collapsed = CacheStatus::Forwarded {
             why: Forward::Stale,
             stored: true,
             collapsed: true,
+            confirmed: true,
             detail: Some("no-store"),
         };
         let cases = [
@@ -127,7 +136,7 @@ mod tests {
             (stored, "popcache; fwd=uri-miss; stored"),
             (
                 collapsed,
-                "popcache; fwd=stale; stored; collapsed; detail=no-store",
+                "popcache; fwd=stale; fwd-status=304; stored; collapsed; detail=no-store",
             ),
             (forwarded(Forward::Bypass), "popcache; fwd=bypass"),
             (forwarded(Forward::Method), "popcache; fwd=method"),

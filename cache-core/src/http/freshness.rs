@@ -1,13 +1,13 @@
 //! What may be kept, for how long, and how old it is: RFC 9111 sections 3 and 4 for a shared cache,
 //! RFC 5861 for staleness.
 //!
-//! Stricter than the RFC on purpose, for now:
-//! - a response with Set-Cookie is for the one who asked;
+//! Stricter than the RFC on purpose:
+//! - a response with Set-Cookie is for the one who asked, unless the configuration says otherwise;
 //! - so is one with a Vary that names anything but Accept-Encoding (the upstream is always asked
 //!   for the identity coding, so that one variant is all there is);
-//! - so is a 206 and a 304: ranges are cut from whole objects, and validation is not asked for;
-//! - `no-cache` is not kept, and `max-age=0` not either, as nothing is validated yet;
-//! - there is no heuristic but the configured default lifetime.
+//! - so is a 206: ranges are cut from whole objects;
+//! - an Age that is no number makes a response stale;
+//! - what is never fresh is kept only where it can be validated.
 //!
 //! Laxer in one point: a response that is not kept for want of a lifetime may still answer the
 //! requests that were waiting for it ([`Storage::Share`]). They came before it was made, so it is as
@@ -21,6 +21,7 @@ use http::{HeaderMap, StatusCode};
 use crate::config::Caching;
 
 use super::cache_control::{MAX_SECONDS, ResponseDirectives, delta_seconds};
+use super::{freshen, targeted};
 
 /// What of the request bears on storing its response.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,6 +48,9 @@ pub enum Storage {
 pub struct Decision {
     pub storage: Storage,
     pub reason: &'static str,
+    /// Nobody but the one who asked may have this answer. Kept, it must be validated for each
+    /// request (`no-cache`, and must-revalidate on what is never fresh).
+    pub alone: bool,
 }
 
 /// Times of a storable response, in seconds, none above [`MAX_SECONDS`].
@@ -112,33 +116,55 @@ pub fn policy(
     now_unix_ms: u64,
     caching: &Caching,
 ) -> Decision {
-    let lines = headers.get_all(header::CACHE_CONTROL);
-    let directives = ResponseDirectives::read(lines.iter().map(|value| value.as_bytes()));
+    let (directives, targeted) = targeted::directives(headers, caching);
     if let Some(reason) = private_reason(request, status, headers, &directives) {
         return decision(Storage::Private, reason);
     }
     let clock = Clock::read(request, headers, now_unix_ms);
-    let (lifetime_s, reason) = match explicit_lifetime(headers, &directives, &clock) {
+    let explicit = explicit_lifetime(headers, &directives, targeted, &clock);
+    let cookie = headers.contains_key(header::SET_COOKIE);
+    if cookie && !(caching.store_set_cookie && explicit.is_some()) {
+        return decision(Storage::Private, "set-cookie");
+    }
+    let (lifetime_s, reason) = match explicit {
+        _ if directives.no_cache => (0, "no-cache"),
         Some(explicit) => (explicit, "explicit"),
-        None if may_default(status, &directives) => (seconds(caching.default_ttl), "default-ttl"),
-        None => return decision(Storage::Share, "no-lifetime"),
+        None => match implied_lifetime(status, headers, &directives, &clock, caching) {
+            Some(implied) => implied,
+            None => return decision(Storage::Share, "no-lifetime"),
+        },
     };
     let times = Lifetime {
         lifetime_s,
         initial_age_s: clock.initial_age_s,
-        ..stale_windows(&directives)
+        ..stale_windows(&directives, caching)
     };
     if times.initial_age_s < lifetime_s.saturating_add(times.swr_s.max(times.sie_s)) {
         return decision(Storage::Store(times), reason);
     }
-    // Never fresh, not even on arrival.
-    match directives.must_revalidate
-        || directives.proxy_revalidate
-        || directives.s_maxage == Some(0)
-    {
-        true => decision(Storage::Private, "must-revalidate"),
-        false if lifetime_s == 0 => decision(Storage::Share, "no-lifetime"),
-        false => decision(Storage::Share, "already-stale"),
+    never_fresh(times, &directives, freshen::has_validator(status, headers))
+}
+
+/// About a response that is stale already when it arrives.
+fn never_fresh(times: Lifetime, directives: &ResponseDirectives, validator: bool) -> Decision {
+    let must_revalidate =
+        directives.must_revalidate || directives.proxy_revalidate || directives.s_maxage == Some(0);
+    let reason = match (directives.no_cache, must_revalidate, times.lifetime_s) {
+        (true, ..) => "no-cache",
+        (_, true, _) => "must-revalidate",
+        (.., 0) => "no-lifetime",
+        _ => "already-stale",
+    };
+    let alone = directives.no_cache || must_revalidate;
+    let storage = match (validator, alone) {
+        (true, _) => Storage::Store(times),
+        (false, true) => Storage::Private,
+        (false, false) => Storage::Share,
+    };
+    Decision {
+        storage,
+        reason,
+        alone,
     }
 }
 
@@ -195,7 +221,6 @@ fn private_reason(
         (directives.malformed, "malformed-cache-control"),
         (directives.no_store && !excused, "no-store"),
         (directives.private, "private"),
-        (directives.no_cache, "no-cache"),
         (
             directives.must_understand && !is_understood(status),
             "must-understand",
@@ -204,7 +229,6 @@ fn private_reason(
             request.authorization && !allows_authorized(directives),
             "authorization",
         ),
-        (headers.contains_key(header::SET_COOKIE), "set-cookie"),
         (varies(headers), "vary"),
         (status.is_informational(), "not-final"),
         (status == StatusCode::PARTIAL_CONTENT, "partial"),
@@ -251,16 +275,38 @@ fn may_default(status: StatusCode, directives: &ResponseDirectives) -> bool {
     !status.is_server_error() && (is_heuristically_cacheable(status) || directives.public)
 }
 
-/// RFC 9111 section 4.2.1: s-maxage, else max-age, else Expires.
+/// RFC 9111 section 4.2.1: s-maxage, else max-age, else Expires, which goes with Cache-Control.
 fn explicit_lifetime(
     headers: &HeaderMap,
     directives: &ResponseDirectives,
+    targeted: bool,
     clock: &Clock,
 ) -> Option<u32> {
-    directives
-        .s_maxage
-        .or(directives.max_age)
-        .or_else(|| expires_lifetime(headers, clock))
+    let named = directives.s_maxage.or(directives.max_age);
+    match targeted {
+        true => named,
+        false => named.or_else(|| expires_lifetime(headers, clock)),
+    }
+}
+
+/// RFC 9111 section 4.2.2: a part of the time since Last-Modified, where there is one, else the
+/// configured default.
+fn implied_lifetime(
+    status: StatusCode,
+    headers: &HeaderMap,
+    directives: &ResponseDirectives,
+    clock: &Clock,
+    caching: &Caching,
+) -> Option<(u32, &'static str)> {
+    let cacheable = is_heuristically_cacheable(status) || directives.public;
+    let modified_s = single_date(headers, header::LAST_MODIFIED);
+    if let Some(modified_s) = modified_s.filter(|_| cacheable && caching.heuristic_percent > 0) {
+        let unchanged_s = clock.date_s.saturating_sub(modified_s);
+        let part = unchanged_s.saturating_mul(u64::from(caching.heuristic_percent)) / 100;
+        let lifetime_s = clamp(part).min(seconds(caching.heuristic_max));
+        return Some((lifetime_s, "heuristic"));
+    }
+    may_default(status, directives).then(|| (seconds(caching.default_ttl), "default-ttl"))
 }
 
 /// Expires less Date. Section 5.3: what is no date is in the past; so is one of several.
@@ -273,16 +319,21 @@ fn expires_lifetime(headers: &HeaderMap, clock: &Clock) -> Option<u32> {
 }
 
 /// The windows of RFC 5861 and the flags. must-revalidate and proxy-revalidate close the windows;
-/// s-maxage, which implies proxy-revalidate, does not: an origin that names both means both.
-fn stale_windows(directives: &ResponseDirectives) -> Lifetime {
+/// s-maxage, which implies proxy-revalidate, does not: an origin that names both means both. It does
+/// close the window that is configured for origins that name none.
+fn stale_windows(directives: &ResponseDirectives, caching: &Caching) -> Lifetime {
     let must_revalidate = directives.must_revalidate || directives.proxy_revalidate;
-    let window = |seconds: Option<u32>| match must_revalidate {
+    let window = |seconds: Option<u32>| match must_revalidate || directives.no_cache {
         true => 0,
         false => seconds.unwrap_or(0),
     };
+    let default = directives
+        .s_maxage
+        .is_none()
+        .then(|| seconds(caching.stale_if_error));
     Lifetime {
         swr_s: window(directives.stale_while_revalidate),
-        sie_s: window(directives.stale_if_error),
+        sie_s: window(directives.stale_if_error.or(default)),
         flags: Flags::default()
             .with(Flags::MUST_REVALIDATE, must_revalidate)
             .with(Flags::AUTHORIZED, allows_authorized(directives))
@@ -318,12 +369,21 @@ impl Clock {
     }
 }
 
-/// RFC 9111 section 5.1: the first member of the field; what is no number is ignored.
+/// The Age that a response came with, to be passed on with it.
+pub fn received_age(headers: &HeaderMap) -> Option<u64> {
+    headers
+        .contains_key(header::AGE)
+        .then(|| age_value(headers))
+}
+
+/// RFC 9111 section 5.1: the first member of the field; what is no number is older than anything.
 fn age_value(headers: &HeaderMap) -> u64 {
-    let value = headers.get(header::AGE).map(|value| value.as_bytes());
-    let first = value.and_then(|value| value.split(|&b| b == b',').next());
+    let Some(value) = headers.get(header::AGE) else {
+        return 0;
+    };
+    let first = value.as_bytes().split(|&b| b == b',').next();
     let seconds = first.and_then(|first| delta_seconds(first.trim_ascii()));
-    u64::from(seconds.unwrap_or(0))
+    u64::from(seconds.unwrap_or(MAX_SECONDS))
 }
 
 /// The date of a field that must appear once, in seconds since the Unix epoch.
@@ -353,7 +413,11 @@ fn clamp(seconds: u64) -> u32 {
 }
 
 fn decision(storage: Storage, reason: &'static str) -> Decision {
-    Decision { storage, reason }
+    Decision {
+        storage,
+        reason,
+        alone: storage == Storage::Private,
+    }
 }
 
 #[cfg(test)]

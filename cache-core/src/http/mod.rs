@@ -4,11 +4,13 @@ pub mod cache_control;
 pub mod cache_status;
 pub mod conditional;
 pub mod forward;
+pub mod freshen;
 pub mod freshness;
 pub mod invalidate;
 pub mod key;
 pub mod request;
 pub mod surrogate_key;
+pub mod targeted;
 
 /// The decimal digits of `value`, written to the end of `digits`.
 pub(crate) fn decimal(mut value: u64, digits: &mut [u8; 20]) -> &[u8] {

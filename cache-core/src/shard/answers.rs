@@ -296,6 +296,7 @@ impl Shard {
             return Step::Abort;
         };
         let outcome = flight.outcome;
+        let leads = flight.leader == Some(waiter);
         let Some(head) = &flight.head else {
             return match outcome {
                 Some(outcome) => Step::Elsewhere(outcome),
@@ -304,26 +305,44 @@ impl Shard {
         };
         let framed = head.length.is_some();
         match *next {
+            None if head.alone && !leads => Step::Elsewhere(match head.stored {
+                true => Outcome::Alone,
+                false => Outcome::Private,
+            }),
             None => {
                 let verdict = CacheStatus::Forwarded {
                     why: *why,
                     stored: head.stored,
                     collapsed: *collapsed,
+                    confirmed: head.confirmed,
                     detail: None,
                 };
-                let body_len = head.length.filter(|&len| len > 0 && !response.head_only);
                 self.scratch.status.clear();
                 cache_status::write(&mut self.scratch.status, &self.config.node_name, &verdict);
                 let dynamic = Dynamic {
-                    age: (head.meta.age_at_store_s > 0)
-                        .then_some(u64::from(head.meta.age_at_store_s)),
+                    age: head.age_s,
                     cache_status: &self.scratch.status,
                 };
-                let mut buffer = Vec::with_capacity(head.encoded.len() + DYNAMIC_ROOM);
-                head::write_response(&mut buffer, &head.encoded, dynamic, body_len);
+                let conditions = response.asked.as_ref().map(|asked| asked.conditions());
+                let unchanged = conditions.is_some_and(|conditions| {
+                    !conditions.is_empty()
+                        && is_not_modified(&conditions, &head.encoded, head.meta.status)
+                });
+                let mut not_modified = Vec::new();
+                let fields = if unchanged {
+                    self.stats.not_modified.inc();
+                    head::write_not_modified(&head.encoded, &mut not_modified);
+                    &not_modified[..]
+                } else {
+                    &head.encoded[..]
+                };
+                let bodiless = response.head_only || unchanged;
+                let body_len = head.length.filter(|&len| len > 0 && !bodiless);
+                let mut buffer = Vec::with_capacity(fields.len() + DYNAMIC_ROOM);
+                head::write_response(&mut buffer, fields, dynamic, body_len);
                 response.rest.push_back(Bytes::from(buffer));
                 *next = Some(0);
-                if response.head_only {
+                if bodiless {
                     self.locals.unfollow(ticket);
                     response.source = Source::Done;
                 }
@@ -389,7 +408,7 @@ impl Shard {
             target.headers = Arc::clone(&asked.headers);
         }
         match outcome {
-            Outcome::Private => {
+            Outcome::Private | Outcome::Alone => {
                 let request = PassRequest::shared(target, head_only, why);
                 self.pass(conn, id, request, now, out)
             }
@@ -417,6 +436,9 @@ impl Shard {
                     }
                 }
             }
+            Outcome::ServeStale => self
+                .answer_stale(conn, id, &target.key, target.hash, head_only, now)
+                .unwrap_or_else(|| self.answer_busy(conn, id, "evicted")),
             Outcome::Failed(kind) => self
                 .answer_stale(conn, id, &target.key, target.hash, head_only, now)
                 .unwrap_or_else(|| self.answer_failed(conn, id, kind)),
@@ -507,7 +529,7 @@ pub(super) fn data_header(len: usize) -> Bytes {
 }
 
 /// How an object stands now. A soft purge ends its lifetime, so that the windows of RFC 5861 begin.
-fn standing(hit: &Hit<'_>, now: Now) -> Freshness {
+pub(super) fn standing(hit: &Hit<'_>, now: Now) -> Freshness {
     let meta = &hit.meta;
     let fresh = freshness::fresh_at(&lifetime(meta), meta.stored_unix_ms, now.unix_ms);
     match hit.purged_softly {
@@ -516,7 +538,7 @@ fn standing(hit: &Hit<'_>, now: Now) -> Freshness {
     }
 }
 
-fn lifetime(meta: &ObjectMeta) -> Lifetime {
+pub(super) fn lifetime(meta: &ObjectMeta) -> Lifetime {
     Lifetime {
         lifetime_s: meta.lifetime_s,
         initial_age_s: meta.age_at_store_s,
@@ -532,7 +554,12 @@ const MAX_VALIDATOR: usize = 256;
 fn is_not_modified(conditions: &Conditions<'_>, stored_head: &[u8], status: u16) -> bool {
     let (mut etag, mut modified) = ([0; MAX_VALIDATOR], [0; MAX_VALIDATOR]);
     let etag = head::find_field(stored_head, b"etag", &mut etag);
-    let modified = head::find_field(stored_head, b"last-modified", &mut modified);
+    // RFC 9111 section 4.3.2: Date stands in for Last-Modified.
+    let modified = match head::find_field(stored_head, b"last-modified", &mut modified) {
+        Some(len) => Some(len.len()),
+        None => head::find_field(stored_head, b"date", &mut modified).map(<[u8]>::len),
+    }
+    .map(|len| &modified[..len]);
     StatusCode::from_u16(status).is_ok_and(|status| conditions.not_modified(status, etag, modified))
 }
 

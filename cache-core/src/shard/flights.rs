@@ -17,7 +17,18 @@ use crate::io::{
     FetchCommand, FetchError, FetchErrorKind, FetchEvent, FetchId, FetchRequest, Now, Outbox,
     ShardId,
 };
+use crate::purge::TagSlot;
 use crate::store::{NewObject, ObjectMeta, StoreError};
+
+/// A response head, from the origin or from the store and confirmed by the origin.
+pub(super) struct Received<'a> {
+    pub status: StatusCode,
+    pub headers: &'a HeaderMap,
+    /// Of the body, where it is known.
+    pub length: Option<u64>,
+    /// The surrogate keys of the stored object that the origin confirmed.
+    pub confirmed: Option<&'a [TagSlot]>,
+}
 
 /// Names no fetch: an owner answers a join at once.
 const NO_FETCH: FetchId = FetchId(0);
@@ -50,6 +61,7 @@ impl Shard {
         }
         let id = self.fetch_id();
         self.stats.fetches_started.inc();
+        let (headers, validating) = self.fields_to_ask_with(&target);
         out.fetches.push(FetchCommand::Start {
             id,
             request: Box::new(FetchRequest {
@@ -57,7 +69,7 @@ impl Shard {
                 method: Method::GET,
                 authority: target.authority.clone(),
                 target: target.path.clone(),
-                headers: HeaderMap::clone(&target.headers),
+                headers,
                 body: Bytes::new(),
                 window: self.config.limits.fetch_window,
             }),
@@ -65,6 +77,9 @@ impl Shard {
         let stamp = self.store.purges().stamp();
         self.flights
             .open(id, target, subscriber, now.unix_ms, stamp);
+        if let Some(flight) = self.flights.get_mut(id) {
+            flight.validating = validating;
+        }
     }
 
     fn is_fresh(&mut self, target: &Target, now: Now) -> bool {
@@ -128,7 +143,13 @@ impl Shard {
     ) {
         match event {
             FlightEvent::Head(head) => {
+                if head.alone {
+                    self.locals.close(ticket);
+                }
                 if let Some(flight) = self.locals.get_mut(ticket) {
+                    if head.alone && !head.stored {
+                        self.uncacheable.mark(flight.target.hash, now.unix_ms);
+                    }
                     flight.head = Some(head);
                 }
                 self.locals.wake(ticket);
@@ -228,8 +249,48 @@ impl Shard {
         length: Option<u64>,
         out: &mut Outbox,
     ) {
-        let Some(flight) = self.flights.get_mut(id) else {
+        let validating = self
+            .flights
+            .get_mut(id)
+            .is_some_and(|flight| flight.validating);
+        if status == StatusCode::NOT_MODIFIED {
+            if validating {
+                return self.confirmed(now, id, headers, out);
+            }
+            // Nobody asked whether anything was modified.
+            out.fetches.push(FetchCommand::Cancel { id });
+            self.stats.fetches_failed.inc();
+            let outcome = Outcome::Failed(FetchErrorKind::ProtocolError);
+            return self.end_flight(now, id, outcome, out);
+        }
+        if self.serve_stale_instead(now, id, status, out) {
             return;
+        }
+        let received = Received {
+            status,
+            headers,
+            length,
+            confirmed: None,
+        };
+        self.begin_answer(now, id, received, out);
+    }
+
+    /// Tells those who wait what they get, and begins to keep it if it may be. False when it may not.
+    pub(super) fn begin_answer(
+        &mut self,
+        now: Now,
+        id: FetchId,
+        received: Received<'_>,
+        out: &mut Outbox,
+    ) -> bool {
+        let Received {
+            status,
+            headers,
+            length,
+            confirmed,
+        } = received;
+        let Some(flight) = self.flights.get_mut(id) else {
+            return false;
         };
         let facts = RequestFacts {
             authorization: false,
@@ -237,19 +298,23 @@ impl Shard {
         };
         let caching = &self.config.caching;
         let decision = freshness::policy(facts, status, headers, now.unix_ms, caching);
+        if length.is_some_and(|length| length > self.config.limits.max_object) {
+            self.abandon(now, id, out);
+            return false;
+        }
         let times = match decision.storage {
             Storage::Store(times) => Some(times),
-            Storage::Share => None,
-            Storage::Private => return self.abandon(now, id, out),
+            Storage::Share | Storage::Private => None,
         };
-        if length.is_some_and(|length| length > self.config.limits.max_object) {
-            return self.abandon(now, id, out);
-        }
         let meta = ObjectMeta {
             stamp: flight.stamp,
             ..meta(status, times.unwrap_or_default(), length, now)
         };
-        let keys = SurrogateKeys::read(headers, self.store.purges());
+        let mut keys = SurrogateKeys::read(headers, self.store.purges());
+        if keys.slots.is_empty() {
+            // A 304 seldom repeats them.
+            keys.slots.extend_from_slice(confirmed.unwrap_or_default());
+        }
         if keys.excess.is_some() {
             self.stats.surrogate_keys_exceeded.inc();
         }
@@ -279,18 +344,51 @@ impl Shard {
             tags: keys.slots,
             length,
             stored,
+            alone: decision.alone,
+            age_s: freshness::received_age(headers),
+            confirmed: confirmed.is_some(),
         });
         flight.head = Some(Arc::clone(&head));
+        if decision.alone {
+            self.keep_from_others(now, id, stored, out);
+        }
         self.tell_all(now, id, out, || FlightEvent::Head(Arc::clone(&head)));
+        times.is_some()
+    }
+
+    /// The answer is for the request that began the flight: nobody else joins, and the shards that
+    /// joined after the first one ask for themselves.
+    fn keep_from_others(&mut self, now: Now, id: FetchId, stored: bool, out: &mut Outbox) {
+        let outcome = if stored {
+            Outcome::Alone
+        } else {
+            Outcome::Private
+        };
+        for other in self.flights.close(id) {
+            self.tell(now, other, NO_FETCH, FlightEvent::End(outcome), out);
+        }
     }
 
     fn fetched_body(&mut self, now: Now, id: FetchId, bytes: Bytes, out: &mut Outbox) {
+        let credit = bytes.len() as u32;
+        if self.take_body(now, id, bytes, out) {
+            out.fetches.push(FetchCommand::Credit { id, bytes: credit });
+        }
+    }
+
+    /// Keeps the next bytes of a body and tells those who wait of them. False when they ended the flight.
+    pub(super) fn take_body(
+        &mut self,
+        now: Now,
+        id: FetchId,
+        bytes: Bytes,
+        out: &mut Outbox,
+    ) -> bool {
         let limits = &self.config.limits;
         let Some(flight) = self.flights.get_mut(id) else {
-            return;
+            return false;
         };
         flight.received += bytes.len() as u64;
-        let credit = bytes.len() as u32;
         let mut spans = Vec::new();
         let mut in_arena = false;
         if let Some(fill) = flight.fill.as_mut().filter(|_| !flight.full) {
@@ -302,16 +400,18 @@ impl Shard {
         let declared = flight.head.as_ref().and_then(|head| head.length);
         if declared.is_some_and(|length| flight.received > length) {
             out.fetches.push(FetchCommand::Cancel { id });
-            return self.incomplete(now, id, out);
+            self.incomplete(now, id, out);
+            return false;
         }
-        let room = self.heap_bytes + u64::from(credit) <= limits.max_heap_fill;
+        let room = self.heap_bytes + bytes.len() as u64 <= limits.max_heap_fill;
         if flight.received > limits.max_object || (!in_arena && !room) {
             out.fetches.push(FetchCommand::Cancel { id });
             let hash = flight.target.hash;
             self.uncacheable.mark(hash, now.unix_ms);
             self.stats.fetches_failed.inc();
             let outcome = Outcome::Failed(FetchErrorKind::LimitReached);
-            return self.end_flight(now, id, outcome, out);
+            self.end_flight(now, id, outcome, out);
+            return false;
         }
         let from = flight.pieces.len();
         if in_arena {
@@ -322,10 +422,10 @@ impl Shard {
             flight.pieces.push(LedPiece::Heap(bytes));
         }
         let new: Vec<LedPiece> = flight.pieces[from..].to_vec();
-        out.fetches.push(FetchCommand::Credit { id, bytes: credit });
         self.tell_all(now, id, out, || {
             FlightEvent::Pieces(new.iter().map(LedPiece::told).collect())
         });
+        true
     }
 
     fn fetched_end(&mut self, now: Now, id: FetchId, out: &mut Outbox) {
@@ -380,7 +480,7 @@ impl Shard {
         self.end_flight(now, id, Outcome::Private, out);
     }
 
-    fn end_flight(&mut self, now: Now, id: FetchId, outcome: Outcome, out: &mut Outbox) {
+    pub(super) fn end_flight(&mut self, now: Now, id: FetchId, outcome: Outcome, out: &mut Outbox) {
         let Some(flight) = self.flights.end(id) else {
             return;
         };

@@ -13,7 +13,7 @@ use crate::conn::h3::head::{self, Dynamic};
 use crate::conn::quic::{Conn, ConnId};
 use crate::conn::stream::{PassRequest, Response, Source};
 use crate::http::cache_status::{self, CacheStatus, Forward};
-use crate::http::invalidate;
+use crate::http::{freshness, invalidate};
 use crate::io::{FetchCommand, FetchError, FetchEvent, FetchId, FetchRequest, Now, Outbox};
 
 /// A fetch that streams to one request. Its memory is bounded by the fetch window: credit is given
@@ -128,13 +128,14 @@ impl Shard {
                     why: pass.why,
                     stored: false,
                     collapsed: false,
+                    confirmed: false,
                     detail: None,
                 };
                 let fields = head::encode_static(status, &headers);
                 self.scratch.status.clear();
                 cache_status::write(&mut self.scratch.status, &self.config.node_name, &verdict);
                 let dynamic = Dynamic {
-                    age: None,
+                    age: freshness::received_age(&headers),
                     cache_status: &self.scratch.status,
                 };
                 let head_only = pass.method == Method::HEAD;

@@ -13,7 +13,7 @@ use crate::conn::h3::head::{self, Dynamic};
 use crate::conn::h3::{self, FieldSection, H3Error, Progress, RequestReader, Scope};
 use crate::conn::quic::Conn;
 use crate::conn::stream::{Asked, PassRequest, Response, Source, Stream};
-use crate::flight::{Target, Ticket};
+use crate::flight::{Target, Ticket, Waiter};
 use crate::http::cache_status::Forward;
 use crate::http::conditional::Conditions;
 use crate::http::forward;
@@ -419,6 +419,13 @@ impl Shard {
             None => {
                 let ticket = self.open_local(&target);
                 self.locals.follow(ticket);
+                self.locals.lead(
+                    ticket,
+                    Waiter {
+                        conn: conn.id,
+                        stream: id,
+                    },
+                );
                 self.depart(ticket, target, now, out);
                 ticket
             }

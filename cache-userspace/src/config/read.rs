@@ -21,8 +21,8 @@ use super::typed::{
     ServerConfig, TlsConfig, TlsFiles, XdpMode,
 };
 use super::units::{
-    ADDRESS, ADDRESSES, BOOL, COUNT, COUNT_U32, DURATION, FIELDS, HOST, HOSTS, INTERFACE, NAMES,
-    PATH, SIZE, TOKEN, show_list,
+    ADDRESS, ADDRESSES, BOOL, COUNT, COUNT_U32, DURATION, FIELD_NAMES, FIELDS, HOST, HOSTS,
+    INTERFACE, NAMES, PATH, SIZE, TOKEN, show_list,
 };
 use super::{Machine, checks};
 use crate::upstream::{self, Http2Mode, UpstreamConfig};
@@ -251,6 +251,13 @@ fn read_cache(s: &mut Section<'_, '_, '_>) -> (Caching, u64) {
             d.stale_if_error,
             "how long a stale response that does not forbid it is served while its origin fails; off, since origins can ask for it",
         ),
+        targeted_fields: s.setting(
+            "targeted_fields",
+            &FIELD_NAMES,
+            d.targeted_fields,
+            "response fields that count instead of Cache-Control (RFC 9213), the first one first",
+        ),
+        device: d.device,
         store_set_cookie: s.setting(
             "store_set_cookie",
             &BOOL,

@@ -4,6 +4,7 @@
 //! that what `popcache check` prints can be pasted back into the file.
 
 use cache_core::config::ClientFields;
+use http::HeaderName;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -165,6 +166,23 @@ pub const HOSTS: Kind<Vec<String>> = Kind {
     show: |hosts| show_list(hosts, |h| quote(h)),
 };
 
+pub const FIELD_NAMES: Kind<Vec<HeaderName>> = Kind {
+    parse: |node| {
+        let what = "a list of field names such as [\"CDN-Cache-Control\"]";
+        let Some(items) = node.get_ref().as_array() else {
+            return Err(Invalid::expected(what, node));
+        };
+        items.iter().map(|item| field_name(item, what)).collect()
+    },
+    show: |names| show_list(names, |name| quote(name.as_str())),
+};
+
+fn field_name(node: &Node<'_>, what: &str) -> Result<HeaderName, Invalid> {
+    let name = text(node, what)?;
+    name.parse()
+        .map_err(|_| Invalid::new(node, format!("{name:?} is no field name")))
+}
+
 pub const FIELDS: Kind<ClientFields> = Kind {
     parse: |node| {
         let what = "a list of field names such as [\"Accept-Language\"], or [\"*\"]";
@@ -173,13 +191,9 @@ pub const FIELDS: Kind<ClientFields> = Kind {
         };
         let mut fields = ClientFields::default();
         for item in items.iter() {
-            let name = text(item, what)?;
-            match name.parse() {
-                _ if name == "*" => fields.all = true,
-                Ok(name) => fields.names.push(name),
-                Err(_) => {
-                    return Err(Invalid::new(item, format!("{name:?} is no field name")));
-                }
+            match text(item, what)? {
+                "*" => fields.all = true,
+                _ => fields.names.push(field_name(item, what)?),
             }
         }
         Ok(fields)

@@ -19,6 +19,8 @@ use super::failure::Place;
 pub(super) struct Identity {
     via: HeaderValue,
     cdn_loop: HeaderValue,
+    /// That Surrogate-Control is understood (W3C Edge Architecture section 2.1).
+    capability: HeaderValue,
 }
 
 impl Identity {
@@ -33,7 +35,12 @@ impl Identity {
         // protocol to name; 1.1 is what origins expect of a cache.
         let via = HeaderValue::try_from(format!("1.1 {name}")).map_err(|_| refused())?;
         let cdn_loop = HeaderValue::try_from(name).map_err(|_| refused())?;
-        Ok(Self { via, cdn_loop })
+        let capability = HeaderValue::try_from(format!("{name}=\"Surrogate/1.0\""));
+        Ok(Self {
+            via,
+            cdn_loop,
+            capability: capability.map_err(|_| refused())?,
+        })
     }
 }
 
@@ -135,6 +142,7 @@ fn request_fields(mut headers: HeaderMap, identity: &Identity) -> HeaderMap {
     }
     headers.append(header::VIA, identity.via.clone());
     headers.append(CDN_LOOP, identity.cdn_loop.clone());
+    headers.append(SURROGATE_CAPABILITY, identity.capability.clone());
     headers
         .entry(header::ACCEPT_ENCODING)
         .or_insert(HeaderValue::from_static("identity"));
@@ -227,6 +235,7 @@ fn content_length(headers: &HeaderMap) -> Result<Option<u64>, ()> {
 }
 
 const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
+const SURROGATE_CAPABILITY: HeaderName = HeaderName::from_static("surrogate-capability");
 
 /// Fields of one hop (RFC 9110 section 7.6.1). Proxy-Status (RFC 9209) is end to end and stays.
 const HOP_BY_HOP: [HeaderName; 11] = [

@@ -6,10 +6,11 @@
 //! ```
 
 use http::header::{self, HeaderName};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::frame::{FrameHeader, kind, write_varint};
 use super::qpack::{self, Line, Lines, Name, static_table};
+use crate::http::targeted::SURROGATE_CONTROL;
 use crate::http::{decimal, surrogate_key};
 
 /// Fields that differ from one response to the next.
@@ -72,6 +73,24 @@ pub fn find_field<'a>(static_head: &[u8], name: &[u8], scratch: &'a mut [u8]) ->
         }
     }
     None
+}
+
+/// The fields of a head that [`encode_static`] made. `None`: it was not.
+pub fn decode_static(static_head: &[u8]) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    // No text decodes to more than 8/5 of its length; a head is no longer than a record.
+    let mut scratch = vec![0; static_head.len() * 2 + 64];
+    let mut lines = Lines::new(static_head).ok()?;
+    while let Some(line) = lines.next_line().ok()? {
+        let name = line_name(&line, &mut scratch)?;
+        if name == b":status" {
+            continue;
+        }
+        let name = HeaderName::from_bytes(name).ok()?;
+        let len = line.value.decode(&mut scratch).ok()?.len;
+        headers.append(name, HeaderValue::from_bytes(&scratch[..len]).ok()?);
+    }
+    Some(headers)
 }
 
 /// Appends to `out` the static head of a 304 in the place of a head that [`encode_static`] made:
@@ -182,7 +201,8 @@ fn is_left_out(name: &HeaderName, headers: &HeaderMap) -> bool {
             name.as_str(),
             "keep-alive" | "proxy-connection" | "cache-status"
         );
-    fixed || surrogate_key::is_internal(name) || is_named_by_connection(name, headers)
+    let internal = surrogate_key::is_internal(name) || *name == SURROGATE_CONTROL;
+    fixed || internal || is_named_by_connection(name, headers)
 }
 
 fn is_named_by_connection(name: &HeaderName, headers: &HeaderMap) -> bool {
@@ -202,7 +222,6 @@ mod tests {
     use super::super::frame::FrameHeader;
     use super::super::qpack::Text;
     use super::*;
-    use http::HeaderValue;
     use proptest::prelude::*;
 
     fn text(text: Text<'_>) -> String {
@@ -242,6 +261,7 @@ mod tests {
             ("transfer-encoding", "chunked"),
             ("age", "7"),
             ("cache-status", "shield; hit"),
+            ("surrogate-control", "max-age=1"),
             ("surrogate-key", "emotes emote-3"),
             ("cache-tag", "emotes"),
         ] {
@@ -322,6 +342,22 @@ mod tests {
             None,
             "not a head"
         );
+    }
+
+    #[test]
+    fn a_kept_head_is_decoded_again() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("etag", "\"a\""),
+            ("x-two", "1"),
+            ("x-two", "2"),
+            ("x-long", &"v".repeat(3000)),
+        ] {
+            headers.append(name, HeaderValue::from_str(value).unwrap());
+        }
+        let head = encode_static(StatusCode::OK, &headers);
+        assert_eq!(decode_static(&head), Some(headers));
+        assert_eq!(decode_static(b"\x02\x00"), None);
     }
 
     /// RFC 9110 section 15.4.5.

@@ -201,8 +201,8 @@ fn ages() {
         (&[("date", &future)], 0),
         (&[("date", "yesterday")], 0),
         (&[("age", "7")], 7),
-        (&[("age", "7, 9")], 7),
-        (&[("age", "-7")], 0),
+        (&[("age", "7, 0")], 7),
+        (&[("age", "7"), ("age", "9")], 7),
         (&[("date", &ago), ("age", "7")], 20),
         (&[("date", &ago), ("age", "70")], 70),
     ];
@@ -222,6 +222,106 @@ fn ages() {
         times.initial_age_s, 10,
         "age plus the delay of the response"
     );
+}
+
+/// Stricter than RFC 9111 section 5.1: nobody knows how old it is.
+#[test]
+fn an_age_that_is_no_number_is_older_than_anything() {
+    for age in ["x", "-7", "7.0", "7;x=1", "x, 7", ""] {
+        let fields = [("cache-control", "max-age=600"), ("age", age)];
+        let want = decision(Storage::Share, "already-stale");
+        assert_eq!(decide(200, &fields), want, "{age}");
+    }
+}
+
+/// RFC 9111 section 4.2.2.
+#[test]
+fn heuristic_lifetime() {
+    let (day_ago, long_ago, soon) = (date(-86_400), date(-86_400 * 365), date(60));
+    let kept = |status, fields: &[(&str, &str)]| {
+        let decided = decide(status, fields);
+        match decided.storage {
+            Storage::Store(times) => Some((times.lifetime_s, decided.reason)),
+            _ => None,
+        }
+    };
+    let modified = [("last-modified", day_ago.as_str())];
+    for status in [200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501] {
+        assert_eq!(
+            kept(status, &modified),
+            Some((8_640, "heuristic")),
+            "{status}"
+        );
+    }
+    for status in [201, 202, 302, 403, 500, 502, 503, 504, 599] {
+        assert_eq!(kept(status, &modified), None, "{status}");
+    }
+    let public = [modified[0], ("cache-control", "public")];
+    assert_eq!(kept(599, &public), Some((8_640, "heuristic")));
+    let long = [("last-modified", long_ago.as_str())];
+    assert_eq!(kept(200, &long), Some((86_400, "heuristic")), "bounded");
+    let explicit = [modified[0], ("expires", soon.as_str())];
+    assert_eq!(kept(200, &explicit), Some((60, "explicit")));
+}
+
+/// RFC 9111 section 4.3: what is never fresh is worth keeping if it can be validated.
+#[test]
+fn kept_for_validation() {
+    let past = date(-60);
+    let cases = [
+        ("no-cache, max-age=60", "no-cache", true),
+        ("max-age=0, must-revalidate", "must-revalidate", true),
+        ("s-maxage=0", "must-revalidate", true),
+        ("max-age=0", "no-lifetime", false),
+    ];
+    for (value, reason, alone) in cases {
+        for validator in [("etag", "\"a\""), ("last-modified", past.as_str())] {
+            let decided = decide(200, &[("cache-control", value), validator]);
+            let Storage::Store(times) = decided.storage else {
+                panic!("{value}: {decided:?}");
+            };
+            assert_eq!((decided.reason, decided.alone), (reason, alone), "{value}");
+            assert_eq!(fresh_at(&times, NOW_MS, NOW_MS).state, State::Expired);
+        }
+    }
+    let etag = ("etag", "\"a\"");
+    let other = decide(404, &[("cache-control", "max-age=0"), etag]);
+    assert_eq!(other.storage, Storage::Share, "a 404 is not validated");
+    let private = decide(200, &[("cache-control", "private"), etag]);
+    assert_eq!(private.storage, Storage::Private);
+}
+
+#[test]
+fn configured_windows_and_cookies() {
+    let caching = Caching {
+        stale_if_error: Duration::from_secs(9),
+        store_set_cookie: true,
+        ..Caching::default()
+    };
+    let decide = |value: &str| {
+        let fields = map(&[("cache-control", value), ("set-cookie", "a=b")]);
+        policy(
+            RequestFacts::default(),
+            StatusCode::OK,
+            &fields,
+            NOW_MS,
+            &caching,
+        )
+    };
+    let window = |value: &str| match decide(value).storage {
+        Storage::Store(times) => Some(times.sie_s),
+        _ => None,
+    };
+    assert_eq!(window("max-age=60"), Some(9));
+    assert_eq!(window("max-age=60, stale-if-error=3"), Some(3));
+    for closing in ["must-revalidate", "proxy-revalidate", "s-maxage=60"] {
+        assert_eq!(
+            window(&format!("max-age=60, {closing}")),
+            Some(0),
+            "{closing}"
+        );
+    }
+    assert_eq!(decide("public").reason, "set-cookie", "no lifetime named");
 }
 
 /// The configured default stands in for heuristics (RFC 9111 section 4.2.2).
