@@ -1,7 +1,8 @@
 //! `popcache-bench tier`: the tier on drives, beside bare reads and foyer's hybrid cache.
 //!
 //! ```text
-//! probe       `popcache probe-tier` as a child: cases get-qd1, get-qd32, write-amplification, recovery
+//! probe       `popcache probe-tier` as a child: cases get-qd1, get-qd32, write-amplification, recovery,
+//!             and ram-hit-under-writes (a core's loop without packets, in the probe's process)
 //! foyer       the peer, on the same file system; a round of it after each round of the probe
 //! admission   cases admission/TRACE: traces through a Store and a Tier
 //! drive       memory in place of a drive, where only bytes are counted
@@ -56,10 +57,17 @@ const QD1: usize = 0;
 const QD32: usize = 1;
 const AMPLIFICATION: usize = 2;
 const RECOVERY: usize = 3;
-const CASES: [&str; 4] = ["get-qd1", "get-qd32", "write-amplification", "recovery"];
+const HITS: usize = 4;
+const CASES: [&str; 5] = [
+    "get-qd1",
+    "get-qd32",
+    "write-amplification",
+    "recovery",
+    "ram-hit-under-writes",
+];
 
 /// In the order of [`CASES`].
-const METRICS: [Metric; 4] = [
+const METRICS: [Metric; 5] = [
     Metric {
         name: "p50_us",
         unit: "us",
@@ -80,10 +88,17 @@ const METRICS: [Metric; 4] = [
         unit: "s/GB",
         better: Better::Lower,
     },
+    Metric {
+        name: "p99_us",
+        unit: "us",
+        better: Better::Lower,
+    },
 ];
 
 const RAW: &str = "raw-io-uring";
 const FOYER: &str = "foyer";
+/// Hits while nothing is written.
+const QUIET: &str = "no-writes";
 
 /// How large and how long.
 struct Scale {
@@ -155,7 +170,7 @@ fn drives(options: &Options) -> Result<Vec<Row>> {
     samples.add(RECOVERY, RECOVERY, FOYER, peer.reopened_s_per_gb);
     samples.add(AMPLIFICATION, AMPLIFICATION, FOYER, peer.amplification);
     let mut rounds = 0;
-    while rounds < scale.rounds {
+    loop {
         match probe.next()? {
             Event::Filled {
                 object_bytes,
@@ -183,6 +198,17 @@ fn drives(options: &Options) -> Result<Vec<Row>> {
                 samples.add(QD32, QD32, FOYER, iops);
                 rounds += 1;
                 eprintln!("popcache-bench: round {rounds} of {}", scale.rounds);
+            }
+            Event::Hits {
+                writing_p99_us,
+                quiet_p99_us,
+                last,
+            } => {
+                samples.add(HITS, HITS, POPCACHE, writing_p99_us);
+                samples.add(HITS, HITS, QUIET, quiet_p99_us);
+                if last {
+                    break;
+                }
             }
         }
     }

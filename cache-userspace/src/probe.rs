@@ -3,12 +3,14 @@
 //! ```text
 //!  child: fills a scratch file through Tier and Disk, says so, goes on writing   <-- killed
 //!  parent: reopens it (recovery) --> rounds: get from the tier | raw reads of the same blocks
+//!                                --> hits: answers from memory, while it writes and while not
 //! ```
 //! Both sides of a round use the same ring settings, the same registered memory and the same
 //! places on the drive, in another order; who goes first alternates.
 
 mod driver;
 mod fill;
+mod hits;
 mod objects;
 mod rounds;
 
@@ -27,6 +29,7 @@ use crate::tier_files::{Judges, OpenTier, ShardTier, Wanted};
 use driver::Driver;
 use rounds::Prober;
 
+pub use hits::Hits;
 pub use rounds::Round;
 
 /// What is probed, and how long.
@@ -52,6 +55,7 @@ pub enum Event {
     Filled(fill::Filled),
     Recovered(Recovered),
     Round(Round),
+    Hits(Hits),
 }
 
 /// A start after a kill.
@@ -97,8 +101,19 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         let round = prober.round(number, options.part)?;
         show(options, &Event::Round(round))?;
     }
+    // Last, since what it writes takes the place of what the rounds read.
+    let mut driver = prober.into_driver();
+    let mut hitter = hits::Hitter::new()?;
+    for left in (0..HITS).rev() {
+        let mut found = hitter.measure(&mut driver, options.part)?;
+        found.last = left == 0;
+        show(options, &Event::Hits(found))?;
+    }
     Ok(())
 }
+
+/// Measurements of hits while the tier writes.
+const HITS: usize = 3;
 
 /// Each reads all of the drive's segments again, since nothing was written in between.
 const RECOVERIES: usize = 3;
@@ -182,6 +197,7 @@ fn config(path: &Path, size: u64) -> TierConfig {
         devices: vec![path.to_owned()],
         size,
         write_limit: 0,
+        max_objects: Some(size / objects::MIN_BODY),
         ..TierConfig::without_devices()
     }
 }
@@ -219,6 +235,13 @@ impl std::fmt::Display for Event {
                 "one at a time: {:.1} us, raw {:.1} us; 32 at a time: {:.0}/s, raw {:.0}/s",
                 round.qd1_us, round.raw_qd1_us, round.qd32_iops, round.raw_qd32_iops,
             ),
+            Self::Hits(hits) => write!(
+                f,
+                "hits from memory, p99: {:.1} us while {:.0} MiB/s are written, {:.1} us while none",
+                hits.writing_p99_us,
+                hits.written_per_s / 1048576.0,
+                hits.quiet_p99_us,
+            ),
         }
     }
 }
@@ -244,5 +267,43 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tier_files::scratch::directory;
+
+    /// What was written is found again without having been closed, and is read whole.
+    #[test]
+    fn a_tier_that_was_left_open_is_read_again() {
+        let dir = directory();
+        let mut config = config(&dir.path().join("tier"), 80 << 20);
+        config.segment = 1 << 20;
+        let (shard, _) = open(&config).expect("made");
+        let mut driver = Driver::new(shard).expect("driver");
+        let filled = fill::fill(&mut driver).expect("filled");
+        assert!(filled.amplification() < 1.2, "{filled:?}");
+        drop(driver);
+        let (shard, recovered) = recover(&config, true).expect("recovered");
+        assert!(recovered.bytes > (60 << 20), "{recovered:?}");
+        assert!(recovered.objects < filled.objects);
+        let mut prober = Prober::new(shard, &config).expect("objects");
+        let round = prober
+            .round(0, Duration::from_millis(1))
+            .expect("every byte is as it was written");
+        assert!(round.objects_read > 0);
+    }
+
+    #[test]
+    fn a_file_that_is_there_is_not_probed() {
+        let dir = directory();
+        let path = dir.path().join("precious");
+        std::fs::write(&path, "mine").expect("write");
+        assert!(Scratch::at(&path).is_err());
+        let made = Scratch::at(dir.path()).expect("a name of its own");
+        drop(made);
+        assert_eq!(std::fs::read(&path).expect("read"), b"mine");
     }
 }

@@ -24,9 +24,9 @@ use crate::figures::{Better, Metric, POPCACHE, Row, Samples};
 
 /// Bytes of all objects of a trace together.
 const FOOTPRINT: u64 = 256 << 20;
-/// 3 % of the footprint in memory, 25 % on the drive.
+/// 3 % of the footprint in memory, 10 % on the drive.
 const RAM: u64 = 8 << 20;
-const DRIVE: u64 = 64 << 20;
+const DRIVE: u64 = 26 << 20;
 const SEGMENT: u32 = 1 << 20;
 const MAX_BODY: u64 = 1 << 20;
 /// Requests of a trace that a quick run replays.

@@ -18,8 +18,8 @@ const DEPTH: usize = 32;
 const MEMORY: usize = 1 << 20;
 const BLOCK: usize = 16 << 20;
 /// Bodies are of the same sizes as those that popcache's probe writes.
-const MIN_BODY: u64 = 2 << 10;
-const MAX_BODY: u64 = 32 << 10;
+const MIN_BODY: u64 = 1 << 10;
+const MAX_BODY: u64 = 8 << 10;
 /// Objects that are read between two looks at the clock.
 const BATCH: u64 = 64;
 

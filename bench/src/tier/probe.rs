@@ -29,6 +29,11 @@ pub enum Event {
         qd32_iops: f64,
         raw_qd32_iops: f64,
     },
+    Hits {
+        writing_p99_us: f64,
+        quiet_p99_us: f64,
+        last: bool,
+    },
 }
 
 pub struct Probe {
@@ -82,7 +87,7 @@ impl Probe {
         let event = serde_json::from_str(&line?).context("popcache probe-tier speaks otherwise")?;
         // It recovers three times, then waits.
         self.ready = match &event {
-            Event::Filled { .. } => false,
+            Event::Filled { .. } | Event::Hits { .. } => false,
             Event::Recovered { last, .. } => *last,
             Event::Round { .. } => true,
         };

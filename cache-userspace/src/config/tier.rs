@@ -60,7 +60,7 @@ pub struct TierConfig {
 pub const BLOCK_BYTES: usize = DEFAULT_BLOCK_BYTES;
 
 /// Without `max_objects`, an object for so many bytes.
-const BYTES_PER_OBJECT: u64 = 16 << 10;
+const BYTES_PER_OBJECT: u64 = 8 << 10;
 
 impl TierConfig {
     /// What a shard's part of the tier is told. `shard_bytes`: of its segments.
@@ -188,7 +188,7 @@ pub(super) fn read(s: &mut Section<'_, '_, '_>, base: &Path) -> TierConfig {
         max_objects: s.optional(
             "max_objects",
             &COUNT_U64,
-            "objects of a shard that can be found, 14.4 bytes of memory each; unset: one for 16 KiB of drive",
+            "objects of a shard that can be found, 14.4 bytes of memory each; unset: one for 8 KiB of drive",
         ),
         max_ghosts: s.bounded(
             "max_ghosts",

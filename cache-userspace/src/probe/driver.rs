@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use cache_core::io::FetchId;
+use cache_core::io::{FetchId, Now};
 use cache_core::store::KeyHash;
 use cache_core::tier::{DiskCommand, Tier, TierEvent};
 
@@ -24,6 +24,8 @@ pub struct Driver {
     /// Where the latest turn read.
     pub read: Vec<Extent>,
     fetches: u64,
+    /// As of the latest look at the drives, as in a core's loop.
+    now: Now,
 }
 
 impl Driver {
@@ -35,6 +37,7 @@ impl Driver {
             events: Vec::new(),
             read: Vec::new(),
             fetches: 0,
+            now: clock::now(),
         })
     }
 
@@ -42,17 +45,27 @@ impl Driver {
     pub fn fetch(&mut self, hash: KeyHash, key: Bytes) -> Option<FetchId> {
         self.fetches += 1;
         let id = FetchId(self.fetches);
-        let begun = self.tier.fetch(clock::now(), id, hash, key);
+        let begun = self.tier.fetch(self.now, id, hash, key);
         begun.then_some(id)
     }
 
-    /// Gives the tier's commands to the drives, and collects events.
+    /// Gives the tier's commands to the drives, which begin with them at the next [`Self::wait`], and
+    /// collects events.
     pub fn turn(&mut self) {
         self.tier
-            .turn(clock::now(), &mut self.commands, &mut self.events);
+            .turn(self.now, &mut self.commands, &mut self.events);
         self.read.clear();
         self.read.extend(self.commands.iter().filter_map(extent));
-        self.disk.submit(&mut self.commands);
+        self.disk.queue(&mut self.commands);
+    }
+
+    /// The same, and the drives begin at once.
+    pub fn turn_at_once(&mut self) {
+        self.tier
+            .turn(self.now, &mut self.commands, &mut self.events);
+        if !self.commands.is_empty() {
+            self.disk.submit(&mut self.commands);
+        }
     }
 
     /// Waits for an answer of a drive, if any is to come, and gives what is there to the tier.
@@ -63,7 +76,8 @@ impl Driver {
 
     /// Gives the tier what the drives have answered.
     pub fn poll(&mut self) {
-        let (tier, now) = (&mut self.tier, clock::now());
+        self.now = clock::now();
+        let (tier, now) = (&mut self.tier, self.now);
         self.disk.reap(|done| tier.done(now, done));
     }
 }

@@ -1,11 +1,11 @@
-//! The objects that a probe writes: numbered, of 2 to 32 KiB, of bytes that do not repeat.
+//! The objects that a probe writes: numbered, of 1 to 8 KiB, of bytes that do not repeat.
 
 use bytes::Bytes;
 use cache_core::store::{Evicted, KeyHash, ObjectMeta};
 
 const HEAD: &[u8] = &[0x5a; 200];
-const MIN_BODY: u64 = 2 << 10;
-const MAX_BODY: u64 = 32 << 10;
+pub const MIN_BODY: u64 = 1 << 10;
+const MAX_BODY: u64 = 8 << 10;
 
 /// Makes the object of every number, always the same.
 pub struct Objects {

@@ -1,10 +1,11 @@
 //! Reads of the tier and of the drive under it, by turns.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use bytes::Bytes;
 use cache_core::io::FetchId;
+use cache_core::store::KeyHash;
 use cache_core::tier::TierEvent;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,8 @@ pub struct Round {
 /// An object and where it lies.
 struct Sampled {
     number: u64,
+    key: Bytes,
+    hash: KeyHash,
     extent: Extent,
 }
 
@@ -67,6 +70,10 @@ impl Prober {
         Ok(prober)
     }
 
+    pub fn into_driver(self) -> Driver {
+        self.driver
+    }
+
     /// Finds objects that are there, and where.
     fn choose(&mut self) -> anyhow::Result<()> {
         let stats = self.driver.tier.stats();
@@ -78,6 +85,8 @@ impl Prober {
             if let Some(extent) = self.locate(candidate)? {
                 self.sample.push(Sampled {
                     number: candidate,
+                    key: Objects::key(candidate),
+                    hash: Objects::hash(candidate),
                     extent,
                 });
             }
@@ -90,7 +99,10 @@ impl Prober {
 
     /// Where the object lies, if it is there and in one piece.
     fn locate(&mut self, number: u64) -> anyhow::Result<Option<Extent>> {
-        let Some(id) = self.begin(number) else {
+        let begun = self
+            .driver
+            .fetch(Objects::hash(number), Objects::key(number));
+        let Some(id) = begun else {
             return Ok(None);
         };
         let mut extents = Vec::new();
@@ -207,22 +219,23 @@ impl Prober {
             .collect()
     }
 
-    fn begin(&mut self, number: u64) -> Option<FetchId> {
-        self.driver
-            .fetch(Objects::hash(number), Objects::key(number))
-    }
-
     /// Reads objects of the sample to their end, `depth` at a time, and checks what comes.
     fn get_all(&mut self, order: &[usize], depth: usize) -> anyhow::Result<()> {
-        let mut under_way: HashMap<FetchId, (u64, usize)> = HashMap::with_capacity(depth);
+        let mut under_way = Vec::with_capacity(depth);
         let mut next = 0;
         while next < order.len() || !under_way.is_empty() {
             while next < order.len() && under_way.len() < depth {
-                let number = self.sample[order[next]].number;
-                let Some(id) = self.begin(number) else {
+                let Sampled {
+                    number, key, hash, ..
+                } = &self.sample[order[next]];
+                let Some(id) = self.driver.fetch(*hash, key.clone()) else {
                     bail!("an object that was there is not any more");
                 };
-                under_way.insert(id, (number, 0));
+                under_way.push(Reading {
+                    id,
+                    number: *number,
+                    got: 0,
+                });
                 next += 1;
             }
             self.driver.turn();
@@ -238,29 +251,37 @@ impl Prober {
     }
 }
 
+/// An object that is on its way, and how many bytes of it have come.
+struct Reading {
+    id: FetchId,
+    number: u64,
+    got: usize,
+}
+
 /// Bodies must come whole and in order.
 fn check(
     objects: &Objects,
-    under_way: &mut HashMap<FetchId, (u64, usize)>,
+    under_way: &mut Vec<Reading>,
     id: FetchId,
     event: TierEvent,
 ) -> anyhow::Result<()> {
-    let Some((number, got)) = under_way.get_mut(&id) else {
+    let Some(at) = under_way.iter().position(|reading| reading.id == id) else {
         return Ok(());
     };
-    let body = objects.body(*number);
+    let reading = &mut under_way[at];
+    let (number, body) = (reading.number, objects.body(reading.number));
     match event {
         TierEvent::Head { .. } => {}
         TierEvent::Body(bytes) => {
-            let expected = body.get(*got..*got + bytes.len());
+            let expected = body.get(reading.got..reading.got + bytes.len());
             // The first bytes are enough: the tier has compared checksums.
             if expected.map(|e| &e[..e.len().min(64)]) != Some(&bytes[..bytes.len().min(64)]) {
                 bail!("object {number} has other bytes than were written");
             }
-            *got += bytes.len();
+            reading.got += bytes.len();
         }
-        TierEvent::End if *got == body.len() => {
-            under_way.remove(&id);
+        TierEvent::End if reading.got == body.len() => {
+            under_way.swap_remove(at);
         }
         TierEvent::End => bail!("object {number} is cut short"),
         TierEvent::Missing => bail!("object {number} cannot be read"),

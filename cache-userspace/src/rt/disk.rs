@@ -105,8 +105,9 @@ pub struct Disk {
     under_way: Slab<Operation>,
     reads: VecDeque<Operation>,
     others: VecDeque<Operation>,
-    /// Done without the kernel.
+    /// To be handed over by the next [`Disk::reap`].
     answered: Vec<DiskDone>,
+    completions: Vec<Completion>,
     /// The pool is registered.
     fixed: bool,
     devices: Vec<Device>,
@@ -172,6 +173,7 @@ impl Disk {
             reads: VecDeque::new(),
             others: VecDeque::new(),
             answered: Vec::new(),
+            completions: Vec::new(),
             fixed: registered.is_ok(),
             devices: plan.devices,
             _pool: plan.pool,
@@ -187,6 +189,13 @@ impl Disk {
     /// Takes all `commands` and shows the kernel as many as it may have. Their number is bounded by
     /// the pool's blocks, and by what the tier has to flush and discard.
     pub fn submit(&mut self, commands: &mut Vec<DiskCommand>) {
+        self.queue(commands);
+        self.show();
+    }
+
+    /// Like [`Disk::submit`], for one who calls [`Disk::wait`] next: one system call does for both.
+    pub fn queue(&mut self, commands: &mut Vec<DiskCommand>) {
+        let before = self.waiting();
         for command in commands.drain(..) {
             let operation = Operation::from(command);
             match operation.kind {
@@ -195,6 +204,8 @@ impl Disk {
             }
         }
         self.pump();
+        let more = self.waiting().saturating_sub(before);
+        self.stats.queued.add(more as u64);
     }
 
     /// Hands over what is done. Does not wait, and costs no system call when nothing is.
@@ -202,14 +213,16 @@ impl Disk {
         if self.under_way.is_empty() && self.answered.is_empty() {
             return 0;
         }
-        let mut completions = Vec::new();
+        let mut completions = std::mem::take(&mut self.completions);
         if let Err(error) = self.ring.reap(|completion| completions.push(completion)) {
             tracing::error!(%error, "cannot reap the drives' io_uring");
         }
-        for completion in completions {
+        for completion in completions.drain(..) {
             self.complete(completion);
         }
+        self.completions = completions;
         self.pump();
+        self.show();
         let done = self.answered.len();
         self.answered.drain(..).for_each(&mut each);
         done
@@ -217,15 +230,21 @@ impl Disk {
 
     /// Operations that are not answered yet.
     pub fn pending(&self) -> usize {
-        self.under_way.len() + self.reads.len() + self.others.len() + self.answered.len()
+        self.under_way.len() + self.waiting() + self.answered.len()
     }
 
-    /// Waits for one completion at least, or until `limit` has passed.
+    /// Shows the kernel what is queued, and waits for one completion at least, or until `limit` has
+    /// passed.
     pub fn wait(&mut self, limit: Duration) {
         if !self.under_way.is_empty() && self.answered.is_empty() {
             // What it did not bring, the next `reap` or `wait` may.
             let _ = self.ring.wait(limit);
         }
+    }
+
+    /// Operations that the kernel has no room for.
+    fn waiting(&self) -> usize {
+        self.reads.len() + self.others.len()
     }
 
     fn pump(&mut self) {
@@ -235,16 +254,13 @@ impl Disk {
             };
             self.begin(operation);
         }
-        self.stats
-            .queued
-            .add((self.reads.len() + self.others.len()) as u64);
-        if self.ring.unsubmitted() > 0 {
-            self.show();
-        }
     }
 
     /// What the kernel does not take now stays in the ring's queue for the next turn.
     fn show(&mut self) {
+        if self.ring.unsubmitted() == 0 {
+            return;
+        }
         match self.ring.submit(0) {
             Ok(()) => {}
             Err(error) if is_transient(error.raw_os_error()) => {}
