@@ -7,9 +7,13 @@
 //! classic peers      who else answers: plain LRU and LFU, crates
 //! offline            what one would miss who knows the future
 //! miss               cases miss/TRACE/SIZE
+//! gets               cases zipf-1t, zipf-2t, hot-key-2t
+//! metadata           case metadata
 //! ```
 
 mod classic;
+mod gets;
+mod metadata;
 mod miss;
 mod offline;
 mod own;
@@ -48,7 +52,11 @@ impl Options {
 /// # Errors
 /// Traces that cannot be read, a file that cannot be written, no case of that name.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let rows = miss::rows(options)?;
+    let mut rows = miss::rows(options)?;
+    rows.extend(gets::rows(options)?);
+    if options.wants(metadata::CASE) {
+        rows.extend(metadata::rows(options.quick)?);
+    }
     if rows.is_empty() {
         bail!(
             "no case has {:?} in its name",

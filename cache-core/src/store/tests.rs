@@ -51,6 +51,7 @@ fn begin_tagged(
 ) -> Result<Fill, StoreError> {
     let meta = ObjectMeta {
         status: 200,
+        stored_unix_ms: 1_764_000_000_000,
         lifetime_s: 60,
         stamp: store.purges().stamp(),
         ..ObjectMeta::default()
@@ -142,6 +143,38 @@ fn damaged_records_are_misses() {
         assert!(!is_served, "bit {bit}");
         bytes[bit / 8] ^= 1 << (bit % 8);
     }
+}
+
+/// Header and index beside keys, heads and bodies, in a store that is as full as it gets. What the
+/// policy remembers comes on top; the benchmark `metadata` adds everything up.
+#[test]
+fn an_object_costs_26_bytes_of_header_and_index() {
+    let size = |i: usize| 1_000 + i * 7_919 % 7_001;
+    let key_and_head = name(10_000).len() + b"the head".len();
+    let config = StoreConfig {
+        ram_bytes: 256 << 20,
+        pages: PagePolicy::Plain,
+        large_share: 0.1,
+        mean_object: (4_500 + key_and_head + 16) as u64,
+        ..StoreConfig::default()
+    };
+    let (mut stores, report) = build(&config, Arc::new(Purges::new(1, 16))).unwrap();
+    let (mut i, mut payload) = (10_000, 0);
+    let bytes = vec![7; 8_001];
+    while stores[0].stats().evictions == 0 {
+        put_chunked(&mut stores[0], &name(i), &bytes[..size(i)], true, 8_001).unwrap();
+        stores[0].turn(&mut |_| {});
+        payload += size(i) + key_and_head;
+        i += 1;
+    }
+    let stats = stores[0].stats();
+    let objects = stats.objects as f64;
+    // What went is taken as of mean size.
+    let payload = payload as f64 * objects / (i - 10_000) as f64;
+    let header = (stats.bytes as f64 - payload) / objects;
+    let index = (report.slots * 8 + Index::side_bytes(report.slots)) as f64 / objects;
+    assert!((15.0..17.0).contains(&header), "{header}");
+    assert!(header + index <= 26.0, "{header} + {index}");
 }
 
 /// Looks without being counted as a hit.
