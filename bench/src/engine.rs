@@ -3,7 +3,7 @@
 //! ```text
 //! trace synthetic    what is asked for
 //! replay             one cache, one trace
-//! own                popcache's policy
+//! own                popcache's store
 //! classic peers      who else answers: plain LRU and LFU, crates
 //! offline            what one would miss who knows the future
 //! miss               cases miss/TRACE/SIZE

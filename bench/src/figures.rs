@@ -203,7 +203,9 @@ impl fmt::Display for Figures {
         let Machine { cpu, cores, kernel } = &self.machine;
         writeln!(f, "{}: {cpu}, {cores} cores, Linux {kernel}", self.bench)?;
         let peers = self.peer_names();
-        let mut head = format!("{:<10} {:<20} {:>12}", "case", "metric", POPCACHE);
+        let wide = self.rows.iter().map(|row| row.case.len()).max();
+        let wide = wide.unwrap_or(0).max(10);
+        let mut head = format!("{:<wide$} {:<20} {:>12}", "case", "metric", POPCACHE);
         for peer in &peers {
             write!(head, " {peer:>15} {:>7}", "ratio")?;
         }
@@ -211,7 +213,7 @@ impl fmt::Display for Figures {
         for row in self.rows.iter().filter(|row| row.error.is_none()) {
             write!(
                 f,
-                "{:<10} {:<20} {:>12}",
+                "{:<wide$} {:<20} {:>12}",
                 row.case,
                 row.metric,
                 number(row.popcache)

@@ -62,7 +62,7 @@ pub struct StoreConfig {
     pub max_object: u64,
     /// Random per start, the same on all shards: makes collisions hard to aim at.
     pub hash_seed: u64,
-    /// Share of a partition for bodies above 64 KiB, 0.1 to 0.9.
+    /// Share of a partition for bodies above 64 KiB, 0.01 to 0.99.
     pub large_share: f32,
     /// Bytes of the node that pinned objects may take, in equal parts a shard. Never more than a
     /// quarter of the log or of the extents.

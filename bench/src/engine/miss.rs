@@ -1,7 +1,8 @@
 //! Miss ratios: every trace at three sizes, against every peer.
 //!
 //! A size is a share of the trace's footprint: of the bytes of all its objects, or of their number
-//! where sizes are not known.
+//! where sizes are not known. popcache is replayed with its whole store ([`super::own`] says how), the
+//! others with books alone: for them an object takes its size and nothing else.
 
 use anyhow::Result;
 
@@ -37,26 +38,27 @@ pub fn rows(options: &Options) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for path in trace::files(options.traces.as_deref())? {
         let trace = Trace::read(&path)?;
-        measure(&trace, options, &mut rows);
+        measure(&trace, options, &mut rows)?;
     }
     for trace in synthetic::all() {
-        measure(&trace, options, &mut rows);
+        measure(&trace, options, &mut rows)?;
     }
     Ok(rows)
 }
 
-fn measure(trace: &Trace, options: &Options, rows: &mut Vec<Row>) {
+fn measure(trace: &Trace, options: &Options, rows: &mut Vec<Row>) -> Result<()> {
     for (size, share) in SIZES {
         let case = format!("miss/{}/{size}", trace.name);
         if options.wants(&case) {
             eprintln!("popcache-bench: {case}");
             let capacity = ((trace.footprint as f64 * share) as u64).max(1);
-            rows.extend(compare(trace, &case, capacity));
+            rows.extend(compare(trace, &case, capacity)?);
         }
     }
+    Ok(())
 }
 
-fn compare(trace: &Trace, case: &str, capacity: u64) -> Vec<Row> {
+fn compare(trace: &Trace, case: &str, capacity: u64) -> Result<Vec<Row>> {
     let mut samples = Samples::default();
     let total = total(trace);
     let mut add = |name: &str, misses: Misses| {
@@ -72,9 +74,9 @@ fn compare(trace: &Trace, case: &str, capacity: u64) -> Vec<Row> {
             add(name, replay(trace, peer.as_mut()));
         }
     }
-    add(POPCACHE, replay(trace, &mut Own::new(trace, capacity)));
+    add(POPCACHE, Own::new(trace, capacity)?.replay(trace));
     add(OFFLINE, offline::misses(trace, capacity));
-    samples.rows(&[case], &METRICS)
+    Ok(samples.rows(&[case], &METRICS))
 }
 
 fn total(trace: &Trace) -> Misses {

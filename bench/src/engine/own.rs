@@ -1,149 +1,284 @@
-//! popcache's policy by itself: which objects it gives up, one at a time.
+//! popcache's own store under a replay: arena, index, log, extents, as a shard has them.
 //!
-//! This is [`cache_core::policy`] with exact books beside it. Of a few objects picked by chance and
-//! the newest, the one of the least rank goes. The store gives room back by the segment; what that changes is not in
-//! these figures.
+//! The store is made for memories of 64 MiB and more, and the traces at hand are small: a thousandth
+//! of their footprint is less than the two segments that are written at any time. So several
+//! *copies* of a trace are played at once, request by request in turn, each with objects of its own, in
+//! a store so many times as large. For a cache that is [`ENOUGH`] large there is one copy. What
+//! is said is the mean over the copies. An object that would not fit into the cache of one copy is
+//! not stored.
+//!
+//! The room is that of log and extents, with what headers, keys, rounding to extents and free segments take of
+//! it; the index lies beside it. `large_share` is set to what the trace has in bodies above 64 KiB, as an
+//! operator would. Where sizes are not known, all bodies have the same, which makes the store large
+//! enough with few copies.
 
-use cache_core::policy::{MAX_OBSERVED, Meta, Policy};
-use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
+use std::sync::Arc;
 
-use super::replay::Cache;
+use anyhow::{Context, Result, bail};
+use cache_core::purge::Purges;
+use cache_core::store::{self, KeyHash, NewObject, ObjectMeta, Store, StoreConfig, StoreReport};
+use hugepages::PagePolicy;
+
+use super::replay::{Cache, Misses};
 use super::trace::{Request, Trace};
 
-/// Objects compared to find one to evict.
-const COMPARED: usize = 32;
-const SEED: u64 = 11;
+/// Bytes of room that need no further copies.
+const ENOUGH: u64 = 64 << 20;
+/// Requests of all copies together, about.
+const MOST_REQUESTS: u64 = 3_000_000;
+/// Largest body that lies in the log.
+const SMALL: u32 = 64 << 10;
+const EXTENT: u64 = 128 << 10;
+/// Of a record beside its body, about.
+const RECORD: u64 = 32;
+const MIB: u64 = 1 << 20;
+/// Memory is mapped in steps of this.
+const STEP: u64 = 2 * MIB;
+/// Copies tried, as a part of those wanted, to come close to a step.
+const SLACK: f64 = 0.75;
 
 pub struct Own {
-    policy: Policy,
-    capacity: u64,
-    used: u64,
-    residents: Vec<Resident>,
-    /// By object: its place among the residents.
-    places: Vec<Option<u32>>,
-    random: SmallRng,
+    store: Store,
+    copies: u64,
+    /// Bytes of the body where sizes are not known.
+    body: Option<u32>,
+    largest: u64,
+    bytes: Vec<u8>,
 }
 
-#[derive(Clone, Copy)]
-struct Resident {
-    request: Request,
-    meta: Meta,
+/// The store that a trace is played on.
+struct Plan {
+    copies: u64,
+    body: Option<u32>,
+    /// Of log and extents.
+    room: u64,
+    large_share: f32,
+    mean_object: u64,
+    largest: u64,
 }
 
 impl Own {
-    /// With room for `capacity` bytes.
-    pub fn new(trace: &Trace, capacity: u64) -> Self {
-        let expected = capacity as f64 * f64::from(trace.objects) / trace.footprint as f64;
-        Self {
-            policy: Policy::new(expected as usize, SEED),
-            capacity,
-            used: 0,
-            residents: Vec::new(),
-            places: vec![None; trace.objects as usize],
-            random: SmallRng::seed_from_u64(SEED),
+    /// With room for `capacity` bytes of a copy, or objects where sizes are not known.
+    ///
+    /// # Errors
+    /// Memory that cannot be mapped.
+    pub fn new(trace: &Trace, capacity: u64) -> Result<Self> {
+        let plan = Plan::new(trace, capacity);
+        let (store, _) = build(&plan)?;
+        Ok(Self {
+            store,
+            copies: plan.copies,
+            body: plan.body,
+            largest: plan.largest,
+            bytes: vec![0x5a; plan.largest as usize],
+        })
+    }
+
+    /// Misses of one copy, on average.
+    pub fn replay(&mut self, trace: &Trace) -> Misses {
+        let mut misses = Misses::default();
+        for request in &trace.requests {
+            for copy in 0..self.copies {
+                if !self.request_of(copy, *request) {
+                    misses.add(request.size);
+                }
+            }
+        }
+        Misses {
+            objects: misses.objects / self.copies,
+            bytes: misses.bytes / self.copies,
         }
     }
 
-    fn learn(&mut self) {
-        let all = self.residents.len();
-        let observed = all.min(MAX_OBSERVED);
-        // Places are by chance, for what fills a gap came last.
-        let metas = self.residents[..observed].iter().map(|r| r.meta);
-        self.policy
-            .learn(metas, all as f32 / observed.max(1) as f32);
-    }
-
-    fn insert(&mut self, request: Request) {
-        let meta = self.policy.admit(hash(request.object), request.size);
-        self.places[request.object as usize] = Some(self.residents.len() as u32);
-        self.residents.push(Resident { request, meta });
-        self.used += u64::from(request.size);
-        while self.used > self.capacity {
-            let victim = self.victim();
-            self.evict(victim);
+    fn request_of(&mut self, copy: u64, request: Request) -> bool {
+        let key = (copy << 32 | u64::from(request.object)).to_le_bytes();
+        let hash = self.store.hash(&key);
+        let found = self.store.lookup(hash, &key).is_some();
+        if !found {
+            let size = self.body.unwrap_or(request.size);
+            if u64::from(size) <= self.largest {
+                self.put(hash, &key, size as usize);
+            }
         }
+        self.store.turn(&mut |_| {});
+        found
     }
 
-    fn victim(&mut self) -> usize {
-        let all = self.residents.len();
-        let newest = all - 1;
-        let random = &mut self.random;
-        let mut pick = |i| match all <= COMPARED {
-            true => i,
-            false => random.random_range(0..all),
+    fn put(&mut self, hash: KeyHash, key: &[u8], size: usize) {
+        let meta = ObjectMeta {
+            status: 200,
+            lifetime_s: 86_400,
+            stored_unix_ms: 1_700_000_000_000,
+            ..ObjectMeta::default()
         };
-        let picked = (0..all.min(COMPARED)).map(&mut pick);
-        let ranked = picked.chain([newest]).map(|place| {
-            let Resident { request, meta } = self.residents[place];
-            (self.policy.rank(meta, request.size), place)
-        });
-        let least = ranked.min_by(|a, b| a.0.total_cmp(&b.0));
-        least.map_or(newest, |(_, place)| place)
-    }
-
-    fn evict(&mut self, place: usize) {
-        let Resident { request, meta } = self.residents.swap_remove(place);
-        self.places[request.object as usize] = None;
-        if let Some(moved) = self.residents.get(place) {
-            self.places[moved.request.object as usize] = Some(place as u32);
+        let object = NewObject {
+            key,
+            meta: &meta,
+            head: &[],
+            tags: &[],
+            length: Some(size as u64),
+        };
+        // No room is a miss again later.
+        if let Ok(mut fill) = self.store.begin(hash, &object) {
+            let store = &mut self.store;
+            let appended = store.append(&mut fill, &self.bytes[..size], &mut Vec::new());
+            if appended.is_ok() {
+                let _ = store.commit(&mut fill);
+            }
+            store.release(fill);
         }
-        self.used -= u64::from(request.size);
-        self.policy.evicted(hash(request.object), meta);
     }
 }
 
 impl Cache for Own {
     fn request(&mut self, request: Request) -> bool {
-        self.policy.pass(1);
-        if self.policy.is_due() {
-            self.learn();
-        }
-        if let Some(place) = self.places[request.object as usize] {
-            let meta = &mut self.residents[place as usize].meta;
-            self.policy.touch(meta);
-            return true;
-        }
-        if u64::from(request.size) <= self.capacity {
-            self.insert(request);
-        }
-        false
+        self.request_of(0, request)
     }
 }
 
-/// As even as a key's hash.
-fn hash(object: u32) -> u64 {
-    let mut hash = (u64::from(object) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    for factor in [0xd6e8_feb8_6659_fd93, 0x9e37_79b9_7f4a_7c15] {
-        hash = (hash ^ (hash >> 32)).wrapping_mul(factor);
+impl Plan {
+    fn new(trace: &Trace, capacity: u64) -> Self {
+        let most = (MOST_REQUESTS / trace.requests.len().max(1) as u64).max(1);
+        if trace.sized {
+            let (copies, room) = copies(capacity, most);
+            return Self {
+                copies,
+                body: None,
+                room,
+                large_share: large_share(trace),
+                mean_object: mean_object(trace),
+                largest: capacity,
+            };
+        }
+        let each = (ENOUGH / most / capacity).clamp(512, 32 << 10);
+        let each = 1 << each.ilog2();
+        let (copies, room) = copies(capacity * each, most);
+        let body = each - RECORD;
+        Self {
+            copies,
+            body: Some(body as u32),
+            room,
+            large_share: 0.0,
+            mean_object: each,
+            largest: body,
+        }
     }
-    hash ^ (hash >> 32)
+}
+
+/// As many copies as make the room enough, or a few less where the room of all is then closer to a step
+/// of memory.
+fn copies(capacity: u64, most: u64) -> (u64, u64) {
+    let wanted = ENOUGH.div_ceil(capacity).clamp(1, most);
+    let least = (wanted as f64 * SLACK).ceil() as u64;
+    let lost = |copies: &u64| (copies * capacity % STEP) as f64 / (copies * capacity) as f64;
+    let copies = (least.max(1)..=wanted).min_by(|a, b| lost(a).total_cmp(&lost(b)));
+    let copies = copies.unwrap_or(1);
+    (copies, copies * capacity)
+}
+
+/// The part of the footprint that extents take.
+fn large_share(trace: &Trace) -> f32 {
+    let mut seen = vec![false; trace.objects as usize];
+    let (mut small, mut large) = (0, 0);
+    for request in &trace.requests {
+        if !std::mem::replace(&mut seen[request.object as usize], true) {
+            match request.size > SMALL {
+                true => large += u64::from(request.size).next_multiple_of(EXTENT),
+                false => small += u64::from(request.size) + RECORD,
+            }
+        }
+    }
+    (large as f64 / (small + large).max(1) as f64) as f32
+}
+
+/// Half of what small objects take on average, for those that stay are rather the smaller ones.
+fn mean_object(trace: &Trace) -> u64 {
+    let small = trace
+        .requests
+        .iter()
+        .filter(|request| request.size <= SMALL);
+    let (count, bytes) = small.fold((0, 0), |(count, bytes), request| {
+        (count + 1, bytes + u64::from(request.size) + RECORD)
+    });
+    (bytes / u64::max(count, 1) / 2).clamp(256, MIB)
+}
+
+/// The largest store whose log and extents do not exceed the room.
+fn build(plan: &Plan) -> Result<(Store, StoreReport)> {
+    // The store wants eight extents at least.
+    let least = 10.0 * EXTENT as f32 / plan.room as f32;
+    let mut ram = (plan.room + plan.room / 16).next_multiple_of(STEP);
+    while ram >= STEP {
+        let config = StoreConfig {
+            ram_bytes: ram,
+            pages: PagePolicy::Plain,
+            max_object: plan.largest,
+            large_share: plan.large_share.max(least).clamp(0.01, 0.95),
+            hash_seed: 1,
+            pinned_bytes: 0,
+            mean_object: plan.mean_object,
+            ..StoreConfig::default()
+        };
+        let purges = Arc::new(Purges::new(1, 64));
+        let (mut stores, report) = store::build(&config, purges)
+            .with_context(|| format!("a store of {ram} bytes for a room of {}", plan.room))?;
+        let log = u64::from(report.log_segments) * u64::from(report.log_segment_bytes);
+        if log + u64::from(report.extents) * EXTENT <= plan.room
+            && let Some(store) = stores.pop()
+        {
+            return Ok((store, report));
+        }
+        ram -= STEP;
+    }
+    bail!("no store is as small as {} bytes", plan.room)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::replay::replay;
     use super::*;
 
+    fn trace(size: u32) -> Trace {
+        let keys = (0..20_000u64).map(|i| ((i * i) % 977 + i / 100 % 300, size));
+        Trace::new("t", keys)
+    }
+
     #[test]
-    fn the_books_balance_and_runs_repeat() {
-        let keys = (0..30_000u64).map(|i| ((i * i) % 977 + i / 100 % 300, (i % 50) as u32 + 1));
-        let trace = Trace::new("t", keys);
-        let capacity = trace.footprint / 10;
-        let mut first = Own::new(&trace, capacity);
-        let misses = replay(&trace, &mut first);
-        let used: u64 = first
-            .residents
-            .iter()
-            .map(|r| u64::from(r.request.size))
-            .sum();
-        assert!(used == first.used && used <= capacity && !first.residents.is_empty());
-        for (place, resident) in first.residents.iter().enumerate() {
-            assert_eq!(
-                first.places[resident.request.object as usize],
-                Some(place as u32)
+    fn what_fits_is_missed_once_and_runs_repeat() {
+        let sized = trace(3_000);
+        let mut roomy = Own::new(&sized, 2 * sized.footprint).unwrap();
+        let misses = roomy.replay(&sized);
+        assert_eq!(misses.objects, u64::from(sized.objects));
+        assert_eq!(misses.bytes, sized.footprint);
+        let small = || {
+            Own::new(&sized, sized.footprint / 20)
+                .unwrap()
+                .replay(&sized)
+        };
+        assert!(small().objects > 2 * misses.objects);
+        assert_eq!(small(), small());
+    }
+
+    #[test]
+    fn stores_are_as_large_as_they_may_be() {
+        for (size, capacity) in [(1, 20), (1, 30_000), (5_000, 300 << 10), (90_000, 20 << 20)] {
+            let plan = Plan::new(&trace(size), capacity);
+            let (_, report) = build(&plan).unwrap();
+            let log = u64::from(report.log_segments) * u64::from(report.log_segment_bytes);
+            let got = log + u64::from(report.extents) * EXTENT;
+            assert!(
+                got <= plan.room && got > plan.room * 9 / 10,
+                "{got} of {}",
+                plan.room
             );
+            assert_eq!(report.max_object.min(plan.largest), plan.largest);
         }
-        assert_eq!(misses, replay(&trace, &mut Own::new(&trace, capacity)));
+    }
+
+    #[test]
+    fn the_share_of_large_bodies_is_that_of_the_trace() {
+        assert_eq!(large_share(&trace(5_000)), 0.0);
+        assert_eq!(large_share(&trace(70_000)), 1.0);
+        let mixed = Trace::new("t", [(1, 100_000), (2, 65_536), (3, 65_408)].into_iter());
+        assert!((large_share(&mixed) - 0.5).abs() < 0.01);
     }
 }

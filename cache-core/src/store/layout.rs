@@ -17,7 +17,7 @@ use crate::record::{EXTENT_BYTES, MAX_OBJECT};
 
 const MIN_LOG_SEGMENTS: u64 = 8;
 /// Segments are as large as leaves about this many.
-const WANTED_LOG_SEGMENTS: u64 = 32;
+const WANTED_LOG_SEGMENTS: u64 = 128;
 const MIN_SEGMENT_BYTES: u64 = 256 << 10;
 const MAX_SEGMENT_BYTES: u64 = 2 << 20;
 const MIN_EXTENTS: u64 = 8;
@@ -28,7 +28,7 @@ const PINNED_SHARE: u64 = 4;
 const PAGE: u64 = 4 << 10;
 const HUGE_PAGE: u64 = 2 << 20;
 const SLOT_BYTES: u64 = 8;
-const SHARES: RangeInclusive<f32> = 0.1..=0.9;
+const SHARES: RangeInclusive<f32> = 0.01..=0.99;
 /// Bytes of a mean object that make sense.
 const MEANS: RangeInclusive<u64> = 256..=1 << 20;
 
@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn every_layout_stays_within_its_bytes_and_uses_nearly_all() {
         for mib in [4u64, 5, 8, 13, 64, 100, 1000, 4096, 100_000] {
-            for share in [0.1, 0.5, 0.9] {
+            for share in [0.01, 0.1, 0.5, 0.9] {
                 let bytes = mib << 20;
                 let config = StoreConfig {
                     large_share: share,
