@@ -1,16 +1,67 @@
 //! The journal of purges and pins on a tier's first device: [`cache_core::purge::journal`] decides
 //! what is written, this writes it.
 //!
-//! Written through the page cache and flushed by fdatasync, from a thread of the blocking pool: a
-//! journal is written at an operator's pace, and nothing waits for it but the command.
+//! Written directly and flushed by fdatasync, from a thread of the blocking pool: a journal is
+//! written at an operator's pace, and nothing waits for it but the command.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
+use anyhow::Context as _;
+use cache_core::purge::Purges;
 use cache_core::purge::journal::{Found, Journal, JournalError, JournalWrite};
 use cache_core::purge::state::{Entry, State};
+use cache_core::store::hash_of;
+
+use crate::tier_files::{Buffer, Judges, OpenTier};
+
+/// The journal of a tier, and the purges that it holds.
+///
+/// # Errors
+/// It cannot be read, or not written where the tier is new.
+pub fn of_tier(tier: &OpenTier) -> anyhow::Result<(JournalFile, Arc<Purges>)> {
+    let place = tier.journal();
+    let areas = Areas {
+        offsets: place.offsets,
+        bytes: place.bytes,
+    };
+    // The seed is drawn when a set is formatted, so that it tells one's journal from another's.
+    let identity = tier.hash_seed;
+    let fresh = State::new(tier.hash_seed, tier.tag_slots);
+    let opened = match tier.is_new {
+        true => JournalFile::format(place.file, areas, identity, fresh)
+            .map(|journal| (journal, Found::Whole)),
+        false => JournalFile::open(place.file, areas, identity, fresh),
+    };
+    let (journal, found) = opened.context("tier.devices")?;
+    let state = journal.state();
+    match found {
+        Found::Whole => tracing::info!(
+            purges = state.counter,
+            pins = state.pins.len(),
+            "journal of purges read"
+        ),
+        Found::Damaged => tracing::error!(
+            pins = state.pins.len(),
+            "the journal of purges is damaged: everything in the tier counts as purged, pins may be missing"
+        ),
+    }
+    let purges = Arc::new(Purges::restore(state));
+    Ok((journal, purges))
+}
+
+/// What decides, beside the purges, which objects a tier finds again.
+pub fn judges(journal: &JournalFile, purges: &Arc<Purges>, hash_seed: u64) -> Judges {
+    let pins = journal.state().pins.iter();
+    let pins: HashSet<u64> = pins.map(|key| hash_of(hash_seed, key).0).collect();
+    let purges = Arc::clone(purges);
+    Judges {
+        url_purged: Some(Box::new(move |hash, stamp| purges.was_removed(hash, stamp))),
+        is_pinned: Some(Box::new(move |hash| pins.contains(&hash.0))),
+    }
+}
 
 /// Where the two areas lie on the device, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +97,7 @@ impl JournalFile {
     /// # Errors
     /// The areas are too small, or cannot be written.
     pub fn format(
-        device: File,
+        device: Arc<File>,
         areas: Areas,
         identity: u64,
         fresh: State,
@@ -56,7 +107,7 @@ impl JournalFile {
         journal.confirm();
         Ok(Self {
             journal,
-            device: Arc::new(device),
+            device,
             areas,
         })
     }
@@ -66,21 +117,25 @@ impl JournalFile {
     /// # Errors
     /// The areas are too small, or cannot be read.
     pub fn open(
-        device: File,
+        device: Arc<File>,
         areas: Areas,
         identity: u64,
         fresh: State,
     ) -> Result<(Self, Found), JournalFailure> {
-        let read = |offset: u64| {
-            let mut bytes = vec![0; areas.bytes as usize];
-            let read = device.read_exact_at(&mut bytes, offset);
-            read.map(|()| bytes).map_err(failed("read"))
+        let bytes = areas.bytes as usize;
+        let read = |offset| {
+            let mut buffer = Buffer::new(bytes)?;
+            match buffer.read(&device, offset, bytes)?.len() == bytes {
+                true => Ok(buffer),
+                false => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+            }
         };
-        let (area0, area1) = (read(areas.offsets[0])?, read(areas.offsets[1])?);
-        let (journal, found) = Journal::open(identity, fresh, &area0, &area1)?;
+        let area0 = read(areas.offsets[0]).map_err(failed("read"))?;
+        let area1 = read(areas.offsets[1]).map_err(failed("read"))?;
+        let (journal, found) = Journal::open(identity, fresh, area0.bytes(), area1.bytes())?;
         let file = Self {
             journal,
-            device: Arc::new(device),
+            device,
             areas,
         };
         Ok((file, found))
@@ -110,7 +165,8 @@ impl JournalFile {
 
 fn carry_out(device: &File, areas: Areas, write: &JournalWrite) -> Result<(), JournalFailure> {
     let offset = areas.offsets[usize::from(write.area)] + write.offset;
-    let written = device.write_all_at(&write.bytes, offset);
+    let written = Buffer::new(write.bytes.len())
+        .and_then(|mut buffer| buffer.write(device, offset, &write.bytes));
     written.map_err(failed("write"))?;
     device.sync_data().map_err(failed("flush"))
 }
@@ -147,7 +203,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("file");
         let reopen = || {
             let options = File::options().read(true).write(true).open(file.path());
-            options.expect("opened")
+            Arc::new(options.expect("opened"))
         };
         let mut journal = JournalFile::format(reopen(), AREAS, 1, fresh()).expect("formatted");
         for number in 1..=10 {
@@ -166,11 +222,11 @@ mod tests {
     async fn a_device_that_refuses_is_an_error_that_says_so() {
         let file = tempfile::NamedTempFile::new().expect("file");
         file.as_file().set_len(16 << 20).expect("room");
-        let device = File::open(file.path()).expect("read only");
+        let device = Arc::new(File::open(file.path()).expect("read only"));
         let error = JournalFile::format(device, AREAS, 1, fresh()).expect_err("read only");
         assert!(error.to_string().starts_with("cannot write the journal"));
         file.as_file().set_len(4096).expect("shorter");
-        let device = File::open(file.path()).expect("read only");
+        let device = Arc::new(File::open(file.path()).expect("read only"));
         let error = JournalFile::open(device, AREAS, 1, fresh()).expect_err("too short");
         assert!(error.to_string().starts_with("cannot read the journal"));
     }

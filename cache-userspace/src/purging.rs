@@ -117,7 +117,7 @@ mod tests {
         file.as_file().set_len(16 << 20).expect("room");
         let device = || {
             let options = File::options().read(true).write(true).open(file.path());
-            options.expect("opened")
+            Arc::new(options.expect("opened"))
         };
         let fresh = State::new(3, 1024);
         let journal = JournalFile::format(device(), AREAS, 1, fresh.clone()).expect("formatted");
@@ -149,9 +149,10 @@ mod tests {
         file.as_file().set_len(16 << 20).expect("room");
         let writable = File::options().read(true).write(true).open(file.path());
         let fresh = State::new(3, 1024);
-        let formatted = JournalFile::format(writable.expect("opened"), AREAS, 1, fresh.clone());
+        let formatted =
+            JournalFile::format(Arc::new(writable.expect("opened")), AREAS, 1, fresh.clone());
         drop(formatted.expect("formatted"));
-        let read_only = File::open(file.path()).expect("opened");
+        let read_only = Arc::new(File::open(file.path()).expect("opened"));
         let (journal, _) = JournalFile::open(read_only, AREAS, 1, fresh).expect("read");
         let purges = Arc::new(Purges::restore(journal.state()));
         let purger = purges.writer().expect("the only one");

@@ -35,7 +35,7 @@ use crate::status::BackendStatus;
 use crate::tier_files::{OpenTier, Wanted};
 use crate::upstream::Upstream;
 use crate::xdp::{Xdp, XdpOptions, random_cid_keys};
-use crate::{admin, config, tls_files};
+use crate::{admin, config, journal, tls_files};
 use ports::Ports;
 
 /// Runs a node until SIGINT or SIGTERM.
@@ -57,7 +57,13 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
         Some(tier) => tier.hash_seed,
         None => u64::from_ne_bytes(random()?),
     };
-    let purges = Arc::new(Purges::new(seed, purge::DEFAULT_SLOTS));
+    let (purges, journal) = match &tier {
+        Some(tier) => {
+            let (journal, purges) = journal::of_tier(tier)?;
+            (purges, Some(journal))
+        }
+        None => (Arc::new(Purges::new(seed, purge::DEFAULT_SLOTS)), None),
+    };
     let (stores, report) = build_store(&config, shards, seed, &purges)?;
     let mut steering = Steering::new(&config, &listen, shards)?;
     let quic = QuicSetup::new(tls, steering.cid_keys, &config.limits)?;
@@ -99,7 +105,7 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
     let facts = facts(&config, listen, ports.backend, report, &steering);
     let xdp = steering.xdp.map(|xdp| Arc::new(Mutex::new(xdp)));
     let purger = purges.writer().context("another writer of purges")?;
-    let purging = Purging::new(purger, None);
+    let purging = Purging::new(purger, journal);
     let sources = sources(&counters, &upstream, xdp.clone(), asking, purging, seed);
     let node = NodeHandle::new(facts, sources);
     let control = Control {

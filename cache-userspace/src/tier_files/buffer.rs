@@ -38,6 +38,11 @@ impl Buffer {
         Ok(&self.0[..done])
     }
 
+    /// All of it, as it was last read or written.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Writes `bytes`, and zeros up to the buffer's length, at `offset`.
     pub fn write(&mut self, file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.0[..bytes.len()].copy_from_slice(bytes);
