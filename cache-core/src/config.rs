@@ -101,6 +101,10 @@ pub struct Limits {
     pub max_request_body: u64,
     /// Requests with a body that are read or passed on at the same time; past it 503.
     pub max_request_bodies: usize,
+    /// Resources known to have variants; past it those of the oldest are forgotten.
+    pub max_varying: usize,
+    /// Variants of one resource; past it all of them are forgotten.
+    pub max_variants: u32,
     /// Largest object kept; a larger one is streamed through.
     pub max_object: u64,
     /// Body bytes an upstream fetch may deliver ahead of their consumption.
@@ -136,6 +140,8 @@ impl Default for Limits {
             max_passes: 1_024,
             max_request_body: 1 << 20,
             max_request_bodies: 128,
+            max_varying: 65_536,
+            max_variants: 64,
             max_object: 64 << 20,
             fetch_window: 1 << 20,
             max_heap_fill: 32 << 20,

@@ -21,6 +21,7 @@ use http::HeaderMap;
 use quinn_proto::StreamId;
 
 use crate::conn::quic::ConnId;
+use crate::http::vary::{self, Rule};
 use crate::io::{FetchErrorKind, FetchId, OriginId, ShardId};
 use crate::purge::{Purges, TagSlot, Verdict};
 use crate::store::{Fill, KeyHash, ObjectMeta, Span};
@@ -59,6 +60,16 @@ pub struct FlightHead {
     pub age_s: Option<u64>,
     /// The origin confirmed a stored object (304).
     pub confirmed: bool,
+    /// For which requests it is, where it is not for all.
+    pub variant: Option<Variant>,
+}
+
+/// One variant of a resource.
+#[derive(Clone, Debug)]
+pub struct Variant {
+    pub rule: Arc<Rule>,
+    pub key: Bytes,
+    pub hash: KeyHash,
 }
 
 /// A part of the body, in order.
@@ -74,6 +85,8 @@ pub enum Piece {
 #[derive(Debug)]
 pub enum FlightEvent {
     Head(Arc<FlightHead>),
+    /// The resource has variants: whoever waits asks for the one that it selects.
+    Varies(Arc<Rule>),
     Pieces(Vec<Piece>),
     End(Outcome),
 }
@@ -88,6 +101,8 @@ pub enum Outcome {
     Private,
     /// Likewise, but the next request may confirm what was kept.
     Alone,
+    /// The answer is another variant than the one asked for.
+    Varies,
     /// The origin failed, and a stale object may be served instead.
     ServeStale,
     /// The owner found the object stored when the join arrived.
@@ -267,6 +282,11 @@ impl Locals {
         }
     }
 
+    /// Takes no more requests into any variant of a resource.
+    pub fn close_variants(&mut self, base: &[u8]) {
+        self.by_key.retain(|key, _| !is_variant(key, base));
+    }
+
     /// Takes no more requests in. Those that follow go on.
     pub fn close_key(&mut self, key: &[u8]) {
         self.by_key.remove(key);
@@ -316,6 +336,8 @@ pub struct Owned {
     pub full: bool,
     /// The fetch asks the origin to confirm a stored object.
     pub validating: bool,
+    /// Nobody joins any more.
+    pub closed: bool,
 }
 
 /// A [`Piece`] as its owner remembers it.
@@ -360,7 +382,7 @@ impl Flights {
     /// The flight that another shard or request may join: one that no purge covers.
     pub fn joinable(&mut self, key: &[u8], purges: &Purges) -> Option<FetchId> {
         let id = self.by_key.get(key).copied()?;
-        let flight = self.flights.get(&id)?;
+        let flight = self.flights.get(&id).filter(|flight| !flight.closed)?;
         if is_valid(purges, flight.stamp, flight.head.as_deref(), key) {
             return Some(id);
         }
@@ -398,6 +420,7 @@ impl Flights {
                 stamp,
                 full: false,
                 validating: false,
+                closed: false,
             },
         );
     }
@@ -439,12 +462,18 @@ impl Flights {
         let Some(flight) = self.flights.get_mut(&id) else {
             return Vec::new();
         };
-        if self.by_key.get(&flight.target.key) == Some(&id) {
-            self.by_key.remove(&flight.target.key);
-        }
+        flight.closed = true;
         flight
             .subscribers
             .split_off(flight.subscribers.len().min(1))
+    }
+
+    /// What flights of any variant of a resource bring is not kept.
+    pub fn purge_variants(&mut self, base: &[u8]) {
+        let keys: Vec<Bytes> = self.by_key.keys().cloned().collect();
+        for key in keys.iter().filter(|key| is_variant(key, base)) {
+            self.purge(key);
+        }
     }
 
     /// What a flight of this key brings is not kept, and no new request joins it.
@@ -457,6 +486,10 @@ impl Flights {
             flight.purged = true;
         }
     }
+}
+
+fn is_variant(key: &[u8], base: &[u8]) -> bool {
+    key.len() > base.len() && vary::base(key) == base
 }
 
 /// Whether no purge covers what a flight brings. Before there is a head its surrogate keys are not
@@ -576,6 +609,7 @@ mod tests {
             alone: false,
             age_s: None,
             confirmed: false,
+            variant: None,
         })
     }
 
@@ -627,6 +661,45 @@ mod tests {
         locals.unfollow(ticket);
         assert!(locals.get(ticket).is_none());
         assert_eq!(locals.followers(), 0);
+    }
+
+    #[test]
+    fn a_closed_flight_keeps_its_first_subscriber_and_is_still_the_latest() {
+        let (purges, _purger) = purges();
+        let mut flights = Flights::default();
+        flights.open(FetchId(1), target("a"), subscriber(0), 0, purges.stamp());
+        if let Some(flight) = flights.get_mut(FetchId(1)) {
+            flight.subscribers.push(subscriber(1));
+        }
+        assert_eq!(flights.close(FetchId(1)), [subscriber(1)]);
+        assert_eq!(flights.joinable(b"a", &purges), None);
+        assert!(flights.is_latest(FetchId(1), b"a"));
+        flights.open(FetchId(2), target("a"), subscriber(1), 0, purges.stamp());
+        assert!(!flights.is_latest(FetchId(1), b"a"));
+    }
+
+    #[test]
+    fn a_purge_of_a_resource_is_one_of_its_variants() {
+        let (purges, _purger) = purges();
+        let (mut locals, mut flights) = (Locals::default(), Flights::default());
+        let keys = ["a\0x", "a\0y", "ab\0x", "a"];
+        for (i, key) in keys.into_iter().enumerate() {
+            locals.open(target(key), purges.stamp());
+            flights.open(
+                FetchId(i as u64),
+                target(key),
+                subscriber(0),
+                0,
+                purges.stamp(),
+            );
+        }
+        locals.close_variants(b"a");
+        flights.purge_variants(b"a");
+        for (i, (key, purged)) in keys.into_iter().zip([true, true, false, false]).enumerate() {
+            assert_eq!(flights.joinable(key.as_bytes(), &purges).is_none(), purged);
+            assert_eq!(locals.joinable(key.as_bytes(), &purges).is_none(), purged);
+            assert_eq!(flights.get_mut(FetchId(i as u64)).unwrap().purged, purged);
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //!  requests.rs   connection events -> requests -> key -> hit | miss | pass
 //!  answers.rs    writing answers: heads, pieces, flow control
 //!  flights.rs    joining and leading flights, fetch events, fills
+//!  variants.rs   which variant of a resource a request selects
 //!  validations.rs  confirming stale objects, serving them when the origin fails
 //!  passes.rs     fetches for one request only
 //!  let_go.rs     arena memory that slow clients hold up
@@ -20,6 +21,7 @@ mod let_go;
 mod passes;
 mod requests;
 mod validations;
+mod variants;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use crate::config::ShardConfig;
 use crate::conn::h3::{self, FieldSection};
 use crate::conn::quic::{Conn, Quic, QuicSetup, Route};
 use crate::flight::{FlightEvent, Flights, Locals, Target, Ticket, Uncacheable};
+use crate::http::vary::Rules;
 use crate::io::{Command, Datagram, FetchId, Input, Now, OriginId, Outbox, Reply, ShardId};
 use crate::stats::ShardStats;
 use crate::store::{HitNote, Store, StoreStats};
@@ -93,6 +96,8 @@ pub struct Shard {
     /// Counted by its holders: requests that are passed on and may have a body.
     bodies: Arc<()>,
     uncacheable: Uncacheable,
+    /// Of resources that have variants.
+    rules: Rules,
     next_fetch: u64,
     /// Body bytes that fills without room hold on the heap.
     heap_bytes: u64,
@@ -141,6 +146,7 @@ impl Shard {
             passes: HashMap::default(),
             bodies: Arc::default(),
             uncacheable: Uncacheable::new(limits.max_uncacheable, limits.uncacheable_ttl),
+            rules: Rules::new(limits.max_varying, limits.max_variants),
             next_fetch: 0,
             heap_bytes: 0,
             copied_out: CopiedOut::default(),
@@ -264,10 +270,16 @@ impl Shard {
         self.locals.close_key(key);
         let hash = self.store.hash(key);
         let ours = self.store.owner(hash) == self.config.shard;
+        // Variants are forgotten all together, by forgetting where they are.
+        let varied = self.rules.forget(hash);
+        if varied {
+            self.flights.purge_variants(key);
+            self.locals.close_variants(key);
+        }
         match soft {
             _ if !ours => false,
-            false => self.store.purge(hash, key),
-            true => self.store.purge_softly(hash, key),
+            false => self.store.purge(hash, key) || varied,
+            true => self.store.purge_softly(hash, key) || varied,
         }
     }
 
@@ -382,6 +394,7 @@ impl Shard {
         self.stats.waiters.set(self.locals.followers() as u64);
         self.stats.flights.set(self.flights.len() as u64);
         self.stats.passes.set(self.passes.len() as u64);
+        self.stats.varying.set(self.rules.len() as u64);
         self.stats.uncacheable.set(self.uncacheable.len() as u64);
         if self.next_gauges.is_none_or(|due| now.mono >= due) {
             self.next_gauges = Some(now.mono + GAUGE_INTERVAL);

@@ -105,6 +105,8 @@ shard_stats! {
     fills_stored,
     /// Fills that found no room and were streamed without being kept.
     fills_without_room,
+    /// Resources known to have variants (gauge).
+    varying,
     /// Keys marked uncacheable (gauge).
     uncacheable,
     /// Responses cut off because the origin failed in the middle.

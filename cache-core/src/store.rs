@@ -38,6 +38,7 @@ use foldhash::quality::FixedState;
 use hugepages::{BackingReport, PagePolicy, Reader};
 
 use crate::evict::{HITS_PER_SAMPLE, Sampler};
+use crate::http::vary;
 use crate::index::Index;
 use crate::io::ShardId;
 use crate::purge::{Purges, TagSlot, Verdict};
@@ -226,7 +227,7 @@ pub struct StoreStats {
 #[derive(Debug)]
 pub struct Store {
     shard: ShardId,
-    hasher: FixedState,
+    hasher: KeyHasher,
     purges: Arc<Purges>,
     partitions: Vec<Partition>,
     owner: Owner,
@@ -246,7 +247,7 @@ struct Partition {
 impl Store {
     fn new(
         shard: ShardId,
-        hasher: FixedState,
+        hasher: KeyHasher,
         purges: Arc<Purges>,
         partitions: Vec<Partition>,
         owner: Owner,
@@ -263,12 +264,18 @@ impl Store {
 
     /// The key's hash, the same on all shards.
     pub fn hash(&self, key: &[u8]) -> KeyHash {
-        hash_key(&self.hasher, key)
+        hash_key(&self.hasher.state, key)
+    }
+
+    /// The hash of a variant's key (see [`crate::http::vary`]): its owner is that of the resource, so
+    /// that one shard decides about all variants.
+    pub fn hash_variant(&self, key: &[u8]) -> KeyHash {
+        self.hasher.of(key)
     }
 
     /// The shard whose partition the key belongs to.
     pub fn owner(&self, hash: KeyHash) -> ShardId {
-        ((u128::from(hash.0) * self.partitions.len() as u128) >> 64) as ShardId
+        self.hasher.owner(hash)
     }
 
     /// What was purged, for stamps and slots of tags.
@@ -462,6 +469,34 @@ impl Store {
 /// The hash of a key in stores of this [`StoreConfig::hash_seed`].
 pub fn hash_of(hash_seed: u64, key: &[u8]) -> KeyHash {
     hash_key(&FixedState::with_seed(hash_seed), key)
+}
+
+/// Hashes keys, of resources and of their variants.
+#[derive(Clone, Debug)]
+struct KeyHasher {
+    state: FixedState,
+    shards: u8,
+}
+
+impl KeyHasher {
+    /// The hash of any key.
+    fn of(&self, key: &[u8]) -> KeyHash {
+        let base = vary::base(key);
+        let hash = hash_key(&self.state, key);
+        if base.len() == key.len() {
+            return hash;
+        }
+        // Evenly over the hashes that belong to the owner of the resource.
+        let owner = u128::from(self.owner(hash_key(&self.state, base)));
+        let shards = u128::from(self.shards);
+        let start = |owner: u128| (owner << 64).div_ceil(shards);
+        let (first, end) = (start(owner), start(owner + 1));
+        KeyHash((first + ((u128::from(hash.0) * (end - first)) >> 64)) as u64)
+    }
+
+    fn owner(&self, hash: KeyHash) -> ShardId {
+        ((u128::from(hash.0) * u128::from(self.shards)) >> 64) as ShardId
+    }
 }
 
 fn hash_key(state: &FixedState, key: &[u8]) -> KeyHash {

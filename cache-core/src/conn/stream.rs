@@ -78,7 +78,7 @@ impl Asked {
                 conditions.append(name, value);
             }
         }
-        let plain = conditions.is_empty() && headers.len() <= forward::CANONICAL_FIELDS;
+        let plain = conditions.is_empty() && **headers == forward::canonical();
         (!plain).then(|| {
             Box::new(Self {
                 headers: Arc::clone(headers),

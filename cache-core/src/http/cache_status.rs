@@ -7,6 +7,8 @@ pub enum Forward {
     Method,
     /// Nothing was stored for the URI.
     UriMiss,
+    /// Other variants may be stored, the one asked for is not.
+    VaryMiss,
     /// Something was stored, and too old.
     Stale,
     /// The cache was told not to handle the request.
@@ -38,6 +40,7 @@ impl Forward {
         match self {
             Self::Method => "method",
             Self::UriMiss => "uri-miss",
+            Self::VaryMiss => "vary-miss",
             Self::Stale => "stale",
             Self::Bypass => "bypass",
         }
@@ -139,6 +142,7 @@ mod tests {
                 "popcache; fwd=stale; fwd-status=304; stored; collapsed; detail=no-store",
             ),
             (forwarded(Forward::Bypass), "popcache; fwd=bypass"),
+            (forwarded(Forward::VaryMiss), "popcache; fwd=vary-miss"),
             (forwarded(Forward::Method), "popcache; fwd=method"),
             (CacheStatus::Own { detail: "busy" }, "popcache; detail=busy"),
         ];

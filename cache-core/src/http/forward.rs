@@ -50,7 +50,7 @@ pub fn shared(section: &FieldSection, allowed: &ClientFields) -> HeaderMap {
     headers
 }
 
-fn is_shown(name: &HeaderName, allowed: &ClientFields) -> bool {
+pub(super) fn is_shown(name: &HeaderName, allowed: &ClientFields) -> bool {
     let never = [
         ACCEPT_ENCODING,
         AUTHORIZATION,

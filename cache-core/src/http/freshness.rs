@@ -3,8 +3,6 @@
 //!
 //! Stricter than the RFC on purpose:
 //! - a response with Set-Cookie is for the one who asked, unless the configuration says otherwise;
-//! - so is one with a Vary that names anything but Accept-Encoding (the upstream is always asked
-//!   for the identity coding, so that one variant is all there is);
 //! - so is a 206: ranges are cut from whole objects;
 //! - an Age that is no number makes a response stale;
 //! - what is never fresh is kept only where it can be validated.
@@ -229,7 +227,7 @@ fn private_reason(
             request.authorization && !allows_authorized(directives),
             "authorization",
         ),
-        (varies(headers), "vary"),
+        (varies_by_everything(headers), "vary"),
         (status.is_informational(), "not-final"),
         (status == StatusCode::PARTIAL_CONTENT, "partial"),
         (status == StatusCode::NOT_MODIFIED, "not-modified"),
@@ -244,13 +242,14 @@ fn allows_authorized(directives: &ResponseDirectives) -> bool {
     directives.public || directives.must_revalidate || directives.s_maxage.is_some()
 }
 
-fn varies(headers: &HeaderMap) -> bool {
+/// Which fields else Vary names is for [`super::vary`] to say.
+fn varies_by_everything(headers: &HeaderMap) -> bool {
     headers
         .get_all(header::VARY)
         .iter()
         .flat_map(|value| value.as_bytes().split(|&b| b == b','))
         .map(<[u8]>::trim_ascii)
-        .any(|name| !name.is_empty() && !name.eq_ignore_ascii_case(b"accept-encoding"))
+        .any(|name| name == b"*")
 }
 
 /// Statuses whose meaning for caches we know (RFC 9110 section 15).

@@ -11,6 +11,7 @@ pub mod key;
 pub mod request;
 pub mod surrogate_key;
 pub mod targeted;
+pub mod vary;
 
 /// The decimal digits of `value`, written to the end of `digits`.
 pub(crate) fn decimal(mut value: u64, digits: &mut [u8; 20]) -> &[u8] {

@@ -18,6 +18,7 @@ use crate::flight::{Outcome, Ticket, Waiter};
 use crate::http::cache_status::{self, CacheStatus, Forward};
 use crate::http::conditional::Conditions;
 use crate::http::freshness::{self, Flags, Freshness, Lifetime, State};
+use crate::http::vary;
 use crate::io::{FetchErrorKind, Now, Outbox};
 use crate::store::{Hit, KeyHash, ObjectMeta};
 
@@ -309,6 +310,15 @@ impl Shard {
                 true => Outcome::Alone,
                 false => Outcome::Private,
             }),
+            None if head.variant.as_ref().is_some_and(|variant| {
+                let base = vary::base(&flight.target.key);
+                let asked = response.asked.as_ref().map(|asked| &asked.headers);
+                let headers = asked.unwrap_or(&flight.target.headers);
+                variant.rule.key(base, headers).as_deref() != Some(&variant.key[..])
+            }) =>
+            {
+                Step::Elsewhere(Outcome::Varies)
+            }
             None => {
                 let verdict = CacheStatus::Forwarded {
                     why: *why,
@@ -416,7 +426,11 @@ impl Shard {
                 self.stats.flights_refused.inc();
                 self.answer_busy(conn, id, "flights")
             }
-            Outcome::Present | Outcome::Complete => {
+            Outcome::Present | Outcome::Complete | Outcome::Varies => {
+                if !self.select(&mut target) {
+                    let request = PassRequest::shared(target, head_only, why);
+                    return self.pass(conn, id, request, now, out);
+                }
                 self.scratch.key.clear();
                 self.scratch.key.extend_from_slice(&target.key);
                 let conditions = asked.as_ref().map(|asked| asked.conditions());

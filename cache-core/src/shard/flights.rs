@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
+use super::variants::Place;
 use super::{LaneMessage, Shard};
 use crate::conn::h3::head;
 use crate::flight::{
@@ -13,6 +14,7 @@ use crate::flight::{
 };
 use crate::http::freshness::{self, Lifetime, RequestFacts, State, Storage};
 use crate::http::surrogate_key::SurrogateKeys;
+use crate::http::vary;
 use crate::io::{
     FetchCommand, FetchError, FetchErrorKind, FetchEvent, FetchId, FetchRequest, Now, Outbox,
     ShardId,
@@ -52,6 +54,13 @@ impl Shard {
             return self.catch_up(now, id, subscriber, out);
         }
         let end = |outcome| FlightEvent::End(outcome);
+        if let Some(rule) = self.rule_of(&target.key)
+            && rule.key(vary::base(&target.key), &target.headers) != Some(target.key.to_vec())
+        {
+            // Its shard has not heard of it, or of its latest.
+            self.tell(now, subscriber, NO_FETCH, FlightEvent::Varies(rule), out);
+            return self.tell(now, subscriber, NO_FETCH, end(Outcome::Varies), out);
+        }
         if from != self.config.shard && self.is_fresh(&target, now) {
             return self.tell(now, subscriber, NO_FETCH, end(Outcome::Present), out);
         }
@@ -146,6 +155,10 @@ impl Shard {
                 if head.alone {
                     self.locals.close(ticket);
                 }
+                if let Some(variant) = &head.variant {
+                    self.learn_variants(&variant.key, &variant.rule);
+                    self.locals.close(ticket);
+                }
                 if let Some(flight) = self.locals.get_mut(ticket) {
                     if head.alone && !head.stored {
                         self.uncacheable.mark(flight.target.hash, now.unix_ms);
@@ -153,6 +166,12 @@ impl Shard {
                     flight.head = Some(head);
                 }
                 self.locals.wake(ticket);
+            }
+            FlightEvent::Varies(rule) => {
+                let target = self.locals.get(ticket).map(|flight| &flight.target);
+                if let Some(key) = target.map(|target| target.key.clone()) {
+                    self.learn_variants(&key, &rule);
+                }
             }
             FlightEvent::Pieces(pieces) => self.flight_pieces(ticket, pieces),
             FlightEvent::End(outcome) => {
@@ -289,6 +308,7 @@ impl Shard {
             length,
             confirmed,
         } = received;
+        let place = self.place(now, id, headers);
         let Some(flight) = self.flights.get_mut(id) else {
             return false;
         };
@@ -302,9 +322,14 @@ impl Shard {
             self.abandon(now, id, out);
             return false;
         }
+        let alone = decision.alone || matches!(place, Place::Nowhere);
         let times = match decision.storage {
-            Storage::Store(times) => Some(times),
-            Storage::Share | Storage::Private => None,
+            Storage::Store(times) if !matches!(place, Place::Nowhere) => Some(times),
+            _ => None,
+        };
+        let variant = match place {
+            Place::Variant(variant) => Some(variant),
+            Place::Asked | Place::Nowhere => None,
         };
         let meta = ObjectMeta {
             stamp: flight.stamp,
@@ -319,15 +344,18 @@ impl Shard {
             self.stats.surrogate_keys_exceeded.inc();
         }
         let encoded = head::encode_static(status, headers);
-        let target = &flight.target;
+        let (key, hash) = match &variant {
+            Some(variant) => (&variant.key, variant.hash),
+            None => (&flight.target.key, flight.target.hash),
+        };
         let object = NewObject {
-            key: &target.key,
+            key,
             meta: &meta,
             head: &encoded,
             tags: &keys.slots,
             length,
         };
-        let fill = self.store.begin(target.hash, &object);
+        let fill = self.store.begin(hash, &object);
         let stored = match fill {
             Ok(fill) => {
                 flight.fill = Some(fill);
@@ -344,12 +372,13 @@ impl Shard {
             tags: keys.slots,
             length,
             stored,
-            alone: decision.alone,
+            alone,
             age_s: freshness::received_age(headers),
             confirmed: confirmed.is_some(),
+            variant,
         });
         flight.head = Some(Arc::clone(&head));
-        if decision.alone {
+        if alone {
             self.keep_from_others(now, id, stored, out);
         }
         self.tell_all(now, id, out, || FlightEvent::Head(Arc::clone(&head)));

@@ -19,6 +19,7 @@ use crate::http::conditional::Conditions;
 use crate::http::forward;
 use crate::http::key::{self, BadRequest};
 use crate::http::request::{self, Handling};
+use crate::http::vary;
 use crate::io::{Now, OriginId, Outbox};
 use crate::store::KeyHash;
 
@@ -326,13 +327,27 @@ impl Shard {
         out: &mut Outbox,
     ) -> Option<Response> {
         let conditions = Conditions::read(section.fields());
+        let mut hash = hash;
+        let varies = self.rule_of(&self.scratch.key).is_some();
+        if varies {
+            let mut target = self.target(section, hash, origin);
+            if !self.select(&mut target) {
+                let request = PassRequest::shared(target, head_only, Forward::Bypass);
+                return self.pass(conn, id, request, now, out);
+            }
+            hash = target.hash;
+            self.scratch.key.clear();
+            self.scratch.key.extend_from_slice(&target.key);
+        }
         let found = self.answer_hit(conn, id, hash, head_only, &conditions, now);
         if let Ok(Answered { rest, stale: false }) = found {
             return rest;
         }
-        let mut target = target(&self.scratch.key, hash, origin);
-        let allowed = &self.config.origins[usize::from(origin.0)].client_fields;
-        target.headers = Arc::new(forward::shared(section, allowed));
+        let target = self.target(section, hash, origin);
+        let found = found.map_err(|why| match why {
+            Forward::UriMiss if varies => Forward::VaryMiss,
+            why => why,
+        });
         match found {
             Ok(answered) => {
                 self.revalidate(target, now, out);
@@ -349,6 +364,14 @@ impl Shard {
                 self.miss(conn, id, miss, now, out)
             }
         }
+    }
+
+    /// What to ask the origin for a request whose key is in the scratch.
+    fn target(&self, section: &FieldSection, hash: KeyHash, origin: OriginId) -> Target {
+        let mut target = target(&self.scratch.key, hash, origin);
+        let allowed = &self.config.origins[usize::from(origin.0)].client_fields;
+        target.headers = Arc::new(forward::shared(section, allowed));
+        target
     }
 
     /// A method that is not answered from the cache: it goes to the origin as it is, once its body is
@@ -586,7 +609,7 @@ fn varint(code: u64) -> VarInt {
 
 fn target(key: &[u8], hash: crate::store::KeyHash, origin: crate::io::OriginId) -> Target {
     let key = Bytes::copy_from_slice(key);
-    let (authority, path) = key::split(&key);
+    let (authority, path) = key::split(vary::base(&key));
     Target {
         authority: key.slice_ref(authority),
         path: key.slice_ref(path),

@@ -7,7 +7,7 @@ use foldhash::quality::FixedState;
 use hugepages::{Arena, Backing, Reader, Region, Table, Writer};
 
 use super::owner::{Bounds, Owner, expected_objects};
-use super::{Partition, Store, StoreConfig, StoreError, StoreReport};
+use super::{KeyHasher, Partition, Store, StoreConfig, StoreError, StoreReport};
 use crate::evict::Metas;
 use crate::index::{Index, LOAD_PERCENT, MAX_LOG_BYTES};
 use crate::io::ShardId;
@@ -43,7 +43,10 @@ pub fn build(
     let bounds = layout.bounds(config);
     let mut shards: Vec<Vec<Partition>> = (0..config.shards).map(|_| Vec::new()).collect();
     let mut owners = Vec::new();
-    let hasher = FixedState::with_seed(config.hash_seed);
+    let hasher = KeyHasher {
+        state: FixedState::with_seed(config.hash_seed),
+        shards: config.shards,
+    };
     for shard in 0..config.shards {
         let cut = layout.cut(&mut memory, config.shards)?;
         for (partitions, (log, extents)) in shards.iter_mut().zip(cut.readers) {

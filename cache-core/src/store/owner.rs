@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use foldhash::quality::FixedState;
 use slab::Slab;
 
 use super::classes::Classes;
@@ -13,7 +12,7 @@ use super::layout::Writers;
 use super::pins::Pins;
 use super::reclaim::Making;
 use super::space::Space;
-use super::{Fill, KeyHash, NewObject, Partition, Span, StoreError, StoreStats, hash_key};
+use super::{Fill, KeyHash, KeyHasher, NewObject, Partition, Span, StoreError, StoreStats};
 use crate::evict::{Metas, Source};
 use crate::index::{Index, LOAD_PERCENT, Slot, SlotId};
 use crate::io::ShardId;
@@ -30,7 +29,7 @@ const MAX_DISPLACED: usize = 64;
 #[derive(Debug)]
 pub(super) struct Owner {
     pub shard: ShardId,
-    pub hasher: FixedState,
+    pub hasher: KeyHasher,
     pub index: Arc<Index>,
     pub purges: Arc<Purges>,
     pub space: Space,
@@ -88,7 +87,7 @@ pub(super) struct Large {
 impl Owner {
     pub fn new(
         shard: ShardId,
-        hasher: FixedState,
+        hasher: KeyHasher,
         index: Arc<Index>,
         purges: Arc<Purges>,
         writers: Writers,
@@ -393,7 +392,7 @@ impl Owner {
     ) -> Option<(Record<'a>, KeyHash)> {
         let place = Place::of(entry.location(), partition.log_shift);
         let record = partition.record(place)?;
-        let hash = hash_key(&self.hasher, record.key());
+        let hash = self.hasher.of(record.key());
         let is_its = record.header.form != Form::Piece && entry.is_of(hash);
         is_its.then_some((record, hash))
     }

@@ -3,7 +3,7 @@
 use super::evicted::{Leaving, Sink};
 use super::hit::{Place, Record};
 use super::owner::Owner;
-use super::{KeyHash, Partition, ShardId, hash_key};
+use super::{KeyHash, Partition, ShardId};
 use crate::evict::{Census, Keep, Source};
 use crate::index::SlotId;
 use crate::policy::MAX_OBSERVED;
@@ -224,7 +224,7 @@ impl Owner {
         if record.header.form == Form::Piece {
             return None;
         }
-        let hash = hash_key(&self.hasher, record.key());
+        let hash = self.hasher.of(record.key());
         let location = place.location(partition.log_shift);
         let slot = self.index.find(hash, location)?;
         Some(Walked {

@@ -879,3 +879,21 @@ fn emptying_a_segment_steps_over_what_it_cannot_read() {
     }
     assert!(stores[0].stats().evictions > 1_000);
 }
+
+#[test]
+fn a_variant_is_kept_by_the_owner_of_its_resource() {
+    let mut stores = node(3, 64);
+    for i in 0..300u32 {
+        let base = format!("edge.test/{i}");
+        let variant = [base.as_bytes(), &[0], &i.to_be_bytes()].concat();
+        let owner = owner_of(&stores, base.as_bytes());
+        let store = &mut stores[owner];
+        let hash = store.hash_variant(&variant);
+        assert_eq!(usize::from(store.owner(hash)), owner, "{base}");
+        assert_ne!(hash, store.hash(base.as_bytes()));
+        assert_eq!(
+            store.hash_variant(base.as_bytes()),
+            store.hash(base.as_bytes())
+        );
+    }
+}

@@ -494,6 +494,20 @@ fn read_limits(s: &mut Section<'_, '_, '_>, max_object: u64) -> Limits {
             1..=1 << 20,
             "uncollapsed fetches of a shard (uncacheable answers) at a time",
         ),
+        max_varying: s.bounded(
+            "max_varying",
+            &COUNT,
+            d.max_varying,
+            1..=1 << 24,
+            "resources of a shard known to have variants (Vary); past it those of the oldest are forgotten",
+        ),
+        max_variants: s.bounded(
+            "max_variants",
+            &COUNT_U32,
+            d.max_variants,
+            1..=1 << 20,
+            "variants of one resource; past it all of them are forgotten",
+        ),
         max_request_body: s.bounded(
             "max_request_body",
             &SIZE,

@@ -63,7 +63,7 @@ fn the_test_clock_is_what_it_says() {
 /// RFC 9111 section 3: what is for the one who asked.
 #[test]
 fn private() {
-    let cases: [(u16, Sample, &str); 17] = [
+    let cases: [(u16, Sample, &str); 16] = [
         (200, &cache_control("no-store, max-age=60"), "no-store"),
         (200, &cache_control("private, max-age=60"), "private"),
         (200, &cache_control("private=\"x\", max-age=60"), "private"),
@@ -117,16 +117,7 @@ fn private() {
             200,
             &[
                 ("cache-control", "max-age=60"),
-                ("vary", "Accept-Encoding, Cookie"),
-            ],
-            "vary",
-        ),
-        (
-            200,
-            &[
-                ("cache-control", "max-age=60"),
-                ("vary", "accept-encoding"),
-                ("vary", "origin"),
+                ("vary", "Accept-Encoding, *"),
             ],
             "vary",
         ),
