@@ -54,8 +54,6 @@ type Counts = BTreeMap<String, Passed>;
 /// Also when a program does not start or the suite cannot be installed.
 pub fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     host::require_linux()?;
-    let folder = workspace.target().join("conformance");
-    install(&folder)?;
     let binaries = match &args.bin_dir {
         Some(dir) => std::path::absolute(dir)?,
         None => {
@@ -63,16 +61,30 @@ pub fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
             workspace.target().join("release")
         }
     };
+    suite(workspace, &binaries, args.id.as_deref())
+}
+
+/// Runs the whole suite with the binaries of this folder.
+///
+/// # Errors
+/// As [`run`].
+pub fn check(workspace: &Workspace, binaries: &Path) -> anyhow::Result<()> {
+    suite(workspace, binaries, None)
+}
+
+fn suite(workspace: &Workspace, binaries: &Path, id: Option<&str>) -> anyhow::Result<()> {
+    let folder = workspace.target().join("conformance");
+    install(&folder)?;
     let signals = Signals::watch()?;
-    let setup = Setup::start(workspace, &folder, &binaries, &signals)?;
-    let output = command::output(&mut setup.runner(workspace, args.id.as_deref()))?;
+    let setup = Setup::start(workspace, &folder, binaries, &signals)?;
+    let output = command::output(&mut setup.runner(workspace, id))?;
     print!("{output}");
     let counts: Counts = output
         .lines()
         .last()
         .and_then(|line| serde_json::from_str(line).ok())
         .context("the suite printed no counts")?;
-    if args.id.is_some() {
+    if id.is_some() {
         return Ok(());
     }
     println!("what did not pass: {}", setup.report().display());

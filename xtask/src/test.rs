@@ -8,7 +8,7 @@ use crate::command::{self, cargo, succeeds};
 use crate::pages::Hugepages;
 use crate::summary::{Count, run_counted};
 use crate::workspace::Workspace;
-use crate::{build, checks, host, lock, setup};
+use crate::{build, checks, conformance, host, lock, setup};
 
 /// Seeds of the simulation that a whole test run tries.
 const SEEDS: u64 = 1_000;
@@ -55,6 +55,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     if !args.quick {
         host::require_kernel()?;
         count += end_to_end(workspace)?;
+        count += conformance(workspace);
     }
     println!("{count}");
     if count.failed > 0 {
@@ -144,6 +145,21 @@ fn end_to_end(workspace: &Workspace) -> anyhow::Result<Count> {
         .args(["test", "--workspace", "--locked", "--test", "netns"])
         .args(["--", "--test-threads=1"]);
     run_counted(&mut runner)
+}
+
+/// http-cache-tests, whose counts must not fall: one test.
+fn conformance(workspace: &Workspace) -> Count {
+    let failed = match conformance::check(workspace, &workspace.target().join("release")) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("xtask: http-cache-tests: {error:#}");
+            1
+        }
+    };
+    Count {
+        passed: 1 - failed,
+        failed,
+    }
 }
 
 fn simulation(workspace: &Workspace, seeds: u64) -> anyhow::Result<Count> {
