@@ -286,7 +286,7 @@ impl Tier {
         match self.ledger.insert(object.hash, entry) {
             // Written for nothing; at the bound that `max_objects` keeps, this is rare.
             Inserted::Full => Err(Refusal::IndexFull),
-            Inserted::New | Inserted::Replaced(_) => Ok(()),
+            Inserted::New | Inserted::Replaced(_) | Inserted::Older => Ok(()),
         }
     }
 

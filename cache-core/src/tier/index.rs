@@ -107,6 +107,8 @@ pub(super) struct Index {
 pub(super) enum Inserted {
     New,
     Replaced(Entry),
+    /// What is there is newer.
+    Older,
     /// Both buckets are full of living entries.
     Full,
 }
@@ -142,16 +144,20 @@ impl Index {
         None
     }
 
-    /// Puts an entry in, in place of a living one of the same hash.
+    /// Puts an entry in, in place of a living one of the same hash if it is `newer` than that.
     pub fn insert(
         &mut self,
         hash: KeyHash,
         entry: Entry,
         alive: impl Fn(Entry) -> bool,
+        newer: impl Fn(Entry) -> bool,
     ) -> Inserted {
         let name = Name::of(hash, self.buckets);
         let new = Slot::new(name.fingerprint, entry.encode());
         if let Some((SlotId(slot), old)) = self.find(hash, &alive) {
+            if !newer(old) {
+                return Inserted::Older;
+            }
             self.slots[slot] = new;
             return Inserted::Replaced(old);
         }
@@ -306,7 +312,7 @@ mod tests {
         let objects = 10_000;
         let mut index = Index::new(objects);
         for number in 1..=objects {
-            let inserted = index.insert(hash(number), entry(number), |_| true);
+            let inserted = index.insert(hash(number), entry(number), |_| true, |_| true);
             assert_eq!(inserted, Inserted::New, "{number} of {objects}");
         }
         for number in 1..=objects {
@@ -316,7 +322,7 @@ mod tests {
         let more = objects + 1..objects * 2;
         let refused = more
             .filter(|number| {
-                index.insert(hash(*number), entry(*number), |_| true) == Inserted::Full
+                index.insert(hash(*number), entry(*number), |_| true, |_| true) == Inserted::Full
             })
             .count();
         assert!(refused > 0);
@@ -327,7 +333,7 @@ mod tests {
     fn dead_entries_are_not_found_and_give_room() {
         let mut index = Index::new(1_000);
         for number in 1..=1_000 {
-            index.insert(hash(number), entry(number), |_| true);
+            index.insert(hash(number), entry(number), |_| true, |_| true);
         }
         let alive = |entry: Entry| entry.life != 3;
         let mut model: HashMap<u64, u64> = (1..=1_000).map(|number| (number, number)).collect();
@@ -340,14 +346,16 @@ mod tests {
         }
         index.sweep(1, alive);
         assert_eq!(index.entries().count(), model.len());
-        let replaced = index.insert(hash(4), entry(5), alive);
+        let replaced = index.insert(hash(4), entry(5), alive, |_| true);
         assert_eq!(replaced, Inserted::Replaced(entry(4)));
+        let refused = index.insert(hash(4), entry(6), alive, |_| false);
+        assert_eq!(refused, Inserted::Older);
     }
 
     #[test]
     fn a_removed_entry_is_gone() {
         let mut index = Index::new(100);
-        index.insert(hash(1), entry(100), |_| true);
+        index.insert(hash(1), entry(100), |_| true, |_| true);
         let (slot, _) = index.find(hash(1), |_| true).unwrap();
         index.remove(slot);
         assert_eq!(index.find(hash(1), |_| true), None);

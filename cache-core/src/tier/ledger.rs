@@ -55,12 +55,23 @@ impl Ledger {
 
     /// Names a record for a hash, in place of what it named before.
     pub fn insert(&mut self, hash: KeyHash, entry: Entry) -> Inserted {
+        self.insert_newer(hash, entry, |_, _| true)
+    }
+
+    /// As [`Self::insert`], if the record is newer than the one named before.
+    pub fn insert_newer(
+        &mut self,
+        hash: KeyHash,
+        entry: Entry,
+        newer: impl Fn(&Space, Entry) -> bool,
+    ) -> Inserted {
         let space = &self.space;
+        let alive = |entry| space.is_alive(entry);
         let inserted = self
             .index
-            .insert(hash, entry, |entry| space.is_alive(entry));
+            .insert(hash, entry, alive, |old| newer(space, old));
         match inserted {
-            Inserted::Full => return inserted,
+            Inserted::Full | Inserted::Older => return inserted,
             Inserted::New => self.objects += 1,
             Inserted::Replaced(old) => self.space.sub(old),
         }

@@ -21,10 +21,11 @@ use foldhash::fast::RandomState;
 use hugepages::blocks::Pool;
 
 use super::format::{Geometry, SECTOR};
-use super::index::{self, Inserted};
+use super::index::Inserted;
 use super::ledger::Ledger;
 use super::record::{Front, Spot, UNIT};
 use super::segment::{self, Entry, Identity, Kind, Table, Trailer};
+use super::space::Space;
 use super::{Tier, TierConfig};
 use crate::io::ShardId;
 use crate::purge::{Purges, Verdict};
@@ -219,18 +220,12 @@ impl Recovery {
             self.ledger.stats.recovered_purged += 1;
             return false;
         }
-        let (kind, segment, _) = found;
+        let (kind, ..) = found;
         if kind == Kind::Pinned {
             let serial = self.pinned_serials.entry(entry.hash).or_default();
             *serial = entry.serial.max(*serial);
         }
-        if self.is_newer(found, entry) {
-            let pinned = entry.pinned && kind == Kind::Pinned && (self.is_pinned)(entry.hash);
-            let (at, units) = (entry.unit * UNIT, entry.units);
-            let space = &self.ledger.space;
-            let named = space.entry(segment, at, units, entry.version, pinned);
-            self.name(entry.hash, named);
-        }
+        self.name(found, entry);
         true
     }
 
@@ -240,30 +235,31 @@ impl Recovery {
         verdict == Verdict::Hard || (self.url_purged)(entry.hash, entry.stamp)
     }
 
-    /// Whether it is newer than what was found of that key so far.
-    fn is_newer(&self, (kind, _, identity): Found, entry: &Entry) -> bool {
-        let Some((_, old)) = self.ledger.find(entry.hash) else {
-            return true;
-        };
-        let (segment, at) = self.ledger.space.locate(old);
-        let there = self.ledger.space.get(segment);
-        if there.kind != kind {
-            // Those for pinned objects come first.
-            let serial = self.pinned_serials.get(&entry.hash);
-            return serial.is_none_or(|serial| entry.serial > *serial);
-        }
-        (there.identity.sequence, at) < (identity.sequence, entry.unit * UNIT)
-    }
-
-    fn name(&mut self, hash: KeyHash, entry: index::Entry) {
+    /// Has the index name it, if it is newer than what was found of that key so far.
+    fn name(&mut self, (kind, segment, identity): Found, found: &Entry) {
         if !self.ledger.has_room() {
             self.ledger.stats.recovered_index_full += 1;
             return;
         }
-        match self.ledger.insert(hash, entry) {
+        let at = found.unit * UNIT;
+        let pinned = found.pinned && kind == Kind::Pinned && (self.is_pinned)(found.hash);
+        let space = &self.ledger.space;
+        let entry = space.entry(segment, at, found.units, found.version, pinned);
+        let serials = &self.pinned_serials;
+        let newer = |space: &Space, old| {
+            let (segment, old_at) = space.locate(old);
+            let there = space.get(segment);
+            if there.kind != kind {
+                // Those for pinned objects come first.
+                let serial = serials.get(&found.hash);
+                return serial.is_none_or(|serial| found.serial > *serial);
+            }
+            (there.identity.sequence, old_at) < (identity.sequence, at)
+        };
+        match self.ledger.insert_newer(found.hash, entry, newer) {
             Inserted::Full => self.ledger.stats.recovered_index_full += 1,
             Inserted::New => self.ledger.stats.recovered_objects += 1,
-            Inserted::Replaced(_) => {}
+            Inserted::Replaced(_) | Inserted::Older => {}
         }
     }
 

@@ -113,6 +113,7 @@ fn crashes_alone_damage_nothing_that_is_served() {
         totals.evicted_segments > 100 && totals.missing_purged > 100,
         "{totals:?}"
     );
+    assert!(totals.missing_other_key > 0, "{totals:?}");
     assert_eq!(totals.missing_io_error, 0);
     let bounds = [
         totals.fetches_refused,
@@ -195,7 +196,7 @@ fn what_was_taken_is_served() {
         };
         let mut world = World::new(plan);
         let mut taken = Vec::new();
-        for number in 0..model::KEYS {
+        for number in 0..model::APART {
             let version = world.new_version(number);
             if world.offer(number, version, 2, Bypass::No) == Offered::Written {
                 taken.push(number);

@@ -7,6 +7,8 @@ use cache_core::purge::{MAX_TAGS, TagSlot};
 use cache_core::store::{KeyHash, ObjectMeta};
 
 pub const KEYS: u32 = 48;
+/// Keys with a hash of their own.
+pub const APART: u32 = KEYS - 2;
 
 /// One version of an object.
 #[derive(Clone, Debug)]
@@ -34,8 +36,9 @@ pub fn key(number: u32) -> Vec<u8> {
     format!("https://edge.test/{}/{number}", number % 5).into_bytes()
 }
 
-/// Spread like a real hash, the same in every run.
+/// Spread like a real hash, the same in every run. The last two keys have the same.
 pub fn hash(number: u32) -> KeyHash {
+    let number = number.min(KEYS - 2);
     let mixed = (u64::from(number) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     KeyHash((mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9))
 }

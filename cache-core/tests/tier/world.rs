@@ -20,7 +20,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::disk::Disk;
-use crate::model::{KEYS, Model, Version, body, hash, key};
+use crate::model::{APART, KEYS, Model, Version, body, hash, key};
 
 pub const BLOCK: usize = 128 << 10;
 const MIB: u64 = 1 << 20;
@@ -95,6 +95,7 @@ pub struct World {
     tickets: Vec<(Ticket, HashMap<u32, u32>)>,
     pub durable_pins: HashMap<u32, u32>,
     lives: u64,
+    crashed: bool,
     /// Over all lives.
     pub totals: TierStats,
     /// Everything that was seen, folded.
@@ -141,6 +142,7 @@ impl World {
             tickets: Vec::new(),
             durable_pins: HashMap::new(),
             lives: 1,
+            crashed: false,
             totals: TierStats::default(),
             trace: 0,
             plan,
@@ -318,7 +320,7 @@ impl World {
     }
 
     fn pin_something(&mut self) {
-        let number = self.any_key();
+        let number = self.any_key() % APART;
         let version = match self.model.latest.get(&number).copied() {
             Some(version) if !self.model.is_dead((number, version)) => version,
             _ => self.new_version(number),
@@ -498,6 +500,11 @@ impl World {
                 if let Some(fetch) = self.fetches.remove(&id)
                     && let Some((version, object)) = fetch.version
                 {
+                    let faulty = self.crashed || !self.plan.faults.none();
+                    assert!(
+                        faulty || fetch.cancelled,
+                        "an answer is cut off without need"
+                    );
                     let expected = body(fetch.number, version, object.body_len);
                     assert!(expected.starts_with(&fetch.got));
                 }
@@ -655,6 +662,7 @@ impl World {
 
     /// Power is lost: what was under way may have happened in part.
     pub fn crash(&mut self) {
+        self.crashed = true;
         for command in std::mem::take(&mut self.under_way) {
             if let DiskCommand::Write {
                 device,
