@@ -8,6 +8,7 @@ pub mod freshen;
 pub mod freshness;
 pub mod invalidate;
 pub mod key;
+pub mod proxy_status;
 pub mod request;
 pub mod surrogate_key;
 pub mod targeted;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_LENGTH, RETRY_AFTER};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use quinn_proto::{StreamId, WriteError};
 
 use super::Shard;
@@ -18,6 +18,7 @@ use crate::flight::{Outcome, Ticket, Waiter};
 use crate::http::cache_status::{self, CacheStatus, Forward};
 use crate::http::conditional::Conditions;
 use crate::http::freshness::{self, Flags, Freshness, Lifetime, State};
+use crate::http::proxy_status;
 use crate::http::vary;
 use crate::io::{FetchErrorKind, Now, Outbox};
 use crate::store::{Hit, KeyHash, ObjectMeta};
@@ -34,6 +35,9 @@ const SMALL_BODY: u64 = 64 << 10;
 
 /// Times a request looks again for an object that its owner has said to be there.
 const MAX_ATTEMPTS: u8 = 2;
+
+/// RFC 9209.
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// Other methods are passed on too.
 const ALLOWED: &str = "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE";
@@ -153,7 +157,17 @@ impl Shard {
         status: StatusCode,
         detail: &'static str,
     ) -> Option<Response> {
-        let mut headers = HeaderMap::with_capacity(3);
+        self.answer_with(conn, id, status, detail, HeaderMap::with_capacity(3))
+    }
+
+    fn answer_with(
+        &mut self,
+        conn: &mut Conn,
+        id: StreamId,
+        status: StatusCode,
+        detail: &'static str,
+        mut headers: HeaderMap,
+    ) -> Option<Response> {
         if status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(ALLOW, HeaderValue::from_static(ALLOWED));
         }
@@ -191,8 +205,11 @@ impl Shard {
         id: StreamId,
         kind: FetchErrorKind,
     ) -> Option<Response> {
-        let (status, detail) = failure(kind);
-        self.answer_own(conn, id, status, detail)
+        let mut headers = HeaderMap::with_capacity(3);
+        if let Some(value) = proxy_status::value(&self.config.node_name, kind) {
+            headers.insert(PROXY_STATUS, value);
+        }
+        self.answer_with(conn, id, failure(kind), proxy_status::error(kind), headers)
     }
 
     /// Goes on with an answer that had to wait: for room (`news` false) or for its flight.
@@ -577,20 +594,18 @@ fn is_not_modified(conditions: &Conditions<'_>, stored_head: &[u8], status: u16)
     StatusCode::from_u16(status).is_ok_and(|status| conditions.not_modified(status, etag, modified))
 }
 
-/// Status and Cache-Status detail for an origin's failure (the names of RFC 9209 section 2.3).
-pub(super) fn failure(kind: FetchErrorKind) -> (StatusCode, &'static str) {
+/// The status that says how the origin failed.
+fn failure(kind: FetchErrorKind) -> StatusCode {
     match kind {
-        FetchErrorKind::DnsError => (StatusCode::BAD_GATEWAY, "dns_error"),
-        FetchErrorKind::ConnectionRefused => (StatusCode::BAD_GATEWAY, "connection_refused"),
-        FetchErrorKind::ConnectionTimeout => (StatusCode::GATEWAY_TIMEOUT, "connection_timeout"),
-        FetchErrorKind::ConnectionTerminated => (StatusCode::BAD_GATEWAY, "connection_terminated"),
-        FetchErrorKind::TlsError => (StatusCode::BAD_GATEWAY, "tls_protocol_error"),
-        FetchErrorKind::ResponseTimeout => (StatusCode::GATEWAY_TIMEOUT, "http_response_timeout"),
-        FetchErrorKind::BodyTimeout => (StatusCode::GATEWAY_TIMEOUT, "http_response_timeout"),
-        FetchErrorKind::ResponseIncomplete => (StatusCode::BAD_GATEWAY, "http_response_incomplete"),
-        FetchErrorKind::ProtocolError => (StatusCode::BAD_GATEWAY, "http_protocol_error"),
-        FetchErrorKind::LimitReached => {
-            (StatusCode::SERVICE_UNAVAILABLE, "connection_limit_reached")
-        }
+        FetchErrorKind::ConnectionTimeout
+        | FetchErrorKind::ResponseTimeout
+        | FetchErrorKind::BodyTimeout => StatusCode::GATEWAY_TIMEOUT,
+        FetchErrorKind::LimitReached => StatusCode::SERVICE_UNAVAILABLE,
+        FetchErrorKind::DnsError
+        | FetchErrorKind::ConnectionRefused
+        | FetchErrorKind::ConnectionTerminated
+        | FetchErrorKind::TlsError
+        | FetchErrorKind::ResponseIncomplete
+        | FetchErrorKind::ProtocolError => StatusCode::BAD_GATEWAY,
     }
 }
