@@ -37,6 +37,12 @@ impl Metas {
         self.0[slot.number()]
     }
 
+    /// To be told of before it is asked for.
+    #[inline]
+    pub fn bring_near(&self, slot: SlotId) {
+        hugepages::prefetch(&self.0[slot.number()]);
+    }
+
     pub fn set(&mut self, slot: SlotId, meta: Meta) {
         self.0[slot.number()] = meta;
     }

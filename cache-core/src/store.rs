@@ -288,7 +288,9 @@ impl Store {
     pub fn lookup(&mut self, hash: KeyHash, key: &[u8]) -> Option<Hit<'_>> {
         let owner = self.owner(hash);
         let partition = &mut self.partitions[usize::from(owner)];
-        let (id, slot, place, record) = partition.find(hash, key)?;
+        let metas = (owner == self.shard).then_some(&self.owner.metas);
+        let near = |id| metas.into_iter().for_each(|metas| metas.bring_near(id));
+        let (id, slot, place, record) = partition.find_noting(hash, key, near)?;
         let mut header = record.header;
         match self.purges.judge(header.meta.stamp, record.tags(), key) {
             Verdict::Valid => {}

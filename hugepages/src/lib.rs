@@ -29,6 +29,7 @@ pub mod arena;
 mod backing;
 pub mod blocks;
 mod memory;
+mod prefetch;
 mod reader;
 mod sync;
 mod table;
@@ -38,6 +39,7 @@ pub use arena::Arena;
 pub use backing::{
     Backing, BackingReport, Error, PageKind, PagePolicy, Region, Reservation, reserve_2m,
 };
+pub use prefetch::prefetch;
 pub use reader::Reader;
 pub use table::{Line, Table};
 pub use writer::Writer;

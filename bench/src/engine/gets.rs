@@ -229,8 +229,9 @@ mod tests {
     fn every_cache_finds_every_object() {
         let objects = Objects { count: 2_000 };
         let all: Arc<[u32]> = (0..objects.count).collect();
-        let contenders = contenders::all(objects, 2, &bodies(objects)).unwrap();
-        for mut contender in contenders.list {
+        let pages = hugepages::PagePolicy::Plain;
+        let contenders = contenders::fill(objects, 2, &bodies(objects), pages).unwrap();
+        for mut contender in contenders {
             for worker in &mut contender.workers {
                 let ns = gets(worker, &all);
                 assert!(ns.is_ok(), "{}: {ns:?}", contender.name);

@@ -42,13 +42,13 @@ impl Contenders {
     }
 }
 
-/// Every cache with all objects, for `threads` threads.
+/// Every cache with all objects, for `threads` threads, on 2 MiB pages where they can be reserved.
 ///
 /// # Errors
 /// Memory that cannot be had.
 pub fn all(objects: Objects, threads: usize, bodies: &[Bytes]) -> Result<Contenders> {
-    let ram = store_bytes(objects);
-    let pages = (ram + Probe::bytes(objects)).div_ceil(HUGE_PAGE) + 8;
+    let bytes = store_bytes(objects) + Probe::bytes(objects);
+    let pages = bytes.div_ceil(HUGE_PAGE) + 8;
     let reservation = reserve_2m(pages)
         .inspect_err(|error| eprintln!("popcache-bench: transparent hugepages: {error}"))
         .ok();
@@ -56,13 +56,25 @@ pub fn all(objects: Objects, threads: usize, bodies: &[Bytes]) -> Result<Contend
         Some(_) => PagePolicy::Huge2M,
         None => PagePolicy::Thp,
     };
+    let list = fill(objects, threads, bodies, policy)?;
+    Ok(Contenders { list, reservation })
+}
+
+/// Every cache, on such pages.
+pub fn fill(
+    objects: Objects,
+    threads: usize,
+    bodies: &[Bytes],
+    policy: PagePolicy,
+) -> Result<Vec<Contender>> {
+    let ram = store_bytes(objects);
     let mut list = vec![popcache(objects, threads, ram, policy)?];
     let probe = Arc::new(Probe::new(objects, policy)?);
     list.push(shared("raw-probe", threads, probe, |probe, object| {
         probe.get(&key(object))
     }));
     list.extend(crates(objects, threads, bodies));
-    Ok(Contenders { list, reservation })
+    Ok(list)
 }
 
 fn store_bytes(objects: Objects) -> u64 {
