@@ -16,7 +16,7 @@
 //! with age and what came last goes first. None of it is set beforehand, and what was learned fades.
 //!
 //! Time is counted in requests. Nothing here allocates after [`Policy::new`], reads a clock or
-//! draws from anything but the seed. All memory is 4 bytes an entry of history, six entries for each
+//! draws from anything but the seed. All memory is 4 bytes an entry of history, one entry for each
 //! object that the cache is expected to hold, and about 130 KiB of tables.
 
 mod history;
@@ -26,19 +26,19 @@ use history::{Ghost, History};
 use learner::{CLASSES, Class, Learner};
 
 /// Entries of history per object that the cache is expected to hold.
-const HISTORY_PER_OBJECT: usize = 6;
+const HISTORY_PER_OBJECT: usize = 1;
 const MIN_HISTORY: usize = 4096;
 /// A round of learning begins after this part of the history's length in requests: one in.
-const ROUND_SHARE: u64 = 16;
+const ROUND_SHARE: u64 = 3;
 const MIN_ROUND: u64 = 256;
 /// Part of all requests so far that starts a round while the history is not full: one in.
 const EARLY_SHARE: u64 = 4;
 /// Residents, and entries of history, looked at in a round.
 pub const MAX_OBSERVED: usize = 16 << 10;
 /// Requests that 24 bits of time cover, in lengths of the history.
-const SPAN: u64 = 64;
+const SPAN: u64 = 384;
 /// An object is hot when it comes back within this part of the history's length: one in.
-const HOT_SHARE: u64 = 384;
+const HOT_SHARE: u64 = 64;
 
 /// What is known of a resident object: 4 bytes that its owner keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -382,6 +382,6 @@ mod tests {
     #[test]
     fn memory_is_bound() {
         let bytes = Policy::bytes_for(100_000);
-        assert!(bytes <= 24 * 100_000 + (140 << 10), "{bytes}");
+        assert!(bytes <= 4 * 100_000 + (140 << 10), "{bytes}");
     }
 }
