@@ -62,6 +62,8 @@ pub struct FlightHead {
     pub confirmed: bool,
     /// For which requests it is, where it is not for all.
     pub variant: Option<Variant>,
+    /// It was read from the second tier, with so many seconds of freshness left.
+    pub tier_ttl: Option<i64>,
 }
 
 /// One variant of a resource.
@@ -314,9 +316,18 @@ pub struct Subscriber {
     pub ticket: Ticket,
 }
 
+/// Where the bytes of a flight come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Supply {
+    Upstream,
+    /// The second tier has the object.
+    Tier,
+}
+
 /// The leading side of a flight.
 pub struct Owned {
     pub target: Target,
+    pub supply: Supply,
     pub subscribers: Vec<Subscriber>,
     pub head: Option<Arc<FlightHead>>,
     /// Where the body goes; `None` before the head, and when there was no room for it.
@@ -400,6 +411,7 @@ impl Flights {
         &mut self,
         id: FetchId,
         target: Target,
+        supply: Supply,
         first: Subscriber,
         now_ms: u64,
         stamp: u32,
@@ -409,6 +421,7 @@ impl Flights {
             id,
             Owned {
                 target,
+                supply,
                 subscribers: vec![first],
                 head: None,
                 fill: None,
@@ -610,6 +623,7 @@ mod tests {
             age_s: None,
             confirmed: false,
             variant: None,
+            tier_ttl: None,
         })
     }
 
@@ -618,7 +632,14 @@ mod tests {
         let (purges, mut purger) = purges();
         let (mut locals, mut flights) = (Locals::default(), Flights::default());
         locals.open(target("a"), purges.stamp());
-        flights.open(FetchId(1), target("a"), subscriber(0), 0, purges.stamp());
+        flights.open(
+            FetchId(1),
+            target("a"),
+            Supply::Upstream,
+            subscriber(0),
+            0,
+            purges.stamp(),
+        );
         purger
             .purge(&Purge::Prefix(Bytes::from_static(b"b")), false)
             .unwrap();
@@ -636,7 +657,14 @@ mod tests {
         let (purges, mut purger) = purges();
         let (mut locals, mut flights) = (Locals::default(), Flights::default());
         let ticket = locals.open(target("a"), purges.stamp());
-        flights.open(FetchId(1), target("a"), subscriber(0), 0, purges.stamp());
+        flights.open(
+            FetchId(1),
+            target("a"),
+            Supply::Upstream,
+            subscriber(0),
+            0,
+            purges.stamp(),
+        );
         let head = head(purges.stamp(), vec![TagSlot(5)]);
         locals.get_mut(ticket).expect("open").head = Some(Arc::clone(&head));
         flights.get_mut(FetchId(1)).expect("open").head = Some(head);
@@ -722,7 +750,7 @@ mod tests {
     fn an_owned_fill_is_kept_until_every_subscriber_is_done() {
         let mut flights = Flights::default();
         let id = FetchId(7);
-        flights.open(id, target("a"), subscriber(0), 0, 0);
+        flights.open(id, target("a"), Supply::Upstream, subscriber(0), 0, 0);
         if let Some(flight) = flights.get_mut(id) {
             flight.subscribers.push(subscriber(1));
         }
@@ -739,7 +767,7 @@ mod tests {
     fn a_purge_detaches_the_flight_from_its_key() {
         let (purges, _) = purges();
         let mut flights = Flights::default();
-        flights.open(FetchId(1), target("a"), subscriber(0), 0, 0);
+        flights.open(FetchId(1), target("a"), Supply::Tier, subscriber(0), 0, 0);
         flights.purge(b"a");
         assert_eq!(flights.joinable(b"a", &purges), None);
         assert!(

@@ -13,10 +13,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::tier::{DiskCommand, DiskDone};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode};
 pub use quinn_proto::EcnCodepoint;
+
+pub use crate::tier::{DiskCommand, DiskDone};
 
 /// The time as a shard is told it. It never asks a clock itself.
 #[derive(Clone, Copy, Debug)]

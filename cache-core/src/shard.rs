@@ -8,6 +8,7 @@
 //!  variants.rs   which variant of a resource a request selects
 //!  validations.rs  confirming stale objects, serving them when the origin fails
 //!  passes.rs     fetches for one request only
+//!  tiers.rs      flights that read the second tier; what leaves memory for it
 //!  let_go.rs     arena memory that slow clients hold up
 //! ```
 //!
@@ -20,6 +21,7 @@ mod flights;
 mod let_go;
 mod passes;
 mod requests;
+mod tiers;
 mod validations;
 mod variants;
 
@@ -38,6 +40,7 @@ use crate::http::vary::Rules;
 use crate::io::{Command, Datagram, FetchId, Input, Now, OriginId, Outbox, Reply, ShardId};
 use crate::stats::ShardStats;
 use crate::store::{HitNote, Store, StoreStats};
+use crate::tier::{Tier, TierEvent, TierStats};
 use let_go::CopiedOut;
 use passes::Pass;
 
@@ -89,6 +92,10 @@ pub struct Shard {
     stats: Arc<ShardStats>,
     quic: Quic,
     store: Store,
+    /// `None`: no second tier is configured.
+    tier: Option<Tier>,
+    /// The tier was asked for something since its last turn.
+    tier_due: bool,
     routes: Routes,
     locals: Locals,
     flights: Flights,
@@ -116,6 +123,7 @@ struct Scratch {
     key: Vec<u8>,
     status: Vec<u8>,
     uni_events: Vec<h3::Event>,
+    tier_events: Vec<(FetchId, TierEvent)>,
 }
 
 impl Shard {
@@ -140,6 +148,8 @@ impl Shard {
                 deterministic,
             ),
             store,
+            tier: None,
+            tier_due: false,
             routes: Routes::new(&config),
             locals: Locals::default(),
             flights: Flights::default(),
@@ -159,10 +169,17 @@ impl Shard {
                 key: Vec::new(),
                 status: Vec::new(),
                 uni_events: Vec::new(),
+                tier_events: Vec::new(),
             },
             stats,
             config,
         }
+    }
+
+    /// Gives the shard its part of the second tier.
+    pub fn with_tier(mut self, tier: Tier) -> Self {
+        self.tier = Some(tier);
+        self
     }
 
     /// Takes one input. Effects are appended to `out`; the shell carries them out and recycles the
@@ -172,28 +189,34 @@ impl Shard {
             Input::Datagram(datagram) => self.datagram(now, datagram, out),
             Input::Lane { from, message } => self.lane(now, from, message, out),
             Input::Fetch { id, event } => self.fetch_event(now, id, event, out),
+            Input::Disk(done) => self.disk_done(now, done),
             Input::Command { id, command } => {
                 let reply = self.command(command);
                 out.replies.push((id, reply));
             }
-            Input::Disk(done) => drop(done),
             Input::Turn { max_transmits } => self.turn(now, max_transmits, out),
         }
     }
 
     /// When a turn is due at the latest.
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.quic.next_timeout()
+        let tier = self.tier.as_ref().and_then(Tier::next_timeout);
+        self.quic.next_timeout().into_iter().chain(tier).min()
     }
 
     /// Work is left over from the last turn.
     pub fn wants_turn(&self) -> bool {
-        self.quic.dirty() > 0 || self.locals.has_ready()
+        self.quic.dirty() > 0 || self.locals.has_ready() || self.tier_due
     }
 
     /// Open connections; a drain has ended when there are none.
     pub fn connections(&self) -> usize {
         self.quic.open_connections()
+    }
+
+    /// Counters of the second tier, if there is one.
+    pub fn tier_stats(&self) -> Option<TierStats> {
+        self.tier.as_ref().map(Tier::stats)
     }
 
     /// What the shard holds right now. All of it is zero once no client and no fetch is left.
@@ -208,6 +231,7 @@ impl Shard {
             heap_bytes: self.heap_bytes,
             copied_out: self.copied_out.bytes(),
             store: self.store.stats(),
+            tier_reads: self.tier.as_ref().map_or(0, Tier::reads),
         }
     }
 
@@ -276,11 +300,16 @@ impl Shard {
             self.flights.purge_variants(key);
             self.locals.close_variants(key);
         }
-        match soft {
-            _ if !ours => false,
-            false => self.store.purge(hash, key) || varied,
-            true => self.store.purge_softly(hash, key) || varied,
+        if !ours {
+            return false;
         }
+        // The tier keeps nothing that is stale.
+        let in_tier = self.tier.as_mut().is_some_and(|tier| tier.forget(hash));
+        let in_memory = match soft {
+            false => self.store.purge(hash, key),
+            true => self.store.purge_softly(hash, key),
+        };
+        in_memory || in_tier || varied
     }
 
     /// Forgets objects that an unsafe request has changed, on every shard.
@@ -322,11 +351,16 @@ impl Shard {
 
     fn turn(&mut self, now: Now, max_transmits: usize, out: &mut Outbox) {
         self.quic.expire(now.mono);
+        self.turn_tier(now, out);
         self.serve_ready(now, out);
         self.serve_connections(now, max_transmits, out);
         self.let_go(now, out);
         self.send_hit_notes(out);
-        self.store.turn(&mut |_| {});
+        self.turn_store(now);
+        // What this turn asked of the tier goes to the drives at once.
+        if self.tier_due {
+            self.turn_tier(now, out);
+        }
         for shard in self.store.laggards() {
             out.lanes.push((shard, LaneMessage::TakeTurn));
         }
@@ -429,6 +463,8 @@ pub struct Holdings {
     /// Bytes copied out of the arena for slow clients.
     pub copied_out: u64,
     pub store: StoreStats,
+    /// Objects being read from the tier.
+    pub tier_reads: usize,
 }
 
 /// Which origin serves a host.

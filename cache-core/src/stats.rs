@@ -75,6 +75,8 @@ shard_stats! {
     misses,
     /// Misses that joined a fetch already going on.
     collapsed,
+    /// Objects read back from the second tier for requests that missed memory.
+    tier_hits,
     /// Requests that must not be answered from the cache.
     bypassed,
     /// Answered 304 from the cache.

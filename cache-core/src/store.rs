@@ -317,6 +317,15 @@ impl Store {
         Some(Hit::new(partition, found, note))
     }
 
+    /// What is known of an object, without counting it as asked for.
+    pub fn peek(&self, hash: KeyHash, key: &[u8]) -> Option<ObjectMeta> {
+        let partition = &self.partitions[usize::from(self.owner(hash))];
+        let (_, _, _, record) = partition.find(hash, key)?;
+        let meta = record.header.meta;
+        let verdict = self.purges.judge(meta.stamp, record.tags(), key);
+        (verdict != Verdict::Hard).then_some(meta)
+    }
+
     /// Counts hits that other shards had (owner only; notes for other owners are ignored).
     pub fn note_hits(&mut self, notes: &[HitNote]) {
         let partition = &self.partitions[usize::from(self.shard)];

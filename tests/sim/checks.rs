@@ -240,6 +240,7 @@ pub fn at_rest(shard: usize, holdings: &Holdings) -> Result<(), String> {
         + holdings.passes
         + holdings.heap_bytes as usize
         + holdings.copied_out as usize
+        + holdings.tier_reads
         + holdings.store.fills as usize;
     let held: u32 = holdings.store.held_up.iter().sum();
     if rest > 0 || held > 0 {

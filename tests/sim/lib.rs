@@ -20,6 +20,7 @@
 
 pub mod checks;
 pub mod client;
+mod disk;
 pub mod origin;
 pub mod plan;
 pub mod tls;

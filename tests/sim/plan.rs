@@ -12,6 +12,10 @@ pub struct Plan {
     pub seed: u64,
     pub shards: u8,
     pub ram_bytes: u64,
+    /// `None`: no second tier.
+    pub disk: Option<DiskPlan>,
+    /// Share of memory for large bodies.
+    pub large_share: f32,
     pub limits: Limits,
     pub network: Network,
     pub faults: OriginFaults,
@@ -52,6 +56,24 @@ impl Purged {
 
 /// Surrogate keys that there are, besides those that fill objects up past the bound.
 const TAGS: u8 = 5;
+
+/// How the second tier's disk fares.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskPlan {
+    /// Of a command at most; a slow one takes a hundred times as long.
+    pub latency: Duration,
+    /// Slow commands, in percent.
+    pub slow: u32,
+    /// Commands that fail, and reads with a flipped bit, in thousandths.
+    pub failing: u32,
+    pub rotten: u32,
+}
+
+impl DiskPlan {
+    pub fn is_sound(&self) -> bool {
+        self.failing + self.rotten == 0
+    }
+}
 
 /// How datagrams fare, in each direction. Chances are in percent.
 #[derive(Clone, Copy, Debug)]
@@ -173,19 +195,32 @@ impl Plan {
             idle_timeout: Duration::from_secs(10),
             ..Limits::default()
         };
-        let resources = (0..rng.random_range(3..16))
-            .map(|_| resource(rng))
-            .collect::<Vec<_>>();
+        let disk = rng.random_ratio(1, 3).then(|| disk(rng, clean));
+        // With a disk, more than memory holds.
+        let (count, most) = match disk {
+            Some(_) => (rng.random_range(10..40), 30),
+            None => (rng.random_range(3..16), 12),
+        };
+        let mut resources: Vec<_> = (0..count).map(|_| resource(rng)).collect();
+        if disk.is_some() {
+            enlarge(&mut resources, rng);
+        }
         let clients = (0..rng.random_range(1..8))
-            .map(|_| client(rng, resources.len(), clean))
+            .map(|_| client(rng, resources.len(), most, clean))
             .collect();
         let purges = (0..rng.random_range(0..8))
             .map(|_| purge(rng, resources.len()))
             .collect();
+        let shards = rng.random_range(1..=3);
         Self {
             seed,
-            shards: rng.random_range(1..=3),
-            ram_bytes: 64 << 20,
+            shards,
+            ram_bytes: match disk {
+                Some(_) => u64::from(shards) * (10 << 20),
+                None => 64 << 20,
+            },
+            large_share: if disk.is_some() { 0.1 } else { 0.5 },
+            disk,
             limits: if clean { generous(limits) } else { limits },
             network: network(rng, clean),
             faults: faults(rng, clean),
@@ -198,6 +233,7 @@ impl Plan {
     /// No fault and no bound in the way: every request must succeed.
     pub fn is_clean(&self) -> bool {
         !self.faults.any()
+            && self.disk.is_none_or(|disk| disk.is_sound())
             && self.network.loss == 0
             && self.limits.max_waiters > 100
             && self.limits.max_flights > 100
@@ -219,12 +255,23 @@ fn purge(rng: &mut StdRng, resources: usize) -> PurgePlan {
     }
 }
 
+fn disk(rng: &mut StdRng, clean: bool) -> DiskPlan {
+    let faulty = !clean && rng.random_ratio(1, 2);
+    DiskPlan {
+        latency: Duration::from_micros(rng.random_range(20..2_000)),
+        slow: rng.random_range(0..5),
+        failing: if faulty { rng.random_range(0..100) } else { 0 },
+        rotten: if faulty { rng.random_range(0..100) } else { 0 },
+    }
+}
+
 fn generous(limits: Limits) -> Limits {
     let default = Limits::default();
     Limits {
         max_waiters: default.max_waiters,
         max_flights: default.max_flights,
         max_passes: default.max_passes,
+        max_heap_fill: default.max_heap_fill,
         ..limits
     }
 }
@@ -296,10 +343,21 @@ fn resource(rng: &mut StdRng) -> Resource {
     }
 }
 
-fn client(rng: &mut StdRng, resources: usize, clean: bool) -> ClientPlan {
+/// Makes half of the resources too large for the log, so that few of them fill what memory has for
+/// such bodies.
+fn enlarge(resources: &mut [Resource], rng: &mut StdRng) {
+    for resource in resources.iter_mut().step_by(2) {
+        resource.size = rng.random_range(66_000..200_000);
+        resource.kind = Kind::Cacheable {
+            max_age: rng.random_range(5..60),
+        };
+    }
+}
+
+fn client(rng: &mut StdRng, resources: usize, most: usize, clean: bool) -> ClientPlan {
     let start = instant(rng, Duration::from_secs(5));
     let mut requests = Vec::new();
-    for _ in 0..rng.random_range(1..12) {
+    for _ in 0..rng.random_range(1..most) {
         // Bursts for one resource are what collapsing is about.
         let burst = if rng.random_ratio(1, 4) {
             rng.random_range(2..10)

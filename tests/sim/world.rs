@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use cache_core::config::{Caching, ClientFields, OriginRoute, ShardConfig};
 use cache_core::conn::quic::{CidKeys, QuicSetup};
-use cache_core::io::{Command, Datagram, FetchId, Input, Now, Outbox, ShardId};
+use cache_core::io::{Command, Datagram, DiskDone, FetchId, Input, Now, Outbox, ShardId};
 use cache_core::purge::{self as purging, Purger, Purges};
 use cache_core::shard::{LaneMessage, Shard};
 use cache_core::stats::ShardStats;
@@ -20,6 +20,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::checks::{self, Purge};
 use crate::client::{Client, Outcome};
+use crate::disk::Disk;
 use crate::origin::{Origin, tag, target};
 use crate::plan::{Plan, PurgePlan, Purged, SPAN};
 use crate::tls;
@@ -54,6 +55,7 @@ pub struct Report {
     pub hits: u64,
     pub collapsed: u64,
     pub handed_over: u64,
+    pub tier_hits: u64,
 }
 
 /// Runs one seed. `Err` names the invariant that broke.
@@ -69,6 +71,7 @@ enum Happening {
     ToClient(usize, Vec<u8>),
     Lane(ShardId, ShardId, LaneMessage),
     FetchStep(ShardId, FetchId),
+    Disk(ShardId, DiskDone),
     Connect(usize),
     Request(usize, usize),
     Cancel(usize, usize),
@@ -128,6 +131,7 @@ struct World {
     client_timers: Vec<Option<Duration>>,
     client_tls: Arc<rustls::ClientConfig>,
     origin: Origin,
+    disk: Option<Disk>,
     purges: Vec<Purge>,
     purger: Purger,
     hash_seed: u64,
@@ -137,8 +141,10 @@ impl World {
     fn new(plan: Plan, print: bool) -> Result<Self, String> {
         let mut rng = StdRng::seed_from_u64(plan.seed ^ 0x5eed);
         let table = Arc::new(Purges::new(rng.random(), 1 << 10));
+        let disk = plan.disk.map(|disk| Disk::new(disk, plan.shards, &table));
+        let disk = disk.transpose()?;
         let hash_seed = rng.random();
-        let nodes = nodes(&plan, &table, hash_seed, &mut rng)?;
+        let nodes = nodes(&plan, disk.as_ref(), &table, hash_seed, &mut rng)?;
         let clients: Vec<_> = plan
             .clients
             .iter()
@@ -162,6 +168,7 @@ impl World {
             client_timers: vec![None; clients.len()],
             clients,
             client_tls: tls::client().map_err(|error| error.to_string())?,
+            disk,
             purges: Vec::new(),
             purger: table.writer().ok_or("another purger")?,
             hash_seed,
@@ -217,7 +224,11 @@ impl World {
                 return Ok(());
             };
             if event.at > limit || self.trace.events() > MAX_EVENTS {
-                return Err(format!("not at rest at {:?}", event.at));
+                let shards = self.nodes.iter().map(|node| &node.shard);
+                let held: Vec<_> = shards
+                    .map(|shard| (shard.holdings(), shard.tier_stats()))
+                    .collect();
+                return Err(format!("not at rest at {:?}: {held:?}", event.at));
             }
             self.now = event.at;
             self.happen(event.what)?;
@@ -249,6 +260,10 @@ impl World {
                 self.input(to, Input::Lane { from, message })
             }
             Happening::FetchStep(shard, id) => self.fetch_step(shard, id),
+            Happening::Disk(shard, done) => {
+                self.note("disk", &[u64::from(shard), done.id.0]);
+                self.input(shard, Input::Disk(done))
+            }
             Happening::ShardTimer(shard) => {
                 self.nodes[usize::from(shard)].timer = None;
                 self.turns(shard)
@@ -420,6 +435,11 @@ impl World {
         for (to, message) in out.lanes.drain(..) {
             self.lane(shard, to, message);
         }
+        for command in out.disk.drain(..) {
+            let disk = self.disk.as_mut().ok_or("a disk command without a disk")?;
+            let (delay, done) = disk.carry_out(command, &mut self.rng);
+            self.after(delay, Happening::Disk(shard, done));
+        }
         for command in out.fetches.drain(..) {
             let (id, due) = self
                 .origin
@@ -527,8 +547,17 @@ impl World {
             checks::at_rest(index, &node.shard.holdings())?;
         }
         let exchanges = self.clients.iter().map(|client| &client.exchanges[..]);
-        checks::exchanges(&self.plan, &self.origin, &self.purges, exchanges)?;
+        checks::exchanges(&self.plan, &self.origin, &self.purges, exchanges)
+            .map_err(|why| format!("{why}\n{}", self.tiers()))?;
         Ok(self.report())
+    }
+
+    /// What the tiers counted, to tell why an answer failed.
+    fn tiers(&self) -> String {
+        let stats = self.nodes.iter().filter_map(|node| node.shard.tier_stats());
+        let counted = stats.flat_map(|stats| stats.snapshot());
+        let moved: Vec<_> = counted.filter(|(_, count)| *count > 0).collect();
+        format!("tiers: {moved:?}")
     }
 
     fn report(&self) -> Report {
@@ -548,6 +577,7 @@ impl World {
             hits: sum(|stats| stats.hits.get()),
             collapsed: sum(|stats| stats.collapsed.get()),
             handed_over: sum(|stats| stats.datagrams_handed_over.get()),
+            tier_hits: sum(|stats| stats.tier_hits.get()),
         }
     }
 
@@ -576,6 +606,7 @@ fn key(path: &str) -> Result<Bytes, String> {
 
 fn nodes(
     plan: &Plan,
+    disk: Option<&Disk>,
     purges: &Arc<Purges>,
     hash_seed: u64,
     rng: &mut StdRng,
@@ -590,11 +621,12 @@ fn nodes(
         pages: hugepages::PagePolicy::Plain,
         max_object: plan.limits.max_object,
         hash_seed,
+        large_share: plan.large_share,
         ..StoreConfig::default()
     };
     let (stores, _) =
         store::build(&config, Arc::clone(purges)).map_err(|error| error.to_string())?;
-    Ok(stores
+    stores
         .into_iter()
         .enumerate()
         .map(|(index, store)| {
@@ -612,11 +644,15 @@ fn nodes(
                 limits: plan.limits.clone(),
             };
             let seed = rng.random();
-            Node {
-                shard: Shard::new(config, store, &quic, Arc::clone(&stats), seed, true),
+            let mut shard = Shard::new(config, store, &quic, Arc::clone(&stats), seed, true);
+            if let Some(disk) = disk {
+                shard = shard.with_tier(disk.tier(index as ShardId)?);
+            }
+            Ok(Node {
+                shard,
                 stats,
                 timer: None,
-            }
+            })
         })
-        .collect())
+        .collect()
 }

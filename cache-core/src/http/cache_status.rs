@@ -20,6 +20,8 @@ pub enum Forward {
 pub enum CacheStatus {
     /// From the cache; `ttl` seconds of freshness are left (negative: stale for so long).
     Hit { ttl: i64 },
+    /// The same, read from the second tier.
+    TierHit { ttl: i64 },
     Forwarded {
         why: Forward,
         /// The response was stored.
@@ -54,6 +56,11 @@ pub fn write(out: &mut Vec<u8>, name: &str, status: &CacheStatus) {
         CacheStatus::Hit { ttl } => {
             out.extend_from_slice(b"; hit; ttl=");
             write_int(out, ttl);
+        }
+        CacheStatus::TierHit { ttl } => {
+            out.extend_from_slice(b"; hit; ttl=");
+            write_int(out, ttl);
+            write_parameter(out, "detail", "nvme");
         }
         CacheStatus::Forwarded {
             why,

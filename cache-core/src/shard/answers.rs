@@ -337,12 +337,15 @@ impl Shard {
                 Step::Elsewhere(Outcome::Varies)
             }
             None => {
-                let verdict = CacheStatus::Forwarded {
-                    why: *why,
-                    stored: head.stored,
-                    collapsed: *collapsed,
-                    confirmed: head.confirmed,
-                    detail: None,
+                let verdict = match head.tier_ttl {
+                    Some(ttl) => CacheStatus::TierHit { ttl },
+                    None => CacheStatus::Forwarded {
+                        why: *why,
+                        stored: head.stored,
+                        collapsed: *collapsed,
+                        confirmed: head.confirmed,
+                        detail: None,
+                    },
                 };
                 self.scratch.status.clear();
                 cache_status::write(&mut self.scratch.status, &self.config.node_name, &verdict);

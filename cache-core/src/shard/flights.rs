@@ -10,7 +10,7 @@ use super::variants::Place;
 use super::{LaneMessage, Shard};
 use crate::conn::h3::head;
 use crate::flight::{
-    FlightEvent, FlightHead, LedPiece, Outcome, Owned, Piece, Subscriber, Target, Ticket,
+    FlightEvent, FlightHead, LedPiece, Outcome, Owned, Piece, Subscriber, Supply, Target, Ticket,
 };
 use crate::http::freshness::{self, Lifetime, RequestFacts, State, Storage};
 use crate::http::surrogate_key::SurrogateKeys;
@@ -69,8 +69,22 @@ impl Shard {
             return self.tell(now, subscriber, NO_FETCH, end(Outcome::Refused), out);
         }
         let id = self.fetch_id();
+        let (supply, validating) = match self.read_tier(now, id, &target) {
+            true => (Supply::Tier, false),
+            false => (Supply::Upstream, self.ask_upstream(id, &target, out)),
+        };
+        let stamp = self.store.purges().stamp();
+        self.flights
+            .open(id, target, supply, subscriber, now.unix_ms, stamp);
+        if let Some(flight) = self.flights.get_mut(id) {
+            flight.validating = validating;
+        }
+    }
+
+    /// Starts the fetch of a flight. True when it asks to confirm the object that is here.
+    pub(super) fn ask_upstream(&mut self, id: FetchId, target: &Target, out: &mut Outbox) -> bool {
         self.stats.fetches_started.inc();
-        let (headers, validating) = self.fields_to_ask_with(&target);
+        let (headers, validating) = self.fields_to_ask_with(target);
         out.fetches.push(FetchCommand::Start {
             id,
             request: Box::new(FetchRequest {
@@ -83,12 +97,7 @@ impl Shard {
                 window: self.config.limits.fetch_window,
             }),
         });
-        let stamp = self.store.purges().stamp();
-        self.flights
-            .open(id, target, subscriber, now.unix_ms, stamp);
-        if let Some(flight) = self.flights.get_mut(id) {
-            flight.validating = validating;
-        }
+        validating
     }
 
     fn is_fresh(&mut self, target: &Target, now: Now) -> bool {
@@ -343,46 +352,60 @@ impl Shard {
         if keys.excess.is_some() {
             self.stats.surrogate_keys_exceeded.inc();
         }
-        let encoded = head::encode_static(status, headers);
-        let (key, hash) = match &variant {
+        let head = FlightHead {
+            meta,
+            encoded: Bytes::from(head::encode_static(status, headers)),
+            tags: keys.slots,
+            length,
+            stored: times.is_some(),
+            alone,
+            age_s: freshness::received_age(headers),
+            confirmed: confirmed.is_some(),
+            variant,
+            tier_ttl: None,
+        };
+        self.begin_fill(now, id, head, out);
+        times.is_some()
+    }
+
+    /// Makes room for what a flight brings, and tells its head.
+    pub(super) fn begin_fill(
+        &mut self,
+        now: Now,
+        id: FetchId,
+        mut head: FlightHead,
+        out: &mut Outbox,
+    ) {
+        let Some(flight) = self.flights.get_mut(id) else {
+            return;
+        };
+        let (key, hash) = match &head.variant {
             Some(variant) => (&variant.key, variant.hash),
             None => (&flight.target.key, flight.target.hash),
         };
         let object = NewObject {
             key,
-            meta: &meta,
-            head: &encoded,
-            tags: &keys.slots,
-            length,
+            meta: &head.meta,
+            head: &head.encoded,
+            tags: &head.tags,
+            length: head.length,
         };
-        let fill = self.store.begin(hash, &object);
-        let stored = match fill {
+        match self.store.begin(hash, &object) {
             Ok(fill) => {
                 flight.fill = Some(fill);
-                times.is_some() && !flight.purged
+                head.stored &= !flight.purged;
             }
             Err(error) => {
                 without_room(&self.stats, flight, &error);
-                false
+                head.stored = false;
             }
-        };
-        let head = Arc::new(FlightHead {
-            meta,
-            encoded: Bytes::from(encoded),
-            tags: keys.slots,
-            length,
-            stored,
-            alone,
-            age_s: freshness::received_age(headers),
-            confirmed: confirmed.is_some(),
-            variant,
-        });
+        }
+        let head = Arc::new(head);
         flight.head = Some(Arc::clone(&head));
-        if alone {
-            self.keep_from_others(now, id, stored, out);
+        if head.alone {
+            self.keep_from_others(now, id, head.stored, out);
         }
         self.tell_all(now, id, out, || FlightEvent::Head(Arc::clone(&head)));
-        times.is_some()
     }
 
     /// The answer is for the request that began the flight: nobody else joins, and the shards that
@@ -426,16 +449,16 @@ impl Shard {
                 Err(error) => without_room(&self.stats, flight, &error),
             }
         }
+        let (supply, hash) = (flight.supply, flight.target.hash);
         let declared = flight.head.as_ref().and_then(|head| head.length);
         if declared.is_some_and(|length| flight.received > length) {
-            out.fetches.push(FetchCommand::Cancel { id });
+            self.stop_supply(id, supply, out);
             self.incomplete(now, id, out);
             return false;
         }
         let room = self.heap_bytes + bytes.len() as u64 <= limits.max_heap_fill;
         if flight.received > limits.max_object || (!in_arena && !room) {
-            out.fetches.push(FetchCommand::Cancel { id });
-            let hash = flight.target.hash;
+            self.stop_supply(id, supply, out);
             self.uncacheable.mark(hash, now.unix_ms);
             self.stats.fetches_failed.inc();
             let outcome = Outcome::Failed(FetchErrorKind::LimitReached);
@@ -448,6 +471,11 @@ impl Shard {
         } else {
             flight.heap += bytes.len() as u64;
             self.heap_bytes += bytes.len() as u64;
+            // What the tier has read lies in a block that it needs for the next read.
+            let bytes = match supply {
+                Supply::Upstream => bytes,
+                Supply::Tier => Bytes::copy_from_slice(&bytes),
+            };
             flight.pieces.push(LedPiece::Heap(bytes));
         }
         let new: Vec<LedPiece> = flight.pieces[from..].to_vec();
@@ -457,7 +485,7 @@ impl Shard {
         true
     }
 
-    fn fetched_end(&mut self, now: Now, id: FetchId, out: &mut Outbox) {
+    pub(super) fn fetched_end(&mut self, now: Now, id: FetchId, out: &mut Outbox) {
         let Some(flight) = self.flights.get_mut(id) else {
             return;
         };
@@ -484,13 +512,18 @@ impl Shard {
     }
 
     fn keep(&mut self, id: FetchId) {
-        let fill = self
-            .flights
-            .get_mut(id)
-            .and_then(|flight| flight.fill.as_mut());
-        let Some(fill) = fill else { return };
+        let Some(flight) = self.flights.get_mut(id) else {
+            return;
+        };
+        let (supply, hash) = (flight.supply, flight.target.hash);
+        let Some(fill) = flight.fill.as_mut() else {
+            return;
+        };
         match self.store.commit(fill) {
-            Ok(()) => self.stats.fills_stored.inc(),
+            Ok(()) => {
+                self.stats.fills_stored.inc();
+                self.stored_from(supply, hash);
+            }
             Err(StoreError::Full) => self.stats.fills_without_room.inc(),
             Err(error) => tracing::debug!(%error, "object not kept"),
         }
