@@ -695,14 +695,28 @@ mod tests {
     fn a_closed_flight_keeps_its_first_subscriber_and_is_still_the_latest() {
         let (purges, _purger) = purges();
         let mut flights = Flights::default();
-        flights.open(FetchId(1), target("a"), subscriber(0), 0, purges.stamp());
+        flights.open(
+            FetchId(1),
+            target("a"),
+            Supply::Upstream,
+            subscriber(0),
+            0,
+            purges.stamp(),
+        );
         if let Some(flight) = flights.get_mut(FetchId(1)) {
             flight.subscribers.push(subscriber(1));
         }
         assert_eq!(flights.close(FetchId(1)), [subscriber(1)]);
         assert_eq!(flights.joinable(b"a", &purges), None);
         assert!(flights.is_latest(FetchId(1), b"a"));
-        flights.open(FetchId(2), target("a"), subscriber(1), 0, purges.stamp());
+        flights.open(
+            FetchId(2),
+            target("a"),
+            Supply::Upstream,
+            subscriber(1),
+            0,
+            purges.stamp(),
+        );
         assert!(!flights.is_latest(FetchId(1), b"a"));
     }
 
@@ -716,6 +730,7 @@ mod tests {
             flights.open(
                 FetchId(i as u64),
                 target(key),
+                Supply::Upstream,
                 subscriber(0),
                 0,
                 purges.stamp(),

@@ -40,7 +40,7 @@ use crate::http::vary::Rules;
 use crate::io::{Command, Datagram, FetchId, Input, Now, OriginId, Outbox, Reply, ShardId};
 use crate::stats::ShardStats;
 use crate::store::{HitNote, Store, StoreStats};
-use crate::tier::{Tier, TierEvent, TierStats};
+use crate::tier::{Tier, TierEvent, TierGauges, TierStats};
 use let_go::CopiedOut;
 use passes::Pass;
 
@@ -55,6 +55,9 @@ const HIT_NOTES_PER_MESSAGE: usize = 64;
 
 /// How often the gauges that have to be counted up are published.
 const GAUGE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The same for the tier, whose segments have to be looked at one by one.
+const TIER_GAUGE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What shards say to each other. Opaque to the shell, which only carries it.
 #[derive(Debug)]
@@ -96,6 +99,8 @@ pub struct Shard {
     tier: Option<Tier>,
     /// The tier was asked for something since its last turn.
     tier_due: bool,
+    tier_gauges: Arc<TierGauges>,
+    next_tier_gauges: Option<Instant>,
     routes: Routes,
     locals: Locals,
     flights: Flights,
@@ -150,6 +155,8 @@ impl Shard {
             store,
             tier: None,
             tier_due: false,
+            tier_gauges: Arc::default(),
+            next_tier_gauges: None,
             routes: Routes::new(&config),
             locals: Locals::default(),
             flights: Flights::default(),
@@ -180,6 +187,25 @@ impl Shard {
     pub fn with_tier(mut self, tier: Tier) -> Self {
         self.tier = Some(tier);
         self
+    }
+
+    /// Where the tier's counters are published.
+    pub fn tier_gauges(&self) -> Arc<TierGauges> {
+        Arc::clone(&self.tier_gauges)
+    }
+
+    /// The node ends: what the tier has taken is to be written. Turns go on until
+    /// [`Self::is_settled`].
+    pub fn stop(&mut self, now: Now) {
+        if let Some(tier) = &mut self.tier {
+            tier.stop(now);
+            self.tier_due = true;
+        }
+    }
+
+    /// Nothing is on its way to or from the tier's drives.
+    pub fn is_settled(&self) -> bool {
+        self.tier.as_ref().is_none_or(Tier::is_settled)
     }
 
     /// Takes one input. Effects are appended to `out`; the shell carries them out and recycles the
@@ -430,12 +456,21 @@ impl Shard {
         self.stats.passes.set(self.passes.len() as u64);
         self.stats.varying.set(self.rules.len() as u64);
         self.stats.uncacheable.set(self.uncacheable.len() as u64);
+        self.publish_tier(now);
         if self.next_gauges.is_none_or(|due| now.mono >= due) {
             self.next_gauges = Some(now.mono + GAUGE_INTERVAL);
             let store = self.store.stats();
             self.stats.objects.set(store.objects);
             self.stats.object_bytes.set(store.bytes);
             self.stats.evictions.set(store.evictions);
+        }
+    }
+
+    fn publish_tier(&mut self, now: Now) {
+        let Some(tier) = &self.tier else { return };
+        if self.next_tier_gauges.is_none_or(|due| now.mono >= due) {
+            self.next_tier_gauges = Some(now.mono + TIER_GAUGE_INTERVAL);
+            self.tier_gauges.publish(&tier.stats());
         }
     }
 

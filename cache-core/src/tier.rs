@@ -59,7 +59,7 @@ pub use io::{
     Bypass, DiskCommand, DiskDone, Durability, IoId, Offered, Refusal, Ticket, TierEvent,
 };
 pub use recovery::{PinJudge, Recovery, RecoveryRead, UrlJudge};
-pub use stats::TierStats;
+pub use stats::{TierGauges, TierStats};
 
 /// Bytes of a pool's blocks unless there is a reason for others: a read or write at most.
 pub const DEFAULT_BLOCK_BYTES: usize = 128 << 10;

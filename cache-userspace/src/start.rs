@@ -1,14 +1,15 @@
 //! The boot order; stopping is its reverse.
 //!
 //! ```text
-//!  admin socket (is another popcache running?) -> machine -> TLS -> UDP sockets -> store
-//!    -> XDP -> packet backend -> shards -> control thread -> "ready"
+//!  admin socket (is another popcache running?) -> machine -> TLS -> UDP sockets
+//!    -> tier (devices, journal) -> store -> tier (what is found again) -> XDP -> packet backend -> shards -> control thread -> "ready"
 //! ```
 //!
 //! Whatever can fail for a reason outside the program fails here, before the first packet is taken,
 //! with one line that says what to do.
 
 mod ports;
+mod tier;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,10 +17,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context as _, anyhow, bail};
 use cache_core::config::{Caching, ShardConfig};
 use cache_core::conn::quic::QuicSetup;
-use cache_core::purge::{self, Purges};
 use cache_core::shard::Shard;
 use cache_core::stats::ShardStats;
 use cache_core::store::{self, Store, StoreConfig, StoreReport};
+use cache_core::tier::TierGauges;
 use cache_ebpf::cid::CidKeys;
 use tokio::sync::mpsc;
 
@@ -28,15 +29,16 @@ use crate::node::{COMMAND_QUEUE, NodeFacts, NodeHandle, Reading, Sources, XdpFac
 use crate::purging::Purging;
 use crate::rt::control::Control;
 use crate::rt::core_loop::LoopStats;
+use crate::rt::disk::DiskStats;
 use crate::rt::mesh::mesh;
 use crate::rt::packet::{PacketStats, UdpSocket, open_sockets};
 use crate::rt::spawn::{CorePlan, RunningCore, spawn};
 use crate::status::BackendStatus;
-use crate::tier_files::{OpenTier, Wanted};
 use crate::upstream::Upstream;
 use crate::xdp::{Xdp, XdpOptions, random_cid_keys};
-use crate::{admin, config, journal, tls_files};
+use crate::{admin, config, tls_files};
 use ports::Ports;
+use tier::Memory;
 
 /// Runs a node until SIGINT or SIGTERM.
 ///
@@ -51,20 +53,9 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
     let shards = u8::try_from(config.server.cpus.len()).context("too many cores")?;
     let sockets = open_sockets(&config.server.listen, shards).context("server.listen")?;
     let listen: Vec<SocketAddr> = sockets[0].iter().map(UdpSocket::address).collect();
-    let tier = open_tier(&config, shards, format)?;
-    // What is on the drives names slots of tags, and is found by the hash.
-    let seed = match &tier {
-        Some(tier) => tier.hash_seed,
-        None => u64::from_ne_bytes(random()?),
-    };
-    let (purges, journal) = match &tier {
-        Some(tier) => {
-            let (journal, purges) = journal::of_tier(tier)?;
-            (purges, Some(journal))
-        }
-        None => (Arc::new(Purges::new(seed, purge::DEFAULT_SLOTS)), None),
-    };
-    let (stores, report) = build_store(&config, shards, seed, &purges)?;
+    let memory = Memory::open(&config, shards, format)?;
+    let (stores, report) = build_store(&config, shards, &memory)?;
+    let mut tiers = memory.recover(&config, shards)?.into_iter();
     let mut steering = Steering::new(&config, &listen, shards)?;
     let quic = QuicSetup::new(tls, steering.cid_keys, &config.limits)?;
     let upstream = Upstream::new(config.upstream.clone())?;
@@ -72,22 +63,30 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
     let ports = Ports::open(&config, &listen, sockets, steering.xdp.as_mut())?;
     let (lanes, control_lanes) =
         mesh(shards, config.limits.max_lane_backlog).context("cannot make lanes")?;
-    let counters = Counters::new(shards);
+    let mut counters = Counters::new(shards);
     let mut cores = Cores::default();
     for (((number, lanes), store), port) in (0..).zip(lanes).zip(stores).zip(ports.ports) {
-        let shard = shard(
+        let mut shard = shard(
             &config,
             number,
             store,
             &quic,
             counters.shards[usize::from(number)].clone(),
         )?;
+        let mut disk = None;
+        if let Some(tier) = tiers.next().flatten() {
+            shard = shard.with_tier(tier.tier);
+            counters
+                .tiers
+                .push((shard.tier_gauges(), tier.disk.stats.clone()));
+            disk = Some(tier.disk);
+        }
         cores.running.push(spawn(CorePlan {
             number,
             cpu: config.server.cpus[usize::from(number)],
             shard,
             port,
-            disk: None,
+            disk,
             lanes,
             spin: config.packet.spin,
             packet_stats: counters.packets[usize::from(number)].clone(),
@@ -104,8 +103,9 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
     let (asking, commands) = mpsc::channel(COMMAND_QUEUE);
     let facts = facts(&config, listen, ports.backend, report, &steering);
     let xdp = steering.xdp.map(|xdp| Arc::new(Mutex::new(xdp)));
-    let purger = purges.writer().context("another writer of purges")?;
-    let purging = Purging::new(purger, journal);
+    let purger = memory.purges.writer().context("another writer of purges")?;
+    let purging = Purging::new(purger, memory.journal);
+    let seed = memory.seed;
     let sources = sources(&counters, &upstream, xdp.clone(), asking, purging, seed);
     let node = NodeHandle::new(facts, sources);
     let control = Control {
@@ -171,36 +171,23 @@ fn require_locked_memory() -> anyhow::Result<()> {
     )
 }
 
-/// The devices of the tier, where there is one.
-fn open_tier(config: &Config, shards: u8, format: bool) -> anyhow::Result<Option<OpenTier>> {
-    if config.tier.devices.is_empty() {
-        return Ok(None);
-    }
-    let wanted = Wanted {
-        shards,
-        tag_slots: purge::DEFAULT_SLOTS,
-        format,
-    };
-    OpenTier::open(&config.tier, &wanted).map(Some)
-}
-
 fn build_store(
     config: &Config,
     shards: u8,
-    seed: u64,
-    purges: &Arc<Purges>,
+    memory: &Memory,
 ) -> anyhow::Result<(Vec<Store>, StoreReport)> {
     let store = StoreConfig {
         shards,
         ram_bytes: config.memory.ram,
         pages: config.memory.pages,
         max_object: config.limits.max_object,
-        hash_seed: seed,
+        hash_seed: memory.seed,
         large_share: config.memory.large_share,
         mean_object: config.memory.mean_object,
         ..StoreConfig::default()
     };
-    let (stores, report) = store::build(&store, Arc::clone(purges)).context("memory.ram")?;
+    let (stores, report) =
+        store::build(&store, Arc::clone(&memory.purges)).context("memory.ram")?;
     tracing::info!(
         mib = report.backing.bytes >> 20,
         pages = %report.backing.kind,
@@ -294,6 +281,8 @@ struct Counters {
     shards: Vec<Arc<ShardStats>>,
     packets: Vec<Arc<PacketStats>>,
     loops: Vec<Arc<LoopStats>>,
+    /// With a tier: of each shard's part, and of its drives.
+    tiers: Vec<(Arc<TierGauges>, Arc<DiskStats>)>,
 }
 
 impl Counters {
@@ -305,16 +294,26 @@ impl Counters {
             shards: each(shards),
             packets: each(shards),
             loops: each(shards),
+            tiers: Vec::new(),
         }
     }
 
     /// What `status` shows of each shard beside the shard's own counters.
     fn runtime(&self) -> Vec<Reading<Vec<(&'static str, u64)>>> {
         let both = self.packets.iter().cloned().zip(self.loops.iter().cloned());
-        both.map(|(packets, turns)| -> Reading<_> {
-            Box::new(move || [packets.snapshot(), turns.snapshot()].concat())
-        })
-        .collect()
+        both.enumerate()
+            .map(|(shard, (packets, turns))| -> Reading<_> {
+                let tier = self.tiers.get(shard).cloned();
+                Box::new(move || {
+                    let mut all = [packets.snapshot(), turns.snapshot()].concat();
+                    if let Some((tier, disk)) = &tier {
+                        all.extend(tier.snapshot());
+                        all.extend(disk.snapshot());
+                    }
+                    all
+                })
+            })
+            .collect()
     }
 }
 

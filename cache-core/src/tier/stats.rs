@@ -1,5 +1,7 @@
 //! Counters of one shard's tier.
 
+use crate::stats::Stat;
+
 macro_rules! tier_stats {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// Counters since the start, and gauges where it says so.
@@ -17,6 +19,24 @@ macro_rules! tier_stats {
             /// Adds another shard's.
             pub fn add(&mut self, other: &Self) {
                 $(self.$name += other.$name;)*
+            }
+        }
+
+        /// [`TierStats`] as anyone may read them while the shard runs.
+        #[derive(Debug, Default)]
+        #[repr(align(128))]
+        pub struct TierGauges {
+            $($name: Stat,)*
+        }
+
+        impl TierGauges {
+            pub fn publish(&self, stats: &TierStats) {
+                $(self.$name.set(stats.$name);)*
+            }
+
+            /// Names, which begin with `tier_`, and values.
+            pub fn snapshot(&self) -> Vec<(&'static str, u64)> {
+                vec![$((concat!("tier_", stringify!($name)), self.$name.get()),)*]
             }
         }
     };

@@ -78,8 +78,12 @@ pub struct Core {
     stats: Arc<LoopStats>,
     /// A turn is due even if nothing arrived.
     turn_due: bool,
-    stopped: bool,
+    /// Told to stop: when it does at the latest.
+    stopping: Option<Instant>,
 }
+
+/// How long what the tier has taken may take to be written at the end.
+const SETTLE_LIMIT: Duration = Duration::from_secs(4);
 
 impl Core {
     /// `spin`: how long to poll, at most, after the last event before sleeping.
@@ -98,7 +102,7 @@ impl Core {
             spin: Spin::new(spin),
             stats,
             turn_due: true,
-            stopped: false,
+            stopping: None,
         }
     }
 
@@ -120,7 +124,7 @@ impl Core {
         let mut now = clock::now();
         let mut last_event = now.mono;
         let mut gave_way = now.mono;
-        while !self.stopped {
+        while !self.is_over(now) {
             if self.poll_once(now) {
                 last_event = now.mono;
             } else if now.mono.saturating_duration_since(last_event) >= self.spin.now {
@@ -139,6 +143,11 @@ impl Core {
         }
         beat.cancel().await;
         Ok(())
+    }
+
+    fn is_over(&self, now: Now) -> bool {
+        self.stopping
+            .is_some_and(|limit| self.shard.is_settled() || now.mono >= limit)
     }
 
     async fn sleep(&mut self, sleeper: &mut Sleeper) -> anyhow::Result<()> {
@@ -224,7 +233,8 @@ impl Core {
                 Some(ToShard::Fetch { id, event }) => Input::Fetch { id, event },
                 Some(ToShard::Command { id, command }) => Input::Command { id, command },
                 Some(ToShard::Stop) => {
-                    self.stopped = true;
+                    self.shard.stop(now);
+                    self.stopping = Some(now.mono + SETTLE_LIMIT);
                     continue;
                 }
             };

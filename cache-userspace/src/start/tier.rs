@@ -1,0 +1,74 @@
+//! The tier at start: its devices, its journal, and what every shard finds again.
+//!
+//! ```text
+//!  devices (open, locked, recognised) -> journal -> purges as they were -> segments -> tiers
+//! ```
+//! Purges come first: what they cover is not found again.
+
+use std::sync::Arc;
+
+use cache_core::purge::{self, Purges};
+
+use super::random;
+use crate::config::Config;
+use crate::journal::{self, JournalFile};
+use crate::tier_files::{OpenTier, ShardTier, Wanted};
+
+/// What a node knows from before, or begins with.
+pub struct Memory {
+    /// Of the key hash and of the purge table.
+    pub seed: u64,
+    pub purges: Arc<Purges>,
+    /// With a tier.
+    pub journal: Option<JournalFile>,
+    tier: Option<OpenTier>,
+}
+
+impl Memory {
+    /// Opens the tier, if there is one, and makes the purges as they were.
+    ///
+    /// # Errors
+    /// One line that says which device, what is wrong, and what to do.
+    pub fn open(config: &Config, shards: u8, format: bool) -> anyhow::Result<Self> {
+        if config.tier.devices.is_empty() {
+            return Self::without_tier();
+        }
+        let wanted = Wanted {
+            shards,
+            tag_slots: purge::DEFAULT_SLOTS,
+            format,
+        };
+        let tier = OpenTier::open(&config.tier, &wanted)?;
+        let (journal, purges) = journal::of_tier(&tier)?;
+        Ok(Self {
+            // What is on the drives names slots of tags, and is found by the hash.
+            seed: tier.hash_seed,
+            purges,
+            journal: Some(journal),
+            tier: Some(tier),
+        })
+    }
+
+    fn without_tier() -> anyhow::Result<Self> {
+        let seed = u64::from_ne_bytes(random()?);
+        Ok(Self {
+            seed,
+            purges: Arc::new(Purges::new(seed, purge::DEFAULT_SLOTS)),
+            journal: None,
+            tier: None,
+        })
+    }
+
+    /// Every shard's part of the tier, in the order of the shards; `None` for each without a tier.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn recover(&self, config: &Config, shards: u8) -> anyhow::Result<Vec<Option<ShardTier>>> {
+        let (Some(tier), Some(journal)) = (&self.tier, &self.journal) else {
+            return Ok((0..shards).map(|_| None).collect());
+        };
+        let judges = |_| journal::judges(journal, &self.purges, self.seed);
+        let tiers = tier.recover(&config.tier, &self.purges, judges)?;
+        Ok(tiers.into_iter().map(Some).collect())
+    }
+}
