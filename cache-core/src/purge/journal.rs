@@ -93,6 +93,9 @@ pub struct Journal {
     next: Option<u32>,
     /// Number of the next block of entries.
     number: u64,
+    /// All blocks before this one were confirmed. What was read at the start may not have been: the
+    /// write that takes its place says so, or its loss would look like damage.
+    sure: u64,
     pending: Option<Pending>,
 }
 
@@ -137,6 +140,7 @@ impl Journal {
         journal.generation = areas.iter().map(|area| area.generation).max().unwrap_or(0);
         journal.good = recovered.area;
         journal.number = recovered.next;
+        journal.sure = recovered.sure;
         Ok((journal, recovered.found))
     }
 
@@ -158,6 +162,7 @@ impl Journal {
             good: 1,
             next: None,
             number: 1,
+            sure: 1,
             pending: None,
         })
     }
@@ -196,7 +201,7 @@ impl Journal {
                 kind: Kind::Entries,
                 generation,
                 number: self.number + i as u64,
-                group: self.number,
+                group: self.sure.min(self.number),
                 covers: 0,
                 payload,
             };
@@ -227,6 +232,7 @@ impl Journal {
             self.generation = pending.generation;
             self.next = Some(pending.next);
             self.number = pending.number;
+            self.sure = pending.number;
         }
     }
 

@@ -46,6 +46,8 @@ pub(super) struct Recovered {
     pub area: u8,
     /// Number of the next block of entries.
     pub next: u64,
+    /// Blocks from this one on may never have been confirmed.
+    pub sure: u64,
 }
 
 impl Area {
@@ -139,6 +141,7 @@ pub(super) fn recover(areas: &[Area; 2], fresh: State) -> Recovered {
             found: Found::Damaged,
             area: 1,
             next: last + 1,
+            sure: last + 1,
         };
     };
     let mut state = snapshot.state.clone();
@@ -155,6 +158,7 @@ pub(super) fn recover(areas: &[Area; 2], fresh: State) -> Recovered {
             found: Found::Whole,
             area,
             next,
+            sure: snapshot.covers + 1,
         };
     }
     for (_, appended) in entries.range(next..) {
@@ -166,6 +170,7 @@ pub(super) fn recover(areas: &[Area; 2], fresh: State) -> Recovered {
         found: Found::Damaged,
         area,
         next: last + 1,
+        sure: snapshot.covers + 1,
     }
 }
 
