@@ -6,9 +6,9 @@
 //! fuzz test and the benchmarks run.
 //!
 //! ```text
-//!  packet -> parse (Ethernet, VLAN, IP, UDP) -> quic (header) -> cid (MAC) -> verdict
-//!                                                                               |
-//!  maps: Rules, CidKeys (read)                         Counters (written) <-----'
+//!  packet -> parse (Ethernet, VLAN, IP, UDP) -> lists -> quic (header) -> cid (MAC) -> meter -> verdict
+//!                                                                                           |
+//!  maps: Rules, CidKeys, tables (read)                     Counters, buckets (written) <----'
 //! ```
 #![no_std]
 
@@ -16,10 +16,15 @@
 extern crate std;
 
 pub mod cid;
+pub mod event;
+pub mod lists;
 pub mod maps;
+pub mod meter;
 pub mod packet;
 pub mod parse;
 pub mod quic;
 pub mod reason;
+pub mod rule;
 pub mod siphash;
+pub mod tables;
 pub mod verdict;

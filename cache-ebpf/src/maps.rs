@@ -1,21 +1,33 @@
 //! The maps between the XDP program and the daemon: their names, values and layout version.
 //!
-//! | map        | kind            | value        | written by |
-//! |------------|-----------------|--------------|------------|
-//! | `RULES`    | array of 1      | [`Rules`]    | daemon     |
-//! | `CID_KEYS` | array of 1      | [`CidKeys`]  | daemon     |
-//! | `COUNTERS` | per-CPU array 1 | [`Counters`] | program    |
-//! | `XSKMAP`   | 64 sockets      | fd           | daemon     |
+//! | map        | kind              | value                          | written by |
+//! |------------|-------------------|--------------------------------|------------|
+//! | `RULES`    | array of 1        | [`Rules`]                      | daemon     |
+//! | `CID_KEYS` | array of 1        | [`CidKeys`]                    | daemon     |
+//! | `COUNTERS` | per-CPU array 1   | [`Counters`]                   | program    |
+//! | `XSKMAP`   | 64 sockets        | fd                             | daemon     |
+//! | `COVER4`   | array, mmapable   | u64, see [`crate::lists`]      | daemon     |
+//! | `COVER6`   | array, mmapable   | u64                            | daemon     |
+//! | `EXACT`    | array, mmapable   | [`crate::lists::ExactBucket`]  | daemon     |
+//! | `BUCKETS`  | array             | [`crate::meter::Bucket`]       | program    |
+//! | `EVENTS`   | ring buffer       | [`crate::event::Event`]        | program    |
 //!
-//! All four are pinned, so that a new daemon finds them as the old one left them. [`LAYOUT`] must
+//! All of them are pinned, so that a new daemon finds them as the old one left them. [`LAYOUT`] must
 //! grow with every change of a value's meaning or size: a daemon refuses maps of another layout.
 
-use crate::reason::Reason;
+use crate::{
+    lists::Lists,
+    meter::Meters,
+    packet::forget,
+    reason::Reason,
+    rule::{Modes, Rule},
+};
 
 pub use crate::cid::CidKeys;
 
-/// Version of everything in this module, of [`CidKeys`] and of the order of [`Reason`].
-pub const LAYOUT: u32 = 1;
+/// Version of everything in this module, of [`CidKeys`], of the tables of [`crate::lists`] and
+/// [`crate::meter`], and of the order of [`Reason`] and [`Rule`].
+pub const LAYOUT: u32 = 2;
 
 /// NIC queues, and so shards, that can have an AF_XDP socket each.
 pub const MAX_QUEUES: u32 = 64;
@@ -23,10 +35,18 @@ pub const MAX_QUEUES: u32 = 64;
 /// UDP ports that can be served at the same time.
 pub const MAX_PORTS: usize = 8;
 
+/// Source ports of reflectors that can be listed.
+pub const MAX_REFLECTORS: usize = 32;
+
 pub const RULES: &str = "RULES";
 pub const CID_KEYS: &str = "CID_KEYS";
 pub const COUNTERS: &str = "COUNTERS";
 pub const XSKMAP: &str = "XSKMAP";
+pub const COVER4: &str = "COVER4";
+pub const COVER6: &str = "COVER6";
+pub const EXACT: &str = "EXACT";
+pub const BUCKETS: &str = "BUCKETS";
+pub const EVENTS: &str = "EVENTS";
 
 /// What the program is told.
 #[repr(C)]
@@ -43,11 +63,20 @@ pub struct Rules {
     pub ports: [u16; MAX_PORTS],
     /// The daemon's note of how the program is attached. Not read by the program.
     pub attach_mode: u32,
-    pub reserved: u32,
+    /// A match whose number (by rule and CPU) has none of these bits becomes an event: one less
+    /// than a power of two, or all ones for the first match alone.
+    pub sample_mask: u32,
+    pub modes: Modes,
+    pub lists: Lists,
+    /// The key that places sources in buckets.
+    pub bucket_key: [u64; 2],
+    pub meters: Meters,
+    /// Source ports of [`Rule::Amplification`]; 0 is an empty place.
+    pub reflectors: [u16; MAX_REFLECTORS],
 }
 
 impl Rules {
-    /// Rules of this layout that steer nothing yet.
+    /// Rules of this layout that drop nothing and steer nothing yet.
     pub const fn new(shards: u32, ports: [u16; MAX_PORTS]) -> Self {
         Self {
             layout: LAYOUT,
@@ -55,19 +84,24 @@ impl Rules {
             af_xdp: 0,
             ports,
             attach_mode: 0,
-            reserved: 0,
+            sample_mask: u32::MAX,
+            modes: Modes::OFF,
+            lists: Lists::NONE,
+            bucket_key: [0; 2],
+            meters: Meters::NONE,
+            reflectors: [0; MAX_REFLECTORS],
         }
     }
 
     #[inline(always)]
     pub fn serves(&self, port: u16) -> bool {
-        // All places at once, four lanes in a word, for the verifier: it walks everything behind a
-        // branch once more for every branch. A lane is zero where the port was found.
-        let [a, b, c, d, e, f, g, h] = self.ports;
-        let wanted = u64::from(port) * LANES;
-        let hit =
-            zero_lanes(lanes([a, b, c, d]) ^ wanted) | zero_lanes(lanes([e, f, g, h]) ^ wanted);
-        hit != 0 && port != 0
+        holds(&self.ports, port)
+    }
+
+    /// Whether reflectors answer from `port`.
+    #[inline(always)]
+    pub fn reflects(&self, port: u16) -> bool {
+        holds(&self.reflectors, port)
     }
 
     /// Whether datagrams of `queue` go to its AF_XDP socket.
@@ -84,6 +118,19 @@ impl Rules {
         self.af_xdp = self.af_xdp & !(1 << queue) | (on as u64) << queue;
         true
     }
+}
+
+/// Whether `port` is listed. All places at once, four lanes in a word, for the verifier: it walks
+/// everything behind a branch once more for every branch. A lane is zero where the port was found.
+#[inline(always)]
+fn holds(ports: &[u16], port: u16) -> bool {
+    let wanted = u64::from(port) * LANES;
+    let (fours, _) = ports.as_chunks();
+    let mut hit = 0;
+    for four in fours {
+        hit |= zero_lanes(lanes(*four) ^ wanted);
+    }
+    hit != 0 && port != 0
 }
 
 /// A one in each 16-bit lane of a word.
@@ -112,16 +159,36 @@ pub enum Extra {
     Redirected,
     /// Should have been sent to an AF_XDP socket, but the queue has none: went to the kernel.
     SocketMissing,
+    /// Its source is in the allow list.
+    Allowed,
+    /// An event found no room in the ring.
+    EventLost,
 }
 
-const EXTRA_NAMES: [&str; 4] = ["cid_home", "cid_away", "redirected", "socket_missing"];
+const EXTRA_NAMES: [&str; 6] = [
+    "cid_home",
+    "cid_away",
+    "redirected",
+    "socket_missing",
+    "allowed",
+    "event_lost",
+];
+
+const FIRST_EXTRA: usize = Reason::ALL.len();
+const FIRST_DROPPED: usize = FIRST_EXTRA + EXTRA_NAMES.len();
+const FIRST_MONITORED: usize = FIRST_DROPPED + Rule::ALL.len();
 
 /// Number of counters.
-pub const COUNTER_COUNT: usize = Reason::ALL.len() + EXTRA_NAMES.len();
+pub const COUNTER_COUNT: usize = FIRST_MONITORED + Rule::ALL.len();
 
 /// Names of all counters in the order of [`Counters::values`].
 pub fn counter_names() -> impl Iterator<Item = &'static str> {
-    Reason::NAMES.iter().copied().chain(EXTRA_NAMES)
+    let rules = Rule::DROPPED.iter().chain(Rule::MONITORED).copied();
+    Reason::NAMES
+        .iter()
+        .copied()
+        .chain(EXTRA_NAMES)
+        .chain(rules)
 }
 
 /// Packets since the program was first attached, one such value for each CPU.
@@ -144,11 +211,26 @@ impl Counters {
 
     #[inline(always)]
     pub fn count_extra(&mut self, extra: Extra) {
-        self.bump(Reason::ALL.len() + extra as usize);
+        self.bump(FIRST_EXTRA + extra as usize);
+    }
+
+    /// Counts a packet that `rule` dropped, and returns how many of them there were before.
+    #[inline(always)]
+    pub fn count_dropped(&mut self, rule: Rule) -> u64 {
+        self.bump(FIRST_DROPPED + rule as usize)
+    }
+
+    /// Counts a packet that `rule` would have dropped.
+    #[inline(always)]
+    pub fn count_monitored(&mut self, rule: Rule) -> u64 {
+        self.bump(FIRST_MONITORED + rule as usize)
     }
 
     #[inline(always)]
     fn bump(&mut self, index: usize) -> u64 {
+        // Where the compiler knows that the index is in bounds it leaves out the check, and with it
+        // what the verifier goes by.
+        let index = forget(index as u16) as usize;
         let Some(value) = self.values.get_mut(index) else {
             return 0;
         };
@@ -164,14 +246,17 @@ impl Counters {
 /// Implementors are `repr(C)` without padding, and every bit pattern is a value of theirs.
 pub unsafe trait MapValue: Copy + 'static {}
 
-// SAFETY: repr(C) of u32, u64 and u16 fields that leave no gap (see the size assertions).
+// SAFETY: repr(C) of u32, u64 and u16 fields, and of structures of those, that leave no gap (see the
+// size assertions).
 unsafe impl MapValue for Rules {}
 // SAFETY: as above.
 unsafe impl MapValue for CidKeys {}
 // SAFETY: one array of u64.
 unsafe impl MapValue for Counters {}
 
-const _: () = assert!(size_of::<Rules>() == 4 + 4 + 8 + 2 * MAX_PORTS + 4 + 4);
+const _: () = assert!(
+    size_of::<Rules>() == 4 + 4 + 8 + 2 * MAX_PORTS + 4 + 4 + 8 + 40 + 16 + 24 + 2 * MAX_REFLECTORS
+);
 const _: () = assert!(size_of::<CidKeys>() == 8 + crate::cid::CID_KEY_SLOTS * 24);
 
 #[cfg(test)]
@@ -183,7 +268,7 @@ mod tests {
     #[test]
     fn names_and_counters_go_together() {
         assert_eq!(counter_names().count(), COUNTER_COUNT);
-        assert_eq!(Extra::SocketMissing as usize + 1, EXTRA_NAMES.len());
+        assert_eq!(Extra::EventLost as usize + 1, EXTRA_NAMES.len());
         for (i, reason) in Reason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, i);
         }

@@ -2,7 +2,9 @@
 //!
 //! Follows at most two VLAN tags, IPv4 options and four IPv6 extension headers (hop-by-hop, routing,
 //! destination; what is behind an authentication header is not looked for). It validates what it
-//! needs to find the payload and leaves the rest (checksums, addresses) to whoever takes the packet.
+//! needs to find the payload and leaves the rest (checksums) to whoever takes the packet.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::{
     packet::{Packet, forget},
@@ -17,6 +19,7 @@ pub const MAX_EXTENSION_HEADERS: usize = 4;
 
 const ETHERNET_LEN: usize = 14;
 const VLAN_TAG_LEN: usize = 4;
+const IPV4_LEN: usize = 20;
 const IPV6_LEN: usize = 40;
 const UDP_LEN: usize = 8;
 
@@ -33,13 +36,67 @@ const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;
 
+/// Where a packet says it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Source {
+    pub v6: bool,
+    /// The upper half of an IPv6 address; 0 for IPv4.
+    pub high: u64,
+    /// The lower half of an IPv6 address, or the IPv4 address.
+    pub low: u64,
+}
+
+impl Source {
+    pub const fn v4(address: u32) -> Self {
+        Self {
+            v6: false,
+            high: 0,
+            low: address as u64,
+        }
+    }
+
+    pub const fn v6(address: u128) -> Self {
+        Self {
+            v6: true,
+            high: (address >> 64) as u64,
+            low: address as u64,
+        }
+    }
+}
+
+impl From<IpAddr> for Source {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Self::v4(address.to_bits()),
+            IpAddr::V6(address) => Self::v6(address.to_bits()),
+        }
+    }
+}
+
+impl From<Source> for IpAddr {
+    fn from(source: Source) -> Self {
+        if source.v6 {
+            let address = u128::from(source.high) << 64 | u128::from(source.low);
+            Ipv6Addr::from_bits(address).into()
+        } else {
+            Ipv4Addr::from_bits(source.low as u32).into()
+        }
+    }
+}
+
+/// What IP says about a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// Offset of the IP header.
+    pub ip: usize,
+    pub source: Source,
+    /// Offset of the UDP header, or the reason why there is none to be looked at.
+    pub transport: Result<usize, Reason>,
+}
+
 /// A whole UDP datagram in a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Udp {
-    /// Offset of the IP header.
-    pub ip: usize,
-    /// IPv6 rather than IPv4.
-    pub v6: bool,
     pub source: u16,
     pub destination: u16,
     /// Offset of the payload.
@@ -49,6 +106,14 @@ pub struct Udp {
 }
 
 impl Udp {
+    /// No datagram at all.
+    pub const NONE: Self = Self {
+        source: 0,
+        destination: 0,
+        payload: 0,
+        length: 0,
+    };
+
     /// The `N` payload bytes at `offset`, never link-layer padding behind the payload.
     #[inline(always)]
     pub fn read<const N: usize>(&self, packet: &Packet<'_>, offset: usize) -> Option<[u8; N]> {
@@ -59,18 +124,27 @@ impl Udp {
     }
 }
 
-/// Finds the UDP payload of `packet`.
+/// Reads `packet` up to its IP header.
 ///
 /// # Errors
-/// The reason why there is none, or none that may be steered.
+/// The reason why there is none that can be read.
 #[inline(always)]
-pub fn udp(packet: &Packet<'_>) -> Result<Udp, Reason> {
-    let (ethertype, ip) = network(packet)?;
-    let (v6, transport) = match ethertype {
-        ETHERTYPE_IPV4 => (false, ipv4(packet, ip)?),
-        ETHERTYPE_IPV6 => (true, ipv6(packet, ip)?),
-        _ => return Err(Reason::NotIp),
-    };
+pub fn network(packet: &Packet<'_>) -> Result<Network, Reason> {
+    let (ethertype, ip) = link(packet)?;
+    match ethertype {
+        ETHERTYPE_IPV4 => ipv4(packet, ip),
+        ETHERTYPE_IPV6 => ipv6(packet, ip),
+        _ => Err(Reason::NotIp),
+    }
+}
+
+/// Reads the UDP header at `transport`.
+///
+/// # Errors
+/// The reason why there is no whole datagram.
+#[inline(always)]
+pub fn udp(packet: &Packet<'_>, transport: usize) -> Result<Udp, Reason> {
+    let transport = forget(transport as u16) as usize;
     let [s0, s1, d0, d1, l0, l1, _, _] = read::<UDP_LEN>(packet, transport)?;
     let length = u16::from_be_bytes([l0, l1]) as usize;
     let payload = transport + UDP_LEN;
@@ -78,18 +152,16 @@ pub fn udp(packet: &Packet<'_>) -> Result<Udp, Reason> {
         return Err(Reason::Truncated);
     }
     Ok(Udp {
-        ip,
-        v6,
         source: u16::from_be_bytes([s0, s1]),
         destination: u16::from_be_bytes([d0, d1]),
-        payload: forget(payload as u16) as usize,
-        length: forget((length - UDP_LEN) as u16) as usize,
+        payload,
+        length: length - UDP_LEN,
     })
 }
 
 /// The ethertype below the VLAN tags and the offset of what it announces.
 #[inline(always)]
-fn network(packet: &Packet<'_>) -> Result<(u16, usize), Reason> {
+fn link(packet: &Packet<'_>) -> Result<(u16, usize), Reason> {
     let mut offset = ETHERNET_LEN;
     let mut ethertype = u16::from_be_bytes(read(packet, offset - 2)?);
     for _ in 0..MAX_VLAN_TAGS {
@@ -102,32 +174,69 @@ fn network(packet: &Packet<'_>) -> Result<(u16, usize), Reason> {
     Ok((ethertype, offset))
 }
 
-/// The offset of the UDP header in an IPv4 packet.
 #[inline(always)]
-fn ipv4(packet: &Packet<'_>, ip: usize) -> Result<usize, Reason> {
-    let [version_ihl, _, _, _, _, _, f0, f1, _, protocol] = read::<10>(packet, ip)?;
+fn ipv4(packet: &Packet<'_>, ip: usize) -> Result<Network, Reason> {
+    let header = read::<IPV4_LEN>(packet, ip)?;
+    let [
+        version_ihl,
+        _,
+        _,
+        _,
+        _,
+        _,
+        f0,
+        f1,
+        _,
+        protocol,
+        _,
+        _,
+        a,
+        b,
+        c,
+        d,
+        ..,
+    ] = header;
     let header_len = (version_ihl & 0x0f) as usize * 4;
-    if version_ihl >> 4 != 4 || header_len < 20 {
+    if version_ihl >> 4 != 4 || header_len < IPV4_LEN {
         return Err(Reason::Truncated);
     }
     let more_fragments_or_offset = u16::from_be_bytes([f0, f1]) & 0x3fff;
-    if more_fragments_or_offset != 0 {
-        return Err(Reason::Fragment);
-    }
-    if protocol != PROTOCOL_UDP {
-        return Err(Reason::NotUdp);
-    }
-    Ok(ip + header_len)
+    let transport = if more_fragments_or_offset != 0 {
+        Err(Reason::Fragment)
+    } else if protocol != PROTOCOL_UDP {
+        Err(Reason::NotUdp)
+    } else {
+        Ok(ip + header_len)
+    };
+    Ok(Network {
+        ip,
+        source: Source::v4(u32::from_be_bytes([a, b, c, d])),
+        transport,
+    })
 }
 
-/// The offset of the UDP header in an IPv6 packet.
 #[inline(always)]
-fn ipv6(packet: &Packet<'_>, ip: usize) -> Result<usize, Reason> {
-    let [version, _, _, _, _, _, mut next] = read::<7>(packet, ip)?;
+fn ipv6(packet: &Packet<'_>, ip: usize) -> Result<Network, Reason> {
+    let [version, _, _, _, _, _, next, _] = read::<8>(packet, ip)?;
     if version >> 4 != 6 {
         return Err(Reason::Truncated);
     }
-    let mut offset = ip + IPV6_LEN;
+    let source = Source {
+        v6: true,
+        high: u64::from_be_bytes(read(packet, ip + 8)?),
+        low: u64::from_be_bytes(read(packet, ip + 16)?),
+    };
+    Ok(Network {
+        ip,
+        source,
+        transport: behind_extensions(packet, ip + IPV6_LEN, next),
+    })
+}
+
+/// The offset of the UDP header behind the extension headers that start at `offset`.
+#[inline(always)]
+fn behind_extensions(packet: &Packet<'_>, offset: usize, next: u8) -> Result<usize, Reason> {
+    let (mut offset, mut next) = (offset, next);
     for _ in 0..MAX_EXTENSION_HEADERS {
         if !is_extension(next) {
             break;
@@ -198,7 +307,11 @@ mod tests {
     }
 
     fn parsed(parts: &[Vec<u8>]) -> Result<Udp, Reason> {
-        udp(&Packet::new(&parts.concat()))
+        whole(&Packet::new(&parts.concat()))
+    }
+
+    fn whole(packet: &Packet<'_>) -> Result<Udp, Reason> {
+        udp(packet, network(packet)?.transport?)
     }
 
     #[test]
@@ -210,8 +323,6 @@ mod tests {
             vec![1, 2, 3, 0, 0],
         ];
         let expected = Udp {
-            ip: 14,
-            v6: false,
             source: 12345,
             destination: 443,
             payload: 42,
@@ -326,6 +437,24 @@ mod tests {
     }
 
     #[test]
+    fn sources_are_read_whatever_follows() {
+        let mut ip = ipv4_header(0, 0x2000, 6);
+        ip[12..16].copy_from_slice(&[192, 0, 2, 7]);
+        let frame = [ethernet(&[], ETHERTYPE_IPV4), ip].concat();
+        let found = network(&Packet::new(&frame)).unwrap();
+        assert_eq!(found.source, Source::v4(0xc000_0207));
+        assert_eq!(found.transport, Err(Reason::Fragment));
+
+        let mut ip = ipv6_header(58);
+        let address: Ipv6Addr = "2001:db8::17".parse().unwrap();
+        ip[8..24].copy_from_slice(&address.octets());
+        let frame = [ethernet(&[0x8100], ETHERTYPE_IPV6), ip].concat();
+        let found = network(&Packet::new(&frame)).unwrap();
+        assert_eq!(IpAddr::from(found.source), address);
+        assert_eq!(found.transport, Err(Reason::NotUdp));
+    }
+
+    #[test]
     fn every_prefix_of_a_packet_is_refused_without_a_panic() {
         let frame = [
             ethernet(&[0x8100], ETHERTYPE_IPV6),
@@ -335,9 +464,9 @@ mod tests {
             vec![0; 20],
         ]
         .concat();
-        assert!(udp(&Packet::new(&frame)).is_ok());
+        assert!(whole(&Packet::new(&frame)).is_ok());
         for end in 0..frame.len() {
-            let cut = udp(&Packet::new(&frame[..end]));
+            let cut = whole(&Packet::new(&frame[..end]));
             assert_eq!(cut, Err(Reason::Truncated), "cut at {end}");
         }
     }

@@ -1,4 +1,5 @@
-//! What a packet was found to be: exactly one reason per packet, each with its counter.
+//! What a packet was found to be: exactly one reason for each packet that was not dropped, each with
+//! its counter. What was dropped counts by its rule, see [`crate::rule`].
 
 /// Declares the enum, its list and its names from one table.
 macro_rules! reasons {
@@ -43,12 +44,22 @@ reasons! {
     QuicHandshake = "quic_handshake",
     /// A long header of a version that is neither 1 nor 2.
     QuicOtherVersion = "quic_other_version",
+    /// The same in a datagram below 1,200 bytes, which gets no answer.
+    QuicOtherVersionUndersized = "quic_other_version_undersized",
     /// A short header with a connection id that we issued.
     QuicShort = "quic_short",
     /// A short header whose connection id was not issued by us: forged, stale or corrupt.
     QuicShortUnknown = "quic_short_unknown",
     /// Retry or Version Negotiation, which only a server sends.
     QuicFromServer = "quic_from_server",
-    /// Not a QUIC header: cut off, or with a connection id of an impossible length.
+    /// Not a QUIC header: cut off, or with lengths that are impossible or do not fit.
     QuicMalformed = "quic_malformed",
+}
+
+impl Reason {
+    /// Whether it is said of datagrams to a served port.
+    #[inline(always)]
+    pub const fn is_ours(self) -> bool {
+        self as u32 >= Reason::QuicInitial as u32
+    }
 }

@@ -1,10 +1,13 @@
 //! What real clients send, judged by the kernel and by the host.
 
-use cache_ebpf::maps::{MAX_PORTS, Rules};
+use cache_ebpf::{
+    maps::{MAX_PORTS, Rules},
+    rule::{Mode, Rule},
+};
 
 use crate::{
     pcap,
-    support::{Kernel, on_host},
+    support::{Host, Kernel},
 };
 
 const INITIAL: &[&str] = &["quic_initial"];
@@ -16,16 +19,21 @@ const SHORT_HOME: &[&str] = &["quic_short", "cid_home"];
 fn check(name: &str, expected: &[&[&str]]) {
     let mut ports = [0; MAX_PORTS];
     ports[0] = pcap::PORT;
-    let (rules, keys) = (Rules::new(2, ports), pcap::keys());
+    let mut rules = Rules::new(2, ports);
+    // What no client of the world may be dropped by.
+    for rule in Rule::ALL {
+        rules.modes.set(*rule, Mode::Drop);
+    }
+    let mut host = Host::new(rules, pcap::keys());
     let mut kernel = Kernel::load();
-    kernel.set(rules, keys);
+    kernel.follow(&host);
     let frames = pcap::frames(name);
     assert_eq!(frames.len(), expected.len(), "{name}");
     for (i, (frame, expected)) in frames.iter().zip(expected).enumerate() {
         let outcome = kernel.run(frame);
         assert_eq!(
             outcome,
-            on_host(frame, &rules, &keys),
+            host.run(frame),
             "{name}, frame {i}: kernel and host disagree"
         );
         assert_eq!(outcome.moved(), *expected, "{name}, frame {i}");

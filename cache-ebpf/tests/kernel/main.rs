@@ -6,3 +6,4 @@ mod fuzz;
 mod packets;
 mod pcap;
 mod support;
+mod verdicts;

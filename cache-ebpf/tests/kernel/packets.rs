@@ -9,6 +9,9 @@ const MAX_FRAME: usize = 3000;
 /// The kernel's shortest frame: an Ethernet header.
 const MIN_FRAME: usize = 14;
 
+/// A source port that the rules may list.
+pub const REFLECTOR: u16 = 53;
+
 /// A frame to `port` or to another, of any kind that the parser knows.
 pub fn draw(rng: &mut SmallRng, port: u16, keys: &CidKeys) -> Vec<u8> {
     let payload = quic(rng, keys);
@@ -66,6 +69,20 @@ pub fn fit(frame: &mut Vec<u8>) {
     frame.resize(length, 0);
 }
 
+/// One of few, so that sources meet lists and buckets again.
+pub fn address_v4(rng: &mut SmallRng) -> [u8; 4] {
+    [192, 0, rng.random_range(0..4), rng.random_range(0..8)]
+}
+
+pub fn address_v6(rng: &mut SmallRng) -> [u8; 16] {
+    let mut address = [0; 16];
+    address[..4].copy_from_slice(&[0x20, 0x01, 0x0d, 0xb8 | rng.random_range(0..2)]);
+    for place in [5, 7, 15] {
+        address[place] = rng.random_range(0..3);
+    }
+    address
+}
+
 fn ipv4(rng: &mut SmallRng, frame: &mut Vec<u8>) {
     let words: u8 = if rng.random_ratio(3, 4) {
         5
@@ -77,6 +94,7 @@ fn ipv4(rng: &mut SmallRng, frame: &mut Vec<u8>) {
         .expect("choices");
     let mut header: Vec<u8> = (0..words as usize * 4).map(|_| rng.random()).collect();
     header[0] = 0x40 | words;
+    header[12..16].copy_from_slice(&address_v4(rng));
     header[6..8].copy_from_slice(&fragment.to_be_bytes());
     header[9] = if rng.random_ratio(9, 10) {
         17
@@ -92,6 +110,7 @@ fn ipv6(rng: &mut SmallRng, frame: &mut Vec<u8>) {
         .collect();
     let mut header: Vec<u8> = (0..40).map(|_| rng.random()).collect();
     header[0] = 0x60;
+    header[8..24].copy_from_slice(&address_v6(rng));
     header[6] = *extensions.first().unwrap_or(&17);
     frame.extend(header);
     for i in 0..extensions.len() {
@@ -106,7 +125,10 @@ fn ipv6(rng: &mut SmallRng, frame: &mut Vec<u8>) {
 fn udp(rng: &mut SmallRng, destination: u16, payload: &[u8]) -> Vec<u8> {
     let lie = *[0, 0, 0, 0, 0, 1, -1].choose(rng).expect("choices");
     let length = (payload.len() as i32 + 8 + lie) as u16;
-    let mut datagram = rng.random::<[u8; 2]>().to_vec();
+    let source: u16 = *[REFLECTOR, rng.random(), rng.random()]
+        .choose(rng)
+        .expect("choices");
+    let mut datagram = source.to_be_bytes().to_vec();
     datagram.extend(destination.to_be_bytes());
     datagram.extend(length.to_be_bytes());
     datagram.extend([0, 0]);
@@ -129,13 +151,33 @@ fn quic(rng: &mut SmallRng, keys: &CidKeys) -> Vec<u8> {
         let source_len = *[0, 8, 20, 21].choose(rng).expect("choices");
         packet.push(source_len);
         packet.extend(vec![1; source_len as usize]);
-        let size = *[0, 1199, 1200, 1252].choose(rng).expect("choices");
-        packet.resize(packet.len().max(size), 0);
+        let size: usize = *[0, 1199, 1200, 1252].choose(rng).expect("choices");
+        if rng.random_ratio(3, 4) {
+            lengths(rng, &mut packet, size);
+        }
+        packet.resize(packet.len().max(size), rng.random());
     } else {
         packet.extend(&id);
         packet.resize(packet.len() + rng.random_range(0..30), 0);
     }
     packet
+}
+
+/// A token of an Initial and the Length of what follows up to `size`, or nearly.
+fn lengths(rng: &mut SmallRng, packet: &mut Vec<u8>, size: usize) {
+    if rng.random() {
+        let token = *[0, 0, 5, 63].choose(rng).expect("choices");
+        packet.push(token);
+        packet.resize(packet.len() + token as usize, 0);
+    }
+    let rest = size.saturating_sub(packet.len() + 2);
+    let lie = *[0, 0, 0, 1, 4, 30].choose(rng).expect("choices");
+    let length = (rest as u64).saturating_sub(lie) + u64::from(rng.random_ratio(1, 10));
+    match rng.random_range(0..3) {
+        0 => packet.extend((length as u16 | 0x4000).to_be_bytes()),
+        1 => packet.extend((length as u32 | 0x8000_0000).to_be_bytes()),
+        _ => packet.extend((length | 0xc000_0000_0000_0000).to_be_bytes()),
+    }
 }
 
 /// Mostly one of ours for shard 0 or another, with at times a wrong bit; else one of any length.

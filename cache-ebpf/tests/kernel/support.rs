@@ -1,20 +1,31 @@
 //! The real object in the real kernel, driven by BPF_PROG_TEST_RUN, and the same decisions on the
 //! host to compare with.
 
-use std::path::Path;
+use std::{
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::Path,
+};
 
 use aya::{
     Ebpf, Pod, TestRun, TestRunOptions,
-    maps::{Array, MapData, PerCpuArray},
+    maps::{Array, Map, MapData, PerCpuArray, RingBuf},
     programs::Xdp,
 };
 use cache_ebpf::{
-    maps::{CID_KEYS, COUNTERS, CidKeys, Counters, Extra, MapValue, RULES, Rules, counter_names},
+    event::Event,
+    lists::{List, Prefix, Slot, Used, Writer},
+    maps::{
+        CID_KEYS, COUNTERS, COVER4, COVER6, CidKeys, Counters, EVENTS, EXACT, Extra, MapValue,
+        RULES, Rules, counter_names,
+    },
     packet::Packet,
-    verdict::{Verdict, decide},
+    tables::HostTables,
+    verdict::{Given, Seen, Verdict, decide},
 };
+use memmap2::{MmapMut, MmapOptions};
 
-const XDP_PASS: u32 = 2;
+pub const XDP_DROP: u32 = 1;
+pub const XDP_PASS: u32 = 2;
 
 /// A map value of ours as aya wants it.
 #[repr(transparent)]
@@ -29,6 +40,7 @@ unsafe impl<T: MapValue> Pod for Plain<T> {}
 pub struct Outcome {
     pub action: u32,
     pub counted: Counters,
+    pub event: Option<Event>,
 }
 
 impl Outcome {
@@ -41,24 +53,72 @@ impl Outcome {
     }
 }
 
-/// What the library says about `frame` on queue 0, where no socket is registered.
-pub fn on_host(frame: &[u8], rules: &Rules, keys: &CidKeys) -> Outcome {
-    let decision = decide(&Packet::new(frame), 0, rules, keys);
-    let mut counted = Counters::ZERO;
-    decision.count(&mut counted);
-    if matches!(decision.verdict, Verdict::Redirect { .. }) {
-        counted.count_extra(Extra::SocketMissing);
+/// The rules and tables of the host, to compare the kernel's verdicts with.
+pub struct Host {
+    pub rules: Rules,
+    pub keys: CidKeys,
+    pub tables: HostTables,
+}
+
+impl Host {
+    pub fn new(rules: Rules, keys: CidKeys) -> Self {
+        Self {
+            rules,
+            keys,
+            tables: HostTables::default(),
+        }
     }
-    Outcome {
-        action: XDP_PASS,
-        counted,
+
+    /// Fills the generation that is not in use from both lists, and uses it.
+    pub fn list(&mut self, allow: &[Prefix], block: &[Prefix], seed: [u64; 2]) {
+        self.rules.lists.prepare(seed);
+        let slot = self.tables.slot(self.rules.lists.generation() ^ 1);
+        let used = write_lists(slot, allow, block, seed);
+        self.rules.lists.flip(used);
     }
+
+    /// What the library says about `frame` on queue 0, where no socket is registered.
+    pub fn run(&mut self, frame: &[u8]) -> Outcome {
+        let (mut counted, mut seen) = (Counters::ZERO, Seen::NOTHING);
+        let given = Given {
+            queue: 0,
+            rules: &self.rules,
+            keys: &self.keys,
+        };
+        let packet = Packet::new(frame);
+        let verdict = decide(|| packet, given, &mut self.tables, &mut counted, &mut seen);
+        if matches!(verdict, Verdict::Redirect { .. }) {
+            counted.count_extra(Extra::SocketMissing);
+        }
+        let event = Event::new(&packet, &seen);
+        let action = match verdict {
+            Verdict::Drop => XDP_DROP,
+            Verdict::Pass | Verdict::Redirect { .. } => XDP_PASS,
+        };
+        Outcome {
+            action,
+            counted,
+            event,
+        }
+    }
+}
+
+fn write_lists(slot: Slot<'_>, allow: &[Prefix], block: &[Prefix], seed: [u64; 2]) -> Used {
+    let mut writer = Writer::new(slot, seed);
+    for (list, prefixes) in [(List::Allow, allow), (List::Block, block)] {
+        for prefix in prefixes {
+            writer.insert(list, prefix).expect("room");
+        }
+    }
+    writer.finish().0
 }
 
 /// The program, loaded and with its maps at hand, attached to nothing.
 pub struct Kernel {
     ebpf: Ebpf,
     counted: Counters,
+    tables: [MmapMut; 3],
+    events: RingBuf<MapData>,
 }
 
 impl Kernel {
@@ -82,9 +142,13 @@ impl Kernel {
         program
             .load()
             .unwrap_or_else(|error| panic!("the verifier refuses the program: {error}\n{error:?}"));
+        let tables = [COVER4, COVER6, EXACT].map(|name| mapped(&ebpf, name));
+        let events = ebpf.take_map(EVENTS).expect("the object has the map");
         Self {
             ebpf,
             counted: Counters::ZERO,
+            tables,
+            events: events.try_into().expect("a ring"),
         }
     }
 
@@ -100,6 +164,19 @@ impl Kernel {
         self.array(CID_KEYS)
             .set(0, Plain(keys), 0)
             .expect("CID_KEYS");
+    }
+
+    /// Gives the program the rules and keys of `host`.
+    pub fn follow(&mut self, host: &Host) {
+        self.set(host.rules, host.keys);
+    }
+
+    /// Fills the generation that `host` uses from the same lists.
+    pub fn list(&mut self, host: &Host, allow: &[Prefix], block: &[Prefix], seed: [u64; 2]) {
+        let [cover4, cover6, exact] = &mut self.tables;
+        let generation = host.rules.lists.generation();
+        let slot = Slot::of_generation(generation, cover4, cover6, exact);
+        write_lists(slot.expect("of the right size"), allow, block, seed);
     }
 
     fn array<T: MapValue>(&mut self, name: &str) -> Array<&mut MapData, Plain<T>> {
@@ -121,9 +198,11 @@ impl Kernel {
             *value -= before;
         }
         self.counted = after;
+        let event = self.events.next();
         Outcome {
             action: result.return_value,
             counted,
+            event: event.map(|bytes| Event::from_bytes(&bytes).expect("an event")),
         }
     }
 
@@ -139,4 +218,16 @@ impl Kernel {
         }
         sum
     }
+}
+
+/// A table of the lists, as memory that is shared with the kernel.
+fn mapped(ebpf: &Ebpf, name: &str) -> MmapMut {
+    let Some(Map::Array(map)) = ebpf.map(name) else {
+        panic!("the object has no array {name}");
+    };
+    let info = map.info().expect("information about the map");
+    let length = info.max_entries() as usize * info.value_size() as usize;
+    let descriptor = map.fd().as_fd().as_raw_fd();
+    // SAFETY: the program only reads the tables, and only while a test runs it.
+    unsafe { MmapOptions::new().len(length).map_mut(descriptor) }.expect("mapped")
 }

@@ -64,7 +64,7 @@ impl Pins {
     /// Removes the link first, so that a program never runs on maps that nobody can find.
     pub fn remove(&self) -> Result<(), XdpError> {
         self.remove_link()?;
-        for name in maps::PINNED {
+        for name in maps::pinned() {
             missing_is_fine(&self.map(name), |path| fs::remove_file(path))?;
         }
         missing_is_fine(&self.directory, |path| fs::remove_dir(path))

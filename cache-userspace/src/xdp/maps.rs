@@ -1,4 +1,4 @@
-//! The four maps between the daemon and the program.
+//! The maps between the daemon and the program.
 
 use std::os::fd::BorrowedFd;
 
@@ -8,16 +8,33 @@ use aya::{
 };
 use cache_ebpf::{
     cid::CidKeys,
+    lists::ExactBucket,
     maps::{
-        CID_KEYS, COUNTERS, Counters, LAYOUT, MAX_QUEUES, MapValue, RULES, Rules, XSKMAP,
-        counter_names,
+        BUCKETS, CID_KEYS, COUNTERS, COVER4, COVER6, Counters, EVENTS, EXACT, LAYOUT, MAX_QUEUES,
+        MapValue, RULES, Rules, XSKMAP, counter_names,
     },
+    meter::Bucket,
 };
 
 use super::{XdpError, bpffs::Pins, random_cid_keys};
 
+/// The maps that outlive the daemon, and the bytes of a value of theirs.
+const PINNED_SIZES: [(&str, usize); 9] = [
+    (RULES, size_of::<Rules>()),
+    (CID_KEYS, size_of::<CidKeys>()),
+    (COUNTERS, size_of::<Counters>()),
+    (XSKMAP, size_of::<u32>()),
+    (COVER4, size_of::<u64>()),
+    (COVER6, size_of::<u64>()),
+    (EXACT, size_of::<ExactBucket>()),
+    (BUCKETS, size_of::<Bucket>()),
+    (EVENTS, 0),
+];
+
 /// The maps that outlive the daemon.
-pub const PINNED: [&str; 4] = [RULES, CID_KEYS, COUNTERS, XSKMAP];
+pub fn pinned() -> impl Iterator<Item = &'static str> {
+    PINNED_SIZES.into_iter().map(|(name, _)| name)
+}
 
 /// A map value of ours as aya wants it.
 #[repr(transparent)]
@@ -89,13 +106,7 @@ pub fn check_layout(pins: &Pins) -> Result<Option<Rules>, XdpError> {
         path: pins.directory().into(),
         found,
     };
-    let sizes = [
-        size_of::<Rules>(),
-        size_of::<CidKeys>(),
-        size_of::<Counters>(),
-        size_of::<u32>(),
-    ];
-    for (name, size) in PINNED.into_iter().zip(sizes) {
+    for (name, size) in PINNED_SIZES {
         let path = pins.map(name);
         if !path.exists() {
             continue;

@@ -6,6 +6,9 @@
 //!                  /CID_KEYS   connection ids stay valid across a restart
 //!                  /COUNTERS
 //!                  /XSKMAP     queue -> AF_XDP socket, emptied by the kernel as sockets close
+//!                  /COVER4, COVER6, EXACT   allow and block lists, two generations
+//!                  /BUCKETS    what each source has spent
+//!                  /EVENTS     sampled matches of the guard's rules
 //! ```
 //!
 //! The pins own the program. A daemon that ends, however it ends, leaves the program attached: its
@@ -34,6 +37,7 @@ use aya_log::EbpfLogger;
 use cache_ebpf::{
     cid::{CidKey, CidKeys},
     maps::{LAYOUT, MAX_PORTS, MAX_QUEUES, Rules},
+    rule::{Mode, Rule},
 };
 use tracing::{info, warn};
 
@@ -291,13 +295,29 @@ fn rules(options: &XdpOptions) -> Result<Rules, XdpError> {
         let shards = options.shards;
         return Err(XdpError::TooManyShards { shards });
     }
-    Ok(Rules::new(options.shards, ports))
+    let mut rules = Rules::new(options.shards, ports);
+    for rule in MONITORED {
+        rules.modes.set(rule, Mode::Monitor);
+    }
+    Ok(rules)
 }
+
+/// Rules that count what they would drop. None drops: what a node refuses is for its operator to say.
+const MONITORED: [Rule; 8] = [
+    Rule::Fragment,
+    Rule::Malformed,
+    Rule::Undersized,
+    Rule::FromServer,
+    Rule::Version,
+    Rule::FixedBit,
+    Rule::Trailing,
+    Rule::CidMac,
+];
 
 /// Loads the object on the pinned maps, making and pinning those that are not there yet.
 fn load(pins: &Pins) -> Result<Ebpf, XdpError> {
     let mut loader = EbpfLoader::new();
-    for name in maps::PINNED {
+    for name in maps::pinned() {
         loader.map_pin_path(name, pins.map(name));
     }
     let error = |error| kernel_error("load the XDP maps", error);

@@ -58,9 +58,11 @@ impl LinkHeader {
 /// Reads the datagram in a frame, if it has one. Checksums are not looked at: QUIC authenticates
 /// every packet, addresses included, by the connection it belongs to.
 pub fn read(frame: &[u8]) -> Option<Arrived<'_>> {
-    let udp = parse::udp(&Packet::new(frame)).ok()?;
-    let ip = frame.get(udp.ip..)?;
-    let (source, destination, tos) = match udp.v6 {
+    let packet = Packet::new(frame);
+    let network = parse::network(&packet).ok()?;
+    let udp = parse::udp(&packet, network.transport.ok()?).ok()?;
+    let ip = frame.get(network.ip..)?;
+    let (source, destination, tos) = match network.source.v6 {
         false => {
             let source: [u8; 4] = ip.get(12..16)?.try_into().ok()?;
             let destination: [u8; 4] = ip.get(16..20)?.try_into().ok()?;
@@ -78,7 +80,7 @@ pub fn read(frame: &[u8]) -> Option<Arrived<'_>> {
         local: SocketAddr::new(destination, udp.destination),
         ecn: EcnCodepoint::from_bits(tos & 0b11),
         payload: frame.get(udp.payload..)?.get(..udp.length)?,
-        reply: LinkHeader::reply_to(frame.get(..udp.ip)?)?,
+        reply: LinkHeader::reply_to(frame.get(..network.ip)?)?,
     })
 }
 
