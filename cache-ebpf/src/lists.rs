@@ -129,7 +129,7 @@ const BLOCK_SOME: u64 = 8;
 #[inline(always)]
 fn look_up_v4<T: Tables>(tables: &T, lists: &Lists, address: u32) -> Listed {
     let (word, shift) = place_v4(address);
-    let cover = tables.cover4(lists.generation() * COVER4_WORDS | word) >> shift & 0xf;
+    let cover = tables.cover4((lists.generation() * COVER4_WORDS) | word) >> shift & 0xf;
     if cover == 0 {
         return Listed::No;
     }
@@ -150,7 +150,7 @@ pub const LENGTHS_V6: [u8; 4] = [32, 48, 64, 128];
 fn look_up_v6<T: Tables>(tables: &T, lists: &Lists, source: &Source) -> Listed {
     let seed = lists.seed();
     let (word, shift) = place_v6(seed, source.high);
-    let cover = tables.cover6(lists.generation() * COVER6_WORDS | word) >> shift & 3;
+    let cover = tables.cover6((lists.generation() * COVER6_WORDS) | word) >> shift & 3;
     if cover == 0 {
         return Listed::No;
     }
