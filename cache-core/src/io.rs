@@ -17,6 +17,8 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode};
 pub use quinn_proto::EcnCodepoint;
 
+pub use crate::shard::{PinError, PinnedKey};
+pub use crate::store::{PinStats, Pinned};
 pub use crate::tier::{DiskCommand, DiskDone};
 
 /// The time as a shard is told it. It never asks a clock itself.
@@ -200,6 +202,13 @@ pub enum Command {
         /// A hard purge of everything was among them.
         everything: bool,
     },
+    /// Keep the object of this cache key from being evicted, and fetch it if it is not there. For the
+    /// key's owner ([`crate::store::owner_of`]).
+    Pin(Bytes),
+    /// Take a pin back. For the key's owner.
+    Unpin(Bytes),
+    /// Say what is pinned in this shard's partition.
+    Pins,
     /// Refuse new connections, send GOAWAY, close connections when they are idle.
     Drain,
 }
@@ -208,7 +217,20 @@ pub enum Command {
 pub enum Reply {
     /// How many objects of this shard's partition are covered, as far as that is known: those that
     /// were named, or all that there were.
-    Purged { objects: u64 },
+    Purged {
+        objects: u64,
+    },
+    /// Kept now, or once the fetch that was begun has brought it. After an error all is as before.
+    Pinned(Result<Pinned, PinError>),
+    Unpinned {
+        was_pinned: bool,
+    },
+    Pins {
+        pins: Vec<PinnedKey>,
+        stats: PinStats,
+    },
     /// This many connections are still open.
-    Draining { connections: usize },
+    Draining {
+        connections: usize,
+    },
 }

@@ -8,6 +8,7 @@
 //!  variants.rs   which variant of a resource a request selects
 //!  validations.rs  confirming stale objects, serving them when the origin fails
 //!  passes.rs     fetches for one request only
+//!  pins.rs       objects that an operator wants kept
 //!  tiers.rs      flights that read the second tier; what leaves memory for it
 //!  let_go.rs     arena memory that slow clients hold up
 //! ```
@@ -20,6 +21,7 @@ mod answers;
 mod flights;
 mod let_go;
 mod passes;
+mod pins;
 mod requests;
 mod tiers;
 mod validations;
@@ -43,6 +45,7 @@ use crate::store::{HitNote, Store, StoreStats};
 use crate::tier::{Tier, TierEvent, TierGauges, TierStats};
 use let_go::CopiedOut;
 use passes::Pass;
+pub use pins::{PinError, PinnedKey};
 
 /// Waiters served in one turn, so that a herd does not hold the core.
 const WAITERS_PER_TURN: usize = 64;
@@ -217,7 +220,7 @@ impl Shard {
             Input::Fetch { id, event } => self.fetch_event(now, id, event, out),
             Input::Disk(done) => self.disk_done(now, done),
             Input::Command { id, command } => {
-                let reply = self.command(command);
+                let reply = self.command(now, command, out);
                 out.replies.push((id, reply));
             }
             Input::Turn { max_transmits } => self.turn(now, max_transmits, out),
@@ -295,7 +298,7 @@ impl Shard {
         }
     }
 
-    fn command(&mut self, command: Command) -> Reply {
+    fn command(&mut self, now: Now, command: Command, out: &mut Outbox) -> Reply {
         match command {
             Command::PurgeKeys { keys, soft } => {
                 let purged = keys.iter().filter(|key| self.purge_key(key, soft));
@@ -303,6 +306,11 @@ impl Shard {
                 Reply::Purged { objects }
             }
             Command::SeePurges { everything } => self.see_purges(everything),
+            Command::Pin(key) => Reply::Pinned(self.pin(now, &key, out)),
+            Command::Unpin(key) => Reply::Unpinned {
+                was_pinned: self.unpin(&key),
+            },
+            Command::Pins => self.pins(),
             Command::Drain => self.drain(),
         }
     }
@@ -463,6 +471,7 @@ impl Shard {
             self.stats.objects.set(store.objects);
             self.stats.object_bytes.set(store.bytes);
             self.stats.evictions.set(store.evictions);
+            self.publish_pins();
         }
     }
 

@@ -125,6 +125,15 @@ shard_stats! {
     object_bytes,
     /// Objects evicted to make room.
     evictions,
+    /// Keys pinned in this shard's partition (gauge).
+    pins,
+    /// Those of them whose object is there (gauge).
+    pins_kept,
+    /// Bytes of kept objects, and what they may take (gauges).
+    pinned_bytes,
+    pinned_budget,
+    /// `memory.pinned` refused a pin, or left an awaited object unpinned.
+    pins_refused,
     /// Commands to purge that this shard has carried out.
     purges,
     /// Objects with too many surrogate keys, or too long ones: every tag purge covers them.

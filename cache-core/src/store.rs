@@ -137,11 +137,14 @@ pub enum StoreError {
     Purged,
     /// Nothing was pinned.
     #[error(
-        "pinning takes {needed} bytes and {used} of the {budget} bytes for pinned objects are used: \
-         unpin something or raise memory.pinned"
+        "pinning takes {needed} bytes and {used} of the {budget} bytes that the shard has for pinned \
+         objects are used: unpin something or raise memory.pinned"
     )]
     PinBudget { budget: u64, used: u64, needed: u64 },
-    #[error("{max} keys are pinned, which is the most a shard keeps: unpin something")]
+    #[error(
+        "{max} keys are pinned, which is the most a shard keeps: unpin something or raise \
+         memory.max_pins"
+    )]
     TooManyPins { max: u32 },
     /// An owner's call on a shard that does not own the key, or a fill of another shard, or one
     /// that failed or was committed before.
@@ -429,6 +432,19 @@ impl Store {
         self.owner.unpin(hash, key, partition)
     }
 
+    /// Every pinned key of this shard's partition, and the bytes of those whose object is there.
+    pub fn pins(&self) -> impl Iterator<Item = (&[u8], Option<u64>)> {
+        self.owner.pins.iter()
+    }
+
+    /// Shows the object of a key if it is pinned and there.
+    pub fn show_pinned(&self, hash: KeyHash, key: &[u8], mut sink: impl FnMut(Evicted<'_>)) {
+        let partition = &self.partitions[usize::from(self.shard)];
+        if let Some(there) = self.owner.pins.there(hash, key) {
+            partition.show(&there, &mut sink);
+        }
+    }
+
     /// Of this shard's own partition.
     pub fn pinned(&self) -> PinStats {
         self.owner.pins.stats()
@@ -482,6 +498,11 @@ pub fn hash_of(hash_seed: u64, key: &[u8]) -> KeyHash {
     hash_key(&FixedState::with_seed(hash_seed), key)
 }
 
+/// The shard, of so many, whose partition a key of this hash belongs to.
+pub fn owner_of(hash: KeyHash, shards: u8) -> ShardId {
+    ((u128::from(hash.0) * u128::from(shards)) >> 64) as ShardId
+}
+
 /// Hashes keys, of resources and of their variants.
 #[derive(Clone, Debug)]
 struct KeyHasher {
@@ -506,7 +527,7 @@ impl KeyHasher {
     }
 
     fn owner(&self, hash: KeyHash) -> ShardId {
-        ((u128::from(hash.0) * u128::from(self.shards)) >> 64) as ShardId
+        owner_of(hash, self.shards)
     }
 }
 

@@ -4,12 +4,13 @@
 //! over one bounded channel; whoever runs the shards drains it and answers each command once.
 
 mod orders;
+mod pins;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use cache_core::io::{Command, Reply, ShardId};
+use cache_core::io::{Command, PinError, Reply, ShardId};
 use cache_core::purge::Purges;
 use cache_core::stats::ShardStats;
 use hugepages::BackingReport;
@@ -22,6 +23,7 @@ use crate::status::{
 };
 
 pub use orders::{PurgeOrder, PurgeReport};
+pub use pins::{PinReport, PinState, PinsReport, UnpinReport};
 
 /// How long a shard may take to answer a command before it is said to be stuck.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
@@ -97,6 +99,8 @@ pub enum NodeError {
     Tag { tag: String, reason: String },
     #[error(transparent)]
     Purging(#[from] PurgingError),
+    #[error("{url} is not pinned: {error}")]
+    Pin { url: String, error: PinError },
     #[error("the node is stopping")]
     Interrupted,
 }
@@ -110,6 +114,8 @@ pub struct NodeHandle {
 struct Inner {
     facts: NodeFacts,
     sources: Sources,
+    /// Held while a pin is made or taken back, so that the journal and the shards agree.
+    pinning: Mutex<()>,
     started: Instant,
     started_unix: u64,
 }
@@ -123,6 +129,7 @@ impl NodeHandle {
             inner: Arc::new(Inner {
                 facts,
                 sources,
+                pinning: Mutex::new(()),
                 started: Instant::now(),
                 started_unix,
             }),
@@ -136,6 +143,7 @@ impl NodeHandle {
             sources,
             started,
             started_unix,
+            pinning: _,
         } = &*self.inner;
         let shards = sources.shards.iter().zip(&facts.cpus).enumerate();
         StatusDocument {
@@ -185,13 +193,14 @@ impl NodeHandle {
         }
         let mut replies = Vec::new();
         for (shard, answer) in pending {
-            match timeout(COMMAND_TIMEOUT, answer).await {
-                Ok(Ok(reply)) => replies.push(reply),
-                Ok(Err(_)) => return Err(NodeError::Stopping { shard }),
-                Err(_) => return Err(NodeError::NoAnswer { shard }),
-            }
+            replies.push(answered(shard, answer).await?);
         }
         Ok(replies)
+    }
+
+    async fn ask(&self, shard: ShardId, command: Command) -> Result<Reply, NodeError> {
+        let answer = self.send(shard, command).await?;
+        answered(shard, answer).await
     }
 
     async fn send(
@@ -210,6 +219,14 @@ impl NodeHandle {
             Ok(Err(_)) => Err(NodeError::Stopping { shard }),
             Err(_) => Err(NodeError::NoAnswer { shard }),
         }
+    }
+}
+
+async fn answered(shard: ShardId, answer: oneshot::Receiver<Reply>) -> Result<Reply, NodeError> {
+    match timeout(COMMAND_TIMEOUT, answer).await {
+        Ok(Ok(reply)) => Ok(reply),
+        Ok(Err(_)) => Err(NodeError::Stopping { shard }),
+        Err(_) => Err(NodeError::NoAnswer { shard }),
     }
 }
 

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cache_core::purge::journal::MAX_ENTRIES;
+use cache_core::purge::journal::{JournalError, MAX_ENTRIES, MAX_PIN};
 use cache_core::purge::state::Entry;
 use cache_core::purge::{Purge, PurgeError, Purger, Purges};
 
@@ -28,6 +28,9 @@ pub struct Purging {
 pub enum PurgingError {
     #[error(transparent)]
     Refused(#[from] PurgeError),
+    /// A pin that the journal has no room for: nothing was pinned.
+    #[error(transparent)]
+    PinRefused(JournalError),
     /// In memory it holds.
     #[error("it holds until the next restart only: {0}")]
     NotDurable(#[from] JournalFailure),
@@ -75,20 +78,48 @@ impl Purging {
         Ok(last)
     }
 
-    /// Remembers that an object is pinned, or is not any more.
+    /// Remembers that an object is pinned, or is not any more, if there is a journal. False: it was
+    /// so before.
     ///
     /// # Errors
-    /// The journal takes no more pins, or cannot be written.
-    pub async fn pin(&mut self, key: Bytes, pinned: bool) -> Result<(), PurgingError> {
-        let entry = if pinned {
-            Entry::Pin(key)
-        } else {
-            Entry::Unpin(key)
-        };
-        match &mut self.journal {
-            Some(journal) => Ok(journal.append(&[entry]).await?),
-            None => Ok(()),
+    /// The key is too long, the journal takes no more pins, or it cannot be written.
+    pub async fn pin(&mut self, key: Bytes, pinned: bool) -> Result<bool, PurgingError> {
+        let length = key.len();
+        if pinned && length > MAX_PIN {
+            return Err(PurgingError::PinRefused(JournalError::PinTooLong {
+                length,
+            }));
         }
+        let Some(journal) = &mut self.journal else {
+            return Ok(true);
+        };
+        if journal.state().pins.contains(&key) == pinned {
+            return Ok(false);
+        }
+        let entry = match pinned {
+            true => Entry::Pin(key),
+            false => Entry::Unpin(key),
+        };
+        match journal.append(&[entry]).await {
+            Ok(()) => Ok(true),
+            Err(JournalFailure::Refused(error)) => Err(PurgingError::PinRefused(error)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The cache keys that the journal says are pinned.
+    pub fn pins(&self) -> Vec<Bytes> {
+        let journal = self.journal.iter();
+        journal
+            .flat_map(|journal| &journal.state().pins)
+            .cloned()
+            .collect()
+    }
+
+    /// Whether the journal says that a key is pinned.
+    pub fn is_pinned(&self, key: &Bytes) -> bool {
+        let journal = self.journal.as_ref();
+        journal.is_some_and(|journal| journal.state().pins.contains(key))
     }
 }
 
@@ -130,7 +161,13 @@ mod tests {
             count
         );
         let pin = Bytes::from_static(b"edge.test/");
-        purging.pin(pin.clone(), true).await.expect("pinned");
+        assert!(purging.pin(pin.clone(), true).await.expect("pinned"));
+        assert!(!purging.pin(pin.clone(), true).await.expect("as before"));
+        assert_eq!(purging.pins(), std::slice::from_ref(&pin));
+        let long = Bytes::from(vec![b'a'; MAX_PIN + 1]);
+        let refused = purging.pin(long.clone(), true).await;
+        assert!(matches!(refused, Err(PurgingError::PinRefused(_))));
+        assert!(!purging.is_pinned(&long));
         drop(purging);
         let (journal, _) = JournalFile::open(device(), AREAS, 1, fresh).expect("opened");
         let restored = Purges::restore(journal.state());

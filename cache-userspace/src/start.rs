@@ -54,7 +54,8 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
     let sockets = open_sockets(&config.server.listen, shards).context("server.listen")?;
     let listen: Vec<SocketAddr> = sockets[0].iter().map(UdpSocket::address).collect();
     let memory = Memory::open(&config, shards, format)?;
-    let (stores, report) = build_store(&config, shards, &memory)?;
+    let (mut stores, report) = build_store(&config, shards, &memory)?;
+    memory.pin_again(&mut stores);
     let mut tiers = memory.recover(&config, shards)?.into_iter();
     let mut steering = Steering::new(&config, &listen, shards)?;
     let quic = QuicSetup::new(tls, steering.cid_keys, &config.limits)?;
@@ -184,6 +185,8 @@ fn build_store(
         hash_seed: memory.seed,
         large_share: config.memory.large_share,
         mean_object: config.memory.mean_object,
+        pinned_bytes: config.memory.pinned,
+        max_pins: config.memory.max_pins,
         ..StoreConfig::default()
     };
     let (stores, report) =

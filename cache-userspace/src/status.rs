@@ -163,6 +163,16 @@ impl StatusDocument {
         }
         let memory = format!("{} in {}", rounded(self.memory.bytes), self.memory.pages);
         fact("memory", with_reason(&memory, &self.memory.note));
+        let all = self.sum();
+        if all.get("pins") > 0 {
+            let (pins, kept) = (all.get("pins"), all.get("pins_kept"));
+            let bytes = rounded(all.get("pinned_bytes"));
+            let budget = rounded(all.get("pinned_budget"));
+            fact(
+                "pins",
+                format!("{pins}, {kept} kept in {bytes} of {budget}"),
+            );
+        }
     }
 
     fn write_shards(&self, out: &mut String) {
@@ -408,6 +418,26 @@ origin demo failed: connection_refused 2
 warning: the certificate is self-signed
 ";
         assert_eq!(document().page(), expected);
+    }
+
+    #[test]
+    fn pins_are_shown_where_there_are_any() {
+        let mut document = document();
+        let pins = [
+            ("pins", 2),
+            ("pins_kept", 1),
+            ("pinned_bytes", 1536),
+            ("pinned_budget", 2048),
+        ];
+        for shard in &mut document.shards {
+            let counters = pins.map(|(name, n)| (name.to_owned(), n));
+            shard.counters.extend(counters);
+        }
+        let page = document.page();
+        assert!(
+            page.contains("\npins      4, 2 kept in 3 KiB of 4 KiB\n"),
+            "{page}"
+        );
     }
 
     #[test]

@@ -155,6 +155,8 @@ fn without_a_node_the_exit_code_is_3() {
         vec!["status", "--json", "--socket", socket],
         vec!["purge", "--all", "--socket", socket],
         vec!["purge", "https://edge.test/a", "--socket", socket],
+        vec!["pin", "https://edge.test/a", "--socket", socket],
+        vec!["pins", "--socket", socket],
     ] {
         let output = popcache(&arguments);
         assert_eq!(output.status.code(), Some(3), "{arguments:?}");
@@ -187,6 +189,7 @@ fn the_socket_can_come_from_the_configuration() {
 fn wrong_usage_is_2_and_help_is_0() {
     for arguments in [
         &["purge"][..],
+        &["pin"],
         &["nonsense"],
         &[],
         &["status", "--sockt", "x"],
@@ -198,6 +201,9 @@ fn wrong_usage_is_2_and_help_is_0() {
         &["--version"],
         &["serve", "--help"],
         &["purge", "-h"],
+        &["pin", "--help"],
+        &["unpin", "--help"],
+        &["pins", "--help"],
     ] {
         assert_eq!(popcache(arguments).status.code(), Some(0), "{arguments:?}");
     }

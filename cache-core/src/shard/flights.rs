@@ -494,7 +494,7 @@ impl Shard {
             return self.incomplete(now, id, out);
         }
         if self.is_to_be_kept(id) {
-            self.keep(id);
+            self.keep(now, id);
         }
         self.end_flight(now, id, Outcome::Complete, out);
     }
@@ -511,11 +511,12 @@ impl Shard {
         keep && self.flights.is_latest(id, &key)
     }
 
-    fn keep(&mut self, id: FetchId) {
+    fn keep(&mut self, now: Now, id: FetchId) {
         let Some(flight) = self.flights.get_mut(id) else {
             return;
         };
         let (supply, hash) = (flight.supply, flight.target.hash);
+        let key = flight.target.key.clone();
         let Some(fill) = flight.fill.as_mut() else {
             return;
         };
@@ -523,6 +524,7 @@ impl Shard {
             Ok(()) => {
                 self.stats.fills_stored.inc();
                 self.stored_from(supply, hash);
+                self.offer_pinned(now, hash, &key);
             }
             Err(StoreError::Full) => self.stats.fills_without_room.inc(),
             Err(error) => tracing::debug!(%error, "object not kept"),

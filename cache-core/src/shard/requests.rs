@@ -607,7 +607,11 @@ fn varint(code: u64) -> VarInt {
     VarInt::from_u64(code).unwrap_or(VarInt::MAX)
 }
 
-fn target(key: &[u8], hash: crate::store::KeyHash, origin: crate::io::OriginId) -> Target {
+pub(super) fn target(
+    key: &[u8],
+    hash: crate::store::KeyHash,
+    origin: crate::io::OriginId,
+) -> Target {
     let key = Bytes::copy_from_slice(key);
     let (authority, path) = key::split(vary::base(&key));
     Target {

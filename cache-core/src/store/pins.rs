@@ -11,6 +11,7 @@
 
 use std::collections::HashMap;
 
+use super::evicted::Leaving;
 use super::hit::{Place, Record};
 use super::owner::Owner;
 use super::{KeyHash, Partition, StoreError};
@@ -77,6 +78,24 @@ impl Pins {
             pins: self.by_key.len() as u32,
             ..self.stats
         }
+    }
+
+    /// Every pinned key, and the bytes of its object where that is there.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], Option<u64>)> {
+        let bytes = |kept: &Option<Kept>| kept.map(|kept| kept.bytes);
+        self.by_key
+            .iter()
+            .map(move |(key, kept)| (&**key, bytes(kept)))
+    }
+
+    /// The pinned object of a key, as one that others may see.
+    pub fn there(&self, hash: KeyHash, key: &[u8]) -> Option<Leaving> {
+        let location = self.kept(key)?.location;
+        Some(Leaving {
+            hash,
+            location,
+            requests: 1,
+        })
     }
 
     fn kept(&self, key: &[u8]) -> Option<Kept> {

@@ -1,4 +1,4 @@
-//! The admin API's client: what `popcache status` and `popcache purge` talk through.
+//! The admin API's client: what `popcache status`, `purge`, `pin` and others talk through.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -9,19 +9,20 @@ use http::header::{CONTENT_TYPE, HOST};
 use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
-use super::request::PurgeRequest;
-use crate::node::{PurgeOrder, PurgeReport};
+use super::request::{PinRequest, PurgeRequest};
+use crate::node::{PinReport, PinsReport, PurgeOrder, PurgeReport, UnpinReport};
 use crate::status::StatusDocument;
 
 /// The whole of a request and its answer; longer than a node waits for its shards.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Largest answer read, in bytes.
-const MAX_ANSWER: usize = 8 << 20;
+/// Largest answer read, in bytes: a node's pins, thousands a shard, each with its URL.
+const MAX_ANSWER: usize = 256 << 20;
 
 /// Why a node did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -52,10 +53,34 @@ pub async fn purge(
     order: PurgeOrder,
     soft: bool,
 ) -> Result<PurgeReport, ClientError> {
-    let request = PurgeRequest::from((order, soft));
+    post(socket, "/v1/purge", &PurgeRequest::from((order, soft))).await
+}
+
+/// Makes the node at `socket` keep the object of a URL.
+pub async fn pin(socket: &Path, url: &str) -> Result<PinReport, ClientError> {
+    let url = url.to_owned();
+    post(socket, "/v1/pin", &PinRequest { url }).await
+}
+
+/// Takes a pin back.
+pub async fn unpin(socket: &Path, url: &str) -> Result<UnpinReport, ClientError> {
+    let url = url.to_owned();
+    post(socket, "/v1/unpin", &PinRequest { url }).await
+}
+
+/// Asks the node at `socket` what is pinned.
+pub async fn pins(socket: &Path) -> Result<PinsReport, ClientError> {
+    ask(socket, Method::GET, "/v1/pins", None).await
+}
+
+async fn post<T: DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+    request: &impl Serialize,
+) -> Result<T, ClientError> {
     let body = serde_json::to_value(request);
     let body = body.map_err(|error| ClientError::Nonsense(error.to_string()))?;
-    ask(socket, Method::POST, "/v1/purge", Some(body)).await
+    ask(socket, Method::POST, path, Some(body)).await
 }
 
 async fn ask<T: DeserializeOwned>(

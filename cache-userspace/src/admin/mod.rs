@@ -1,8 +1,8 @@
 //! The admin API: HTTP/1.1 with JSON over a Unix socket, and over TCP with a bearer token.
 //!
 //! ```text
-//!  popcache status|purge --client--> Unix socket (0660) --.
-//!  anything else ------------------> TCP + bearer token --+--> server (routes) --> NodeHandle
+//!  popcache status|purge|pin --client--> Unix socket (0660) --.
+//!  anything else ----------------------> TCP + bearer token --+--> server (routes) --> NodeHandle
 //! ```
 //!
 //! | method and path | body | answer |
@@ -10,6 +10,9 @@
 //! | `GET /v1/status` | | [`crate::status::StatusDocument`] |
 //! | `GET /v1/config` | | the effective configuration, as `popcache check --json` prints it |
 //! | `POST /v1/purge` | [`request::PurgeRequest`]: `{"tag": ["emotes"], "soft": true}` | [`crate::node::PurgeReport`] |
+//! | `POST /v1/pin` | [`request::PinRequest`]: `{"url": "https://host/path"}` | [`crate::node::PinReport`] |
+//! | `POST /v1/unpin` | the same | [`crate::node::UnpinReport`] |
+//! | `GET /v1/pins` | | [`crate::node::PinsReport`] |
 //!
 //! Every error is `{"error": "...", "hint": "..."}`. The API runs on the control thread: nothing it
 //! does can hold a shard.

@@ -1,4 +1,4 @@
-//! What `POST /v1/purge` is sent.
+//! What `POST /v1/purge`, `/v1/pin` and `/v1/unpin` are sent.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,16 @@ pub(super) const PURGE_HINT: &str = concat!(
     r#"and {"all": true}; a list where there is a string purges several, "soft": true makes stale"#
 );
 
-/// The body of a request, as it is written; exactly one of the first four.
+pub(super) const PIN_HINT: &str = r#"send {"url": "https://host/path"}"#;
+
+/// The body of a request to pin or unpin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PinRequest {
+    pub url: String,
+}
+
+/// The body of a purge, as it is written; exactly one of the first four.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PurgeRequest {

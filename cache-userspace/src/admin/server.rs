@@ -12,6 +12,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use axum::serve::Listener;
+use cache_core::io::PinError;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
@@ -20,9 +21,9 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
 use super::listen::Listeners;
-use super::request::{PURGE_HINT, PurgeRequest};
+use super::request::{PIN_HINT, PURGE_HINT, PinRequest, PurgeRequest};
 use super::token::Token;
-use crate::node::{NodeError, NodeHandle, PurgeReport};
+use crate::node::{NodeError, NodeHandle, PinReport, PinsReport, PurgeReport, UnpinReport};
 use crate::purging::PurgingError;
 use crate::status::StatusDocument;
 
@@ -60,6 +61,9 @@ fn routes(node: NodeHandle) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/config", get(config))
         .route("/v1/purge", post(purge))
+        .route("/v1/pin", post(pin))
+        .route("/v1/unpin", post(unpin))
+        .route("/v1/pins", get(pins))
         .method_not_allowed_fallback(wrong_method)
         .fallback(unknown_path)
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -78,7 +82,8 @@ async fn purge(
     State(node): State<NodeHandle>,
     request: Result<Json<PurgeRequest>, JsonRejection>,
 ) -> Result<Json<PurgeReport>, ApiError> {
-    let Json(request) = request.map_err(ApiError::from_rejection)?;
+    let Json(request) =
+        request.map_err(|rejection| ApiError::from_rejection(rejection, PURGE_HINT))?;
     let soft = request.soft;
     let order = request
         .order()
@@ -90,7 +95,36 @@ async fn purge(
     Ok(Json(report))
 }
 
-const ROUTES: &str = "GET /v1/status, GET /v1/config, POST /v1/purge";
+async fn pin(
+    State(node): State<NodeHandle>,
+    request: Result<Json<PinRequest>, JsonRejection>,
+) -> Result<Json<PinReport>, ApiError> {
+    let report = node.pin(&pin_url(request)?).await?;
+    tracing::info!(url = report.url, bytes = report.bytes, "pinned");
+    Ok(Json(report))
+}
+
+async fn unpin(
+    State(node): State<NodeHandle>,
+    request: Result<Json<PinRequest>, JsonRejection>,
+) -> Result<Json<UnpinReport>, ApiError> {
+    let report = node.unpin(&pin_url(request)?).await?;
+    tracing::info!(url = report.url, was_pinned = report.was_pinned, "unpinned");
+    Ok(Json(report))
+}
+
+fn pin_url(request: Result<Json<PinRequest>, JsonRejection>) -> Result<String, ApiError> {
+    let Json(request) =
+        request.map_err(|rejection| ApiError::from_rejection(rejection, PIN_HINT))?;
+    Ok(request.url)
+}
+
+async fn pins(State(node): State<NodeHandle>) -> Result<Json<PinsReport>, ApiError> {
+    Ok(Json(node.pins().await?))
+}
+
+const ROUTES: &str = "GET /v1/status, GET /v1/config, GET /v1/pins, POST /v1/purge, POST /v1/pin, \
+                      POST /v1/unpin";
 
 async fn wrong_method(request: Request) -> ApiError {
     ApiError::new(
@@ -149,11 +183,11 @@ impl ApiError {
         }
     }
 
-    fn from_rejection(rejection: JsonRejection) -> Self {
+    fn from_rejection(rejection: JsonRejection, body: &str) -> Self {
         let hint = match rejection.status() {
             StatusCode::UNSUPPORTED_MEDIA_TYPE => "set Content-Type: application/json".to_owned(),
             StatusCode::PAYLOAD_TOO_LARGE => format!("a request has at most {MAX_BODY} bytes"),
-            _ => PURGE_HINT.to_owned(),
+            _ => body.to_owned(),
         };
         Self::new(rejection.status(), rejection.body_text(), hint)
     }
@@ -174,13 +208,27 @@ impl From<NodeError> for ApiError {
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "nothing was purged; the message says what stands against it",
             ),
+            NodeError::Purging(PurgingError::PinRefused(_)) => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "nothing was pinned; the message says what stands against it",
+            ),
+            NodeError::Pin { error, .. } => match error {
+                PinError::UnknownHost => (
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    "name a host of an [[origin]]",
+                ),
+                PinError::Refused(_) => (
+                    StatusCode::INSUFFICIENT_STORAGE,
+                    "`popcache pins` shows what is pinned; each shard has an equal part of memory.pinned",
+                ),
+            },
             NodeError::Purging(PurgingError::NotDurable(_)) => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "asking again is harmless, and needed once the drive takes writes",
             ),
             NodeError::NoAnswer { .. } => (
                 StatusCode::GATEWAY_TIMEOUT,
-                "other shards may have purged already; asking again is harmless",
+                "it may have been done, or done in part; asking again is harmless",
             ),
             NodeError::Stopping { .. } | NodeError::Interrupted => (
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -9,13 +9,15 @@ use tokio::net::{TcpStream, UnixStream};
 use super::client::{self, ClientError};
 use super::{Listeners, bind, serve_admin};
 use crate::config::AdminConfig;
-use crate::node::PurgeOrder;
 use crate::node::tests::node;
-use cache_core::io::{Command, Reply};
+use crate::node::{PinState, PurgeOrder};
+use cache_core::io::{Command, PinError, PinStats, Pinned, Reply};
+use cache_core::store::StoreError;
 
 const TOKEN: &str = "correct-horse-battery";
 
-/// A node on sockets in its own directory; its shards answer every purge with 2 objects each.
+/// A node on sockets in its own directory; its shards answer every purge with 2 objects each, and keep
+/// what is pinned.
 struct Running {
     dir: tempfile::TempDir,
     tcp: Option<std::net::SocketAddr>,
@@ -65,14 +67,28 @@ async fn serve(listeners: Listeners) {
     let (node, mut shards) = node();
     let answer = async {
         while let Some(asked) = shards.recv().await {
-            assert!(matches!(
-                asked.command,
-                Command::SeePurges { .. } | Command::PurgeKeys { .. }
-            ));
-            asked
-                .reply
-                .send(Reply::Purged { objects: 2 })
-                .expect("someone waits");
+            let reply = match asked.command {
+                Command::SeePurges { .. } | Command::PurgeKeys { .. } => {
+                    Reply::Purged { objects: 2 }
+                }
+                Command::Pin(key) if key.starts_with(b"edge.test/") => {
+                    Reply::Pinned(Ok(Pinned::Kept { bytes: 7 }))
+                }
+                Command::Pin(key) if key.starts_with(b"full.test/") => {
+                    Reply::Pinned(Err(StoreError::TooManyPins { max: 4 }.into()))
+                }
+                Command::Pin(_) => Reply::Pinned(Err(PinError::UnknownHost)),
+                Command::Unpin(_) => Reply::Unpinned { was_pinned: true },
+                Command::Pins => Reply::Pins {
+                    pins: Vec::new(),
+                    stats: PinStats {
+                        budget: 10,
+                        ..PinStats::default()
+                    },
+                },
+                Command::Drain => panic!("nobody drains"),
+            };
+            asked.reply.send(reply).expect("someone waits");
         }
     };
     let (served, ()) = tokio::join!(serve_admin(listeners, node), answer);
@@ -131,6 +147,27 @@ async fn the_client_reads_the_status_and_purges() {
 }
 
 #[tokio::test]
+async fn the_client_pins_unpins_and_lists() {
+    let running = Running::start(false);
+    let socket = running.socket();
+    let pinned = client::pin(&socket, "https://edge.test/a").await;
+    let pinned = pinned.expect("pinned");
+    assert_eq!((pinned.state, pinned.bytes), (PinState::Kept, Some(7)));
+    let unpinned = client::unpin(&socket, "https://edge.test/a").await;
+    assert!(unpinned.expect("unpinned").was_pinned);
+    let pins = client::pins(&socket).await.expect("listed");
+    assert_eq!((pins.pins.len(), pins.budget), (0, 20));
+    for (url, says) in [
+        ("https://full.test/a", "raise memory.max_pins"),
+        ("https://other.test/a", "no origin serves this host"),
+        ("other.test/a", "https://host/path"),
+    ] {
+        let refused = client::pin(&socket, url).await.expect_err(url);
+        assert!(refused.to_string().contains(says), "{refused}");
+    }
+}
+
+#[tokio::test]
 async fn nobody_there_is_unreachable() {
     let dir = tempfile::tempdir().expect("directory");
     let path = dir.path().join("admin.sock");
@@ -165,6 +202,22 @@ async fn bad_requests_are_json_errors_with_hints() {
         ),
         (request("POST", "/v1/purge", "", "{}"), 415, "Content-Type"),
         (request("POST", "/v1/purge", JSON, "{"), 400, "JSON"),
+        (request("GET", "/v1/pin", "", ""), 405, "GET does not apply"),
+        (
+            request("POST", "/v1/unpin", JSON, "{\"urls\": []}"),
+            422,
+            "unknown field",
+        ),
+        (
+            request("POST", "/v1/pin", JSON, "{}"),
+            422,
+            "https://host/path",
+        ),
+        (
+            request("POST", "/v1/pin", JSON, "{\"url\": \"https://full.test/\"}"),
+            507,
+            "popcache pins",
+        ),
         (
             request("POST", "/v1/purge", JSON, "{}"),
             400,

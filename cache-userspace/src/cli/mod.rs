@@ -10,6 +10,7 @@
 mod check;
 mod documents;
 mod logging;
+mod pin;
 mod probe;
 mod purge;
 mod remote;
@@ -90,6 +91,15 @@ enum Command {
     /// Make the running node forget objects, by URL, surrogate key or prefix, or all of them
     #[command(after_long_help = PURGE_HELP)]
     Purge(purge::Purge),
+    /// Keep the object of a URL in the running node's memory, and fetch it if it is not there
+    #[command(after_long_help = PIN_HELP)]
+    Pin(pin::One),
+    /// Let the object of a URL be evicted like any other
+    #[command(after_long_help = UNPIN_HELP)]
+    Unpin(pin::One),
+    /// List what is pinned
+    #[command(after_long_help = PINS_HELP)]
+    Pins(pin::All),
     /// Measure what a drive can do as a tier
     #[command(after_long_help = PROBE_HELP)]
     ProbeTier(probe::Arguments),
@@ -162,6 +172,25 @@ Examples:
   popcache purge --file urls.txt --json | jq .objects
   popcache purge --all";
 
+const PIN_HELP: &str = "\
+It says `kept` if the object is in memory, or `awaited`: then it is being fetched, and is kept once it
+is stored. A pin past the budget (memory.pinned, an equal part a shard) is refused with the figures.
+With a tier, pins hold after a restart. A pinned object becomes stale and is purged like any other;
+the pin stays for the one that comes next.
+
+Examples:
+  popcache pin https://edge.example/emotes/42.png
+  popcache pin https://edge.example/app.js --json | jq .state";
+
+const UNPIN_HELP: &str = "\
+Examples:
+  popcache unpin https://edge.example/emotes/42.png";
+
+const PINS_HELP: &str = "\
+Examples:
+  popcache pins
+  popcache pins --json | jq -r '.pins[] | select(.state == \"awaited\") | .url'";
+
 const PROBE_HELP: &str = "\
 Fills a scratch file as popcache writes its tier, kills the process that did it, opens the file again,
 and reads objects from it beside bare io_uring reads of the same blocks. Needs no running node.
@@ -192,6 +221,9 @@ fn run(arguments: Arguments) -> Exit {
         Command::Status { node, json } => remote::status(&node, json),
         Command::ProbeTier(arguments) => probe::probe(&arguments),
         Command::Purge(arguments) => purge::purge(&arguments),
+        Command::Pin(arguments) => pin::pin(&arguments),
+        Command::Unpin(arguments) => pin::unpin(&arguments),
+        Command::Pins(arguments) => pin::pins(&arguments),
         Command::Completions { shell } => documents::completions(shell),
         Command::Man { dir } => documents::man(dir.as_deref()),
     }
@@ -238,5 +270,16 @@ mod tests {
         assert!(parse("popcache purge").is_err());
         assert!(parse("popcache purge --all https://edge.test/").is_err());
         assert!(parse("popcache status --socket a --config b").is_err());
+    }
+
+    #[test]
+    fn a_pin_names_one_url() {
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
+        assert!(parse("popcache pin https://edge.test/ --json").is_ok());
+        assert!(parse("popcache unpin https://edge.test/ --socket a").is_ok());
+        assert!(parse("popcache pins --json").is_ok());
+        assert!(parse("popcache pin").is_err());
+        assert!(parse("popcache unpin https://edge.test/ https://edge.test/b").is_err());
+        assert!(parse("popcache pins https://edge.test/").is_err());
     }
 }

@@ -220,6 +220,20 @@ fn read_memory(s: &mut Section<'_, '_, '_>) -> MemoryConfig {
             256..=1 << 20,
             "bytes of an object up to 64 KiB on average: the index has entries for as many as fit",
         ),
+        pinned: s.bounded(
+            "pinned",
+            &SIZE,
+            StoreConfig::default().pinned_bytes,
+            0..=1 << 42,
+            "bytes that pinned objects may take, shared evenly by the shards; a quarter of a shard's memory of a kind at most",
+        ),
+        max_pins: s.bounded(
+            "max_pins",
+            &COUNT_U32,
+            StoreConfig::default().max_pins,
+            0..=16_384,
+            "URLs that may be pinned in a shard, their objects there or not",
+        ),
     }
 }
 

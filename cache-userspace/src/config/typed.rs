@@ -91,6 +91,10 @@ pub struct MemoryConfig {
     pub large_share: f32,
     /// Bytes that an object of the other part takes on average.
     pub mean_object: u64,
+    /// Bytes of the node that pinned objects may take.
+    pub pinned: u64,
+    /// Keys that may be pinned in a shard.
+    pub max_pins: u32,
 }
 
 #[derive(Clone, Debug)]

@@ -127,7 +127,7 @@ impl NodeHandle {
         let counted = everything || matches!(order, PurgeOrder::Urls(_));
         let objects = replies.iter().map(|reply| match reply {
             Reply::Purged { objects } => *objects,
-            Reply::Draining { .. } => 0,
+            _ => 0,
         });
         Ok(PurgeReport {
             objects: counted.then(|| objects.sum()),
@@ -138,7 +138,7 @@ impl NodeHandle {
     }
 }
 
-fn key_of(url: &str) -> Result<Vec<u8>, NodeError> {
+pub(super) fn key_of(url: &str) -> Result<Vec<u8>, NodeError> {
     key::key_of_url(url).map_err(|error| NodeError::Url {
         url: url.to_owned(),
         reason: error.to_string(),

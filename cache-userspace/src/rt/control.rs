@@ -103,6 +103,8 @@ impl Control {
         };
         spawn_local(listener.run());
         spawn_local(ask(self.commands, shards.clone()));
+        let node = self.node.clone();
+        spawn_local(async move { node.fetch_pins().await });
         let mut admin = spawn_local(serve_admin(self.admin, self.node));
         let mut tick = interval(HOUSEKEEPING);
         ready();

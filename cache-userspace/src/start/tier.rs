@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use cache_core::purge::{self, Purges};
+use cache_core::store::{Store, hash_of, owner_of};
 
 use super::random;
 use crate::config::Config;
@@ -47,6 +48,21 @@ impl Memory {
             journal: Some(journal),
             tier: Some(tier),
         })
+    }
+
+    /// Pins what the journal says is pinned, so that it is kept from the first time that it is stored.
+    /// Nothing is there yet; it is fetched once the shards run
+    /// ([`crate::node::NodeHandle::fetch_pins`]).
+    pub fn pin_again(&self, stores: &mut [Store]) {
+        let journal = self.journal.iter();
+        for key in journal.flat_map(|journal| &journal.state().pins) {
+            let hash = hash_of(self.seed, key);
+            let owner = owner_of(hash, stores.len() as u8);
+            if let Err(error) = stores[usize::from(owner)].pin(hash, key) {
+                let key = String::from_utf8_lossy(key);
+                tracing::warn!(%key, %error, "a pin of the journal does not hold");
+            }
+        }
     }
 
     fn without_tier() -> anyhow::Result<Self> {

@@ -10,8 +10,9 @@ mod process;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Command, Output};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -28,6 +29,7 @@ pub const SERVER: &str = "10.77.0.1:443";
 
 const READY: &str = "popcache: ready on ";
 const START: Duration = Duration::from_secs(30);
+const TICK: Duration = Duration::from_millis(20);
 
 /// How packets reach popcache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,18 +121,42 @@ impl Edge {
 
     /// Runs `popcache ARGS --socket ...` and returns its standard output.
     pub fn control(&self, args: &[&str]) -> String {
-        let output = Command::new(places::binary("popcache"))
-            .args(args)
-            .arg("--socket")
-            .arg(self.folder.socket())
-            .output()
-            .expect("start popcache");
+        let output = self.ask(args);
         assert!(
             output.status.success(),
             "popcache {args:?}: {}",
             String::from_utf8_lossy(&output.stderr)
         );
         String::from_utf8(output.stdout).expect("popcache prints UTF-8")
+    }
+
+    /// Runs `popcache ARGS --socket ...`, which must fail, and returns what it says.
+    pub fn refused(&self, args: &[&str]) -> String {
+        let output = self.ask(args);
+        assert!(!output.status.success(), "popcache {args:?} did not fail");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    fn ask(&self, args: &[&str]) -> Output {
+        Command::new(places::binary("popcache"))
+            .args(args)
+            .arg("--socket")
+            .arg(self.folder.socket())
+            .output()
+            .expect("start popcache")
+    }
+
+    /// Waits until a counter of the status has a value.
+    pub fn wait_for(&self, counter: &str, value: u64) {
+        let deadline = Instant::now() + START;
+        while self.counter(counter) != value {
+            assert!(
+                Instant::now() < deadline,
+                "{counter} is {}, not {value}",
+                self.counter(counter)
+            );
+            thread::sleep(TICK);
+        }
     }
 
     /// The node's status as it reports it.

@@ -1,9 +1,10 @@
-//! The operator's side: status, purge, restart.
+//! The operator's side: status, purge, pins, restart.
 
 use crate::harness::{Backend, Edge};
 
 on_both_backends! {
     a_purged_object_is_fetched_again,
+    a_pinned_object_is_fetched_and_kept,
     status_tells_what_the_node_did,
     a_restart_keeps_xdp_attached,
 }
@@ -23,6 +24,33 @@ fn a_purged_object_is_fetched_again(backend: Backend) {
     edge.control(&["purge", "--all"]);
     let fetched = edge.curl(&paths);
     assert!(fetched.iter().all(|one| !one.is_hit()), "{fetched:?}");
+}
+
+fn a_pinned_object_is_fetched_and_kept(backend: Backend) {
+    let edge = Edge::start(backend);
+    let url = "https://edge.test/emotes/1.png";
+    let answer = edge.control(&["pin", url]);
+    assert!(answer.starts_with("awaited: "), "{answer}");
+    edge.wait_for("pins_kept", 1);
+    assert_eq!(edge.origin.requests("/emotes/1.png"), 1);
+    let fetched = edge.curl(&["/emotes/1.png"]);
+    assert!(fetched[0].is_hit(), "{fetched:?}");
+
+    let refused = edge.refused(&["pin", "https://elsewhere.test/a"]);
+    assert!(refused.contains("no origin serves"), "{refused}");
+    let listed = edge.control(&["pins"]);
+    assert!(listed.contains(url), "{listed}");
+    assert!(listed.contains("1 pinned, 1 kept in "), "{listed}");
+
+    // The pin outlives its object.
+    edge.control(&["purge", url]);
+    edge.wait_for("pins_kept", 0);
+    assert!(!edge.curl(&["/emotes/1.png"])[0].is_hit());
+    edge.wait_for("pins_kept", 1);
+    let answer = edge.control(&["unpin", url]);
+    assert!(answer.starts_with("unpinned: "), "{answer}");
+    edge.wait_for("pins", 0);
+    assert!(edge.curl(&["/emotes/1.png"])[0].is_hit());
 }
 
 fn status_tells_what_the_node_did(backend: Backend) {
