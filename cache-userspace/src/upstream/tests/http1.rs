@@ -41,6 +41,7 @@ async fn a_request_goes_out_in_full_and_its_answer_comes_back() {
         "accept-encoding: identity",
         "cdn-loop: popcache",
         "host: edge.test",
+        "surrogate-capability: popcache=\"Surrogate/1.0\"",
         "via: 1.1 popcache",
     ];
     assert_eq!(lines, expected);
