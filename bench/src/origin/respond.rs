@@ -218,16 +218,24 @@ fn entity_tag(body: &Bytes) -> HeaderValue {
 }
 
 fn emote(state: &State, path: &str) -> Answer {
-    let picture = emote_number(path).and_then(|n| state.emotes.get(n as usize));
-    match picture {
-        Some(file) => Answer::new(
-            file.clone(),
-            "image/png",
-            "public, max-age=86400, immutable",
-        ),
-        None => missing(),
-    }
+    let number = emote_number(path);
+    let picture = number.and_then(|n| state.emotes.get(n as usize));
+    let (Some(number), Some(file)) = (number, picture) else {
+        return missing();
+    };
+    let mut answer = Answer::new(
+        file.clone(),
+        "image/png",
+        "public, max-age=86400, immutable",
+    );
+    let keys = format!("emotes emote-{number} set-{}", number % EMOTE_SETS);
+    let keys = HeaderValue::try_from(keys).expect("letters and digits");
+    answer.headers.insert("surrogate-key", keys);
+    answer
 }
+
+/// Emotes are spread over so many sets, for their surrogate keys.
+const EMOTE_SETS: u32 = 8;
 
 fn live() -> Answer {
     let now = SystemTime::now()

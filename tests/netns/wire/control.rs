@@ -5,6 +5,8 @@ use crate::harness::{Backend, Edge};
 on_both_backends! {
     a_purged_object_is_fetched_again,
     a_pinned_object_is_fetched_and_kept,
+    a_purge_covers_what_has_the_key_or_the_prefix,
+    a_soft_purge_serves_stale_while_it_fetches,
     status_tells_what_the_node_did,
     a_restart_keeps_xdp_attached,
 }
@@ -51,6 +53,53 @@ fn a_pinned_object_is_fetched_and_kept(backend: Backend) {
     assert!(answer.starts_with("unpinned: "), "{answer}");
     edge.wait_for("pins", 0);
     assert!(edge.curl(&["/emotes/1.png"])[0].is_hit());
+}
+
+fn a_purge_covers_what_has_the_key_or_the_prefix(backend: Backend) {
+    let edge = Edge::start(backend);
+    let paths = ["/emotes/1.png", "/emotes/2.png"];
+    let hits = || {
+        edge.curl(&paths)
+            .iter()
+            .map(|one| one.is_hit())
+            .collect::<Vec<_>>()
+    };
+    hits();
+    assert_eq!(hits(), [true, true]);
+    let said = edge.control(&["purge", "--tag", "emote-1"]);
+    assert!(said.contains("unknown"), "{said}");
+    assert_eq!(hits(), [false, true]);
+    edge.control(&["purge", "--tag", "no-such-key", "--tag", "emotes"]);
+    assert_eq!(hits(), [false, false]);
+    edge.control(&["purge", "--prefix", "https://edge.test/emotes/2"]);
+    assert_eq!(hits(), [true, false]);
+    let said = edge.control(&["purge", "--all", "--json"]);
+    assert!(said.contains("\"objects\":2"), "{said}");
+    assert_eq!(hits(), [false, false]);
+    let answer = &edge.curl(&paths)[0];
+    assert!(answer.is_hit());
+    assert_eq!(answer.header("surrogate-key"), "", "{answer:?}");
+}
+
+fn a_soft_purge_serves_stale_while_it_fetches(backend: Backend) {
+    let edge = Edge::start(backend);
+    let path = "/emotes/3.png?cc=max-age=600,stale-while-revalidate=60";
+    let url = format!("https://edge.test{path}");
+    let purges = [
+        vec!["purge", "--soft", url.as_str()],
+        vec!["purge", "--soft", "--tag", "emote-3"],
+    ];
+    edge.curl(&[path]);
+    for (fetches, purge) in (1..).zip(&purges) {
+        assert!(edge.curl(&[path])[0].is_hit());
+        assert_eq!(edge.origin.requests(path), fetches);
+        edge.control(purge);
+        let stale = &edge.curl(&[path])[0];
+        assert!(stale.is_hit(), "{stale:?}");
+        while edge.origin.requests(path) == fetches {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
 }
 
 fn status_tells_what_the_node_did(backend: Backend) {
