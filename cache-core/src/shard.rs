@@ -103,6 +103,7 @@ pub struct Shard {
     /// The tier was asked for something since its last turn.
     tier_due: bool,
     tier_gauges: Arc<TierGauges>,
+    /// When they are published next, if there is something new.
     next_tier_gauges: Option<Instant>,
     routes: Routes,
     locals: Locals,
@@ -188,6 +189,7 @@ impl Shard {
 
     /// Gives the shard its part of the second tier.
     pub fn with_tier(mut self, tier: Tier) -> Self {
+        self.tier_gauges.publish(&tier.stats());
         self.tier = Some(tier);
         self
     }
@@ -230,7 +232,9 @@ impl Shard {
     /// When a turn is due at the latest.
     pub fn next_timeout(&self) -> Option<Instant> {
         let tier = self.tier.as_ref().and_then(Tier::next_timeout);
-        self.quic.next_timeout().into_iter().chain(tier).min()
+        let gauges = self.next_tier_gauges;
+        let timeouts = self.quic.next_timeout().into_iter();
+        timeouts.chain(tier).chain(gauges).min()
     }
 
     /// Work is left over from the last turn.
@@ -477,8 +481,8 @@ impl Shard {
 
     fn publish_tier(&mut self, now: Now) {
         let Some(tier) = &self.tier else { return };
-        if self.next_tier_gauges.is_none_or(|due| now.mono >= due) {
-            self.next_tier_gauges = Some(now.mono + TIER_GAUGE_INTERVAL);
+        if self.next_tier_gauges.is_some_and(|due| now.mono >= due) {
+            self.next_tier_gauges = None;
             self.tier_gauges.publish(&tier.stats());
         }
     }

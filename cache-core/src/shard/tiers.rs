@@ -9,8 +9,8 @@
 
 use bytes::Bytes;
 
-use super::Shard;
 use super::answers::lifetime;
+use super::{Shard, TIER_GAUGE_INTERVAL};
 use crate::flight::{FlightHead, Outcome, Supply, Target};
 use crate::http::freshness::{self, State};
 use crate::http::vary;
@@ -33,7 +33,10 @@ impl Shard {
         let Some(tier) = &mut self.tier else {
             return;
         };
-        self.tier_due = false;
+        if std::mem::take(&mut self.tier_due) {
+            let due = now.mono + TIER_GAUGE_INTERVAL;
+            self.next_tier_gauges.get_or_insert(due);
+        }
         let mut events = std::mem::take(&mut self.scratch.tier_events);
         tier.turn(now, &mut out.disk, &mut events);
         for (id, event) in events.drain(..) {

@@ -5,7 +5,7 @@ mod certificate;
 mod clients;
 mod network;
 mod origin;
-mod places;
+pub mod places;
 mod process;
 
 use std::fs::{self, File};
@@ -65,7 +65,7 @@ impl Edge {
     }
 
     /// Starts everything with more configuration: whole sections other than server, packet, tls,
-    /// memory, origin and admin.
+    /// origin and admin.
     pub fn start_with(backend: Backend, more: &str) -> Self {
         let alone = lock();
         let network = Network::make();
@@ -111,6 +111,12 @@ impl Edge {
         let popcache = self.popcache.take().expect("popcache runs");
         let status = popcache.stop();
         assert!(status.success(), "popcache ended with {status}");
+    }
+
+    /// Ends popcache as a crash does (SIGKILL).
+    pub fn kill_popcache(&mut self) {
+        let popcache = self.popcache.take().expect("popcache runs");
+        popcache.kill();
     }
 
     /// Asserts that popcache has not ended by itself.
@@ -235,11 +241,15 @@ impl Drop for Folder {
 
 fn configuration(folder: &Folder, backend: Backend, more: &str) -> String {
     let path = folder.path().display();
+    let memory = match more.contains("[memory]") {
+        true => "",
+        false => "[memory]\nram = \"256 MiB\"\n",
+    };
     format!(
         "[server]\nlisten = \"{SERVER}\"\ncores = [0, 1]\n\
          [packet]\nbackend = \"{}\"\ninterface = \"{}\"\npin_dir = \"{path}/bpf/popcache\"\n\
          [tls]\ncertificate = \"{path}/cert.pem\"\nkey = \"{path}/key.pem\"\n\
-         [memory]\nram = \"256 MiB\"\n\
+         {memory}\
          [[origin]]\nname = \"demo\"\nhosts = [\"{HOST}\"]\nurl = \"http://{}\"\n\
          [admin]\nsocket = \"{path}/admin.sock\"\n{more}\n",
         backend.name(),

@@ -47,7 +47,8 @@ fn installed(below_target: &str) -> PathBuf {
     path
 }
 
-fn target_folder() -> PathBuf {
+/// Where files on a disk may be made: `/run` and often `/tmp` lie in memory.
+pub fn target_folder() -> PathBuf {
     let profile = profile_folder();
     profile
         .parent()

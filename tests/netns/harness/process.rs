@@ -77,6 +77,13 @@ impl Process {
         self.end()
     }
 
+    /// Ends it without a word (SIGKILL).
+    pub fn kill(mut self) {
+        self.stopped = true;
+        self.child.kill().expect("kill a child");
+        self.child.wait().expect("wait for a child");
+    }
+
     /// What this process has printed.
     pub fn log(&self) -> String {
         let whole = fs::read(&self.log).unwrap_or_default();

@@ -24,3 +24,4 @@ mod faults;
 mod fetch;
 mod herd;
 mod malformed;
+mod tier;

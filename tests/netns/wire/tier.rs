@@ -1,0 +1,109 @@
+//! The second tier on a real file: what memory has lost comes back from it, also after a crash.
+
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use crate::harness::{Backend, Edge, Fetched, places};
+
+/// More bodies than fit in memory, and than a second hit needs to be admitted.
+const OBJECTS: usize = 100;
+const BYTES: usize = 200_000;
+
+/// A tier's file, gone with the test.
+struct TierFile(PathBuf);
+
+impl TierFile {
+    fn new(name: &str) -> Self {
+        let path = places::target_folder().join(format!("tier-{}-{name}", std::process::id()));
+        Self(path)
+    }
+
+    fn configuration(&self) -> String {
+        format!(
+            "[memory]\nram = \"24 MiB\"\n\
+             [tier]\ndevices = [\"{}\"]\nsize = \"256 MiB\"\nsegment = \"1 MiB\"\n",
+            self.0.display()
+        )
+    }
+}
+
+impl Drop for TierFile {
+    fn drop(&mut self) {
+        if fs::remove_file(&self.0).is_err() {
+            eprintln!("could not remove {}", self.0.display());
+        }
+    }
+}
+
+fn paths() -> Vec<String> {
+    let path = |i| format!("/size/{}", BYTES + i);
+    (0..OBJECTS).map(path).collect()
+}
+
+/// Fetches all, checks every byte, and says which came from the tier.
+fn fetch(edge: &Edge, paths: &[String]) -> Vec<bool> {
+    let asked: Vec<&str> = paths.iter().map(String::as_str).collect();
+    let fetched = edge.curl(&asked);
+    assert_eq!(fetched.len(), paths.len());
+    let from_tier = |answer: &Fetched| answer.header("cache-status").contains("detail=nvme");
+    for (path, answer) in paths.iter().zip(&fetched) {
+        answer.assert_body(&edge.origin.body(path));
+    }
+    fetched.iter().map(from_tier).collect()
+}
+
+fn count(which: &[bool]) -> usize {
+    which.iter().filter(|one| **one).count()
+}
+
+#[test]
+fn what_memory_has_lost_comes_back_from_the_tier_also_after_a_crash() {
+    let file = TierFile::new("crash");
+    let mut edge = Edge::start_with(Backend::Udp, &file.configuration());
+    let paths = paths();
+    fetch(&edge, &paths);
+    fetch(&edge, &paths);
+    let third = fetch(&edge, &paths);
+    assert!(count(&third) >= OBJECTS / 4, "{}", count(&third));
+    assert!(edge.counter("tier_hits") > 0);
+
+    // One that the tier has, and that must not come back.
+    let purged = third
+        .iter()
+        .position(|hit| *hit)
+        .expect("one from the tier");
+    let url = format!("https://edge.test{}", paths[purged]);
+    edge.control(&["purge", &url]);
+    edge.kill_popcache();
+    edge.start_popcache();
+    let recovered = fetch(&edge, &paths);
+    assert!(count(&recovered) >= OBJECTS / 8, "{}", count(&recovered));
+    assert!(!recovered[purged]);
+    assert!(edge.counter("fetches_started") >= 1);
+
+    // A purge of everything covers what lies on the drive as well.
+    edge.control(&["purge", "--all"]);
+    edge.stop_popcache();
+    edge.start_popcache();
+    assert_eq!(count(&fetch(&edge, &paths)), 0);
+    assert_eq!(edge.counter("fetches_started"), OBJECTS as u64);
+}
+
+#[test]
+fn a_clean_stop_loses_nothing_that_the_tier_took() {
+    let file = TierFile::new("stop");
+    let mut edge = Edge::start_with(Backend::AfXdp, &file.configuration());
+    let paths = paths();
+    fetch(&edge, &paths);
+    fetch(&edge, &paths);
+    while edge.counter("tier_objects") == 0 {
+        thread::sleep(Duration::from_millis(10));
+    }
+    let held = edge.counter("tier_objects");
+    edge.stop_popcache();
+    edge.start_popcache();
+    assert!(edge.counter("tier_recovered_objects") >= held);
+    assert!(count(&fetch(&edge, &paths)) > 0);
+}
