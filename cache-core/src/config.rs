@@ -39,6 +39,28 @@ pub struct Caching {
     pub device: String,
     /// Keep responses with Set-Cookie that name a lifetime, cookie and all (RFC 9111 section 7.3).
     pub store_set_cookie: bool,
+    /// Classes of objects; a class's number is its place here, from 1 on. 0 is everything else.
+    pub classes: Vec<Class>,
+}
+
+/// Objects whose memory has a budget of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Class {
+    pub name: String,
+    /// Beginnings of the paths of its objects.
+    pub paths: Vec<String>,
+}
+
+impl Caching {
+    /// The class of a target: the first one with a path that it begins with.
+    pub fn class_of(&self, target: &[u8]) -> u8 {
+        let begins = |path: &String| target.starts_with(path.as_bytes());
+        let class = self
+            .classes
+            .iter()
+            .position(|class| class.paths.iter().any(begins));
+        class.map_or(0, |index| (index + 1) as u8)
+    }
 }
 
 impl Default for Caching {
@@ -51,6 +73,7 @@ impl Default for Caching {
             targeted_fields: vec![HeaderName::from_static("cdn-cache-control")],
             device: "popcache".to_owned(),
             store_set_cookie: false,
+            classes: Vec::new(),
         }
     }
 }
@@ -151,5 +174,34 @@ impl Default for Limits {
             max_uncacheable: 16_384,
             retry_after: 1,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_class_with_a_path_counts() {
+        let class = |name: &str, paths: &[&str]| Class {
+            name: name.to_owned(),
+            paths: paths.iter().map(|&path| path.to_owned()).collect(),
+        };
+        let caching = Caching {
+            classes: vec![
+                class("status", &["/live/status", "/s/"]),
+                class("live", &["/live/"]),
+            ],
+            ..Caching::default()
+        };
+        let classes = [
+            "/live/status.json",
+            "/s/1?x",
+            "/live/a.m4s",
+            "/emotes/1",
+            "/",
+        ];
+        let classes = classes.map(|target| caching.class_of(target.as_bytes()));
+        assert_eq!(classes, [1, 1, 2, 0, 0]);
     }
 }

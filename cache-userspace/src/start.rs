@@ -185,9 +185,10 @@ fn build_store(
         hash_seed: memory.seed,
         large_share: config.memory.large_share,
         mean_object: config.memory.mean_object,
+        // Class 0 is what belongs to none.
+        class_bytes: [&[0], &config.class_bytes[..]].concat(),
         pinned_bytes: config.memory.pinned,
         max_pins: config.memory.max_pins,
-        ..StoreConfig::default()
     };
     let (stores, report) =
         store::build(&store, Arc::clone(&memory.purges)).context("memory.ram")?;

@@ -342,6 +342,7 @@ impl Shard {
         };
         let meta = ObjectMeta {
             stamp: flight.stamp,
+            class: caching.class_of(&flight.target.path),
             ..meta(status, times.unwrap_or_default(), length, now)
         };
         let mut keys = SurrogateKeys::read(headers, self.store.purges());
@@ -580,7 +581,6 @@ impl Shard {
 
 fn meta(status: StatusCode, times: Lifetime, length: Option<u64>, now: Now) -> ObjectMeta {
     ObjectMeta {
-        class: 0,
         status: status.as_u16(),
         stored_unix_ms: now.unix_ms,
         age_at_store_s: times.initial_age_s,

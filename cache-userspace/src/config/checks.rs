@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use cache_core::config::Class;
 use hugepages::PagePolicy;
 
 use super::kinds::MIN_SHARD_RAM;
@@ -12,6 +13,26 @@ use super::typed::{Backend, Config};
 use super::units::show_size;
 use super::{Machine, explain, tier};
 use crate::admin::token;
+
+/// Classes are numbered by one byte.
+const MAX_CLASSES: usize = 255;
+
+/// Too many classes, or one defined twice.
+pub(super) fn classes(reader: &mut Reader<'_, '_>, classes: &[Class]) {
+    if classes.len() > MAX_CLASSES {
+        let message = format!("{} classes are more than {MAX_CLASSES}", classes.len());
+        reader.problem(None, message, None);
+    }
+    for (index, class) in classes.iter().enumerate() {
+        if classes[..index]
+            .iter()
+            .any(|other| other.name == class.name)
+        {
+            let message = format!("class {:?} is defined twice", class.name);
+            reader.problem(None, message, None);
+        }
+    }
+}
 
 /// There is an origin, and every host name and origin name has one owner.
 pub(super) fn origins(reader: &mut Reader<'_, '_>, found: &[FoundOrigin]) {

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cache_core::config::{Caching, ClientFields, Limits};
+use cache_core::config::{Caching, Class, ClientFields, Limits};
 use cache_core::store::StoreConfig;
 use hugepages::PagePolicy;
 
@@ -22,7 +22,7 @@ use super::typed::{
 };
 use super::units::{
     ADDRESS, ADDRESSES, BOOL, COUNT, COUNT_U32, DURATION, FIELD_NAMES, FIELDS, HOST, HOSTS,
-    INTERFACE, NAMES, PATH, SIZE, TOKEN, show_list,
+    INTERFACE, NAMES, PATH, PATH_PREFIXES, SIZE, TOKEN, show_list,
 };
 use super::{Machine, checks};
 use crate::upstream::{self, Http2Mode, UpstreamConfig};
@@ -38,14 +38,18 @@ pub(super) fn read(
     let packet = reader.section("packet", read_packet);
     let mut tls = reader.section("tls", |s| read_tls(s, &base));
     let memory = reader.section("memory", read_memory);
-    let (cache, max_object) = reader.section("cache", read_cache);
+    let (mut cache, max_object) = reader.section("cache", read_cache);
     let tier = reader.section("tier", |s| super::tier::read(s, &base));
+    let classes = reader.sections("class", read_class);
+    let (classes, class_bytes) = classes.into_iter().flatten().unzip();
+    cache.classes = classes;
     let found = reader.sections("origin", |s| read_origin(s, &base));
     let (bounds, http2) = reader.section("upstream", read_upstream);
     let admin = reader.section("admin", |s| read_admin(s, &base));
     let limits = reader.section("limits", |s| read_limits(s, max_object));
     let log = reader.section("log", read_log);
 
+    checks::classes(&mut reader, &cache.classes);
     checks::origins(&mut reader, &found);
     let origins: Vec<OriginConfig> = found.into_iter().filter_map(|f| f.origin).collect();
     if tls.names.is_empty() {
@@ -67,6 +71,7 @@ pub(super) fn read(
         memory,
         cache,
         tier,
+        class_bytes,
         origins,
         upstream,
         admin,
@@ -278,6 +283,7 @@ fn read_cache(s: &mut Section<'_, '_, '_>) -> (Caching, u64) {
             d.store_set_cookie,
             "keep responses with Set-Cookie that name a lifetime; off, since a cookie is mostly meant for one client",
         ),
+        classes: Vec::new(),
     };
     let max_object = s.bounded(
         "max_object",
@@ -343,6 +349,23 @@ fn read_origin(s: &mut Section<'_, '_, '_>, base: &Path) -> FoundOrigin {
         at: s.at(),
         hosts_at: s.span("hosts"),
     }
+}
+
+/// A class and its budget.
+fn read_class(s: &mut Section<'_, '_, '_>) -> Option<(Class, u64)> {
+    let name = s.required("name", &TOKEN, "how the log calls it");
+    let paths = s.required(
+        "paths",
+        &PATH_PREFIXES,
+        "beginnings of the paths of its objects; the first class that fits counts",
+    );
+    let ram = s.required(
+        "ram",
+        &SIZE,
+        "memory of the node that its objects take before they are evicted ahead of all others; 0: no limit",
+    );
+    let (name, paths, ram) = (name?, paths?, ram?);
+    Some((Class { name, paths }, ram))
 }
 
 fn read_upstream(s: &mut Section<'_, '_, '_>) -> (UpstreamConfig, Http2Mode) {

@@ -416,6 +416,28 @@ fn values_reach_where_they_are_used() {
 }
 
 #[test]
+fn classes_have_paths_and_a_budget() {
+    let class = |name: &str, paths: &str, ram: &str| {
+        format!("[[class]]\nname = \"{name}\"\npaths = {paths}\nram = \"{ram}\"\n")
+    };
+    let two = class("a", "[\"/a/\", \"/b/\"]", "1 MiB") + &class("c", "\"/c/\"", "0 B");
+    let config = parse_with_origin(&two).expect("good");
+    assert_eq!(config.class_bytes, [1 << 20, 0]);
+    assert_eq!(config.cache.class_of(b"/c/1"), 2);
+    for (text, said) in [
+        (class("a", "\"a/\"", "1 MiB"), "does not begin with `/`"),
+        (two.clone() + &class("a", "\"/d\"", "1 B"), "defined twice"),
+        (
+            "[[class]]\nname = \"a\"\nram = \"1 B\"\n".to_owned(),
+            "needs `paths`",
+        ),
+    ] {
+        let error = parse_with_origin(&text).expect_err("refused").to_string();
+        assert!(error.contains(said), "{error}");
+    }
+}
+
+#[test]
 fn every_limit_of_the_core_has_a_key() {
     let shown = format!("{:#?}", cache_core::config::Limits::default());
     let config = parse_with_origin("").expect("good");

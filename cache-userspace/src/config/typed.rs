@@ -22,6 +22,8 @@ pub struct Config {
     pub memory: MemoryConfig,
     pub cache: Caching,
     pub tier: TierConfig,
+    /// Bytes of memory for each class of `cache.classes`; 0: no limit.
+    pub class_bytes: Vec<u64>,
     pub origins: Vec<OriginConfig>,
     /// Ready for the upstream: `origins` in the same order as above.
     pub upstream: UpstreamConfig,
