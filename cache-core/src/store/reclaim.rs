@@ -1,12 +1,13 @@
 //! Making room: emptying log segments, evicting large objects.
 
-use super::evicted::{Leaving, Sink};
+use super::evicted::{Evicted, Leaving, Sink};
 use super::hit::{Place, Record};
 use super::owner::Owner;
 use super::{KeyHash, Partition, ShardId};
 use crate::evict::{Census, Keep, Source};
 use crate::index::SlotId;
 use crate::policy::MAX_OBSERVED;
+use crate::purge::{TagSlot, Verdict};
 use crate::record::{EXTENT_BYTES, Form, Header};
 
 /// Records walked over in one turn, unless room is needed at once.
@@ -72,10 +73,19 @@ impl Owner {
         self.evict_larges(partition, sink);
     }
 
-    /// Shows what was evicted since the last turn; before quiescence is announced.
+    /// Shows what was evicted since the last turn, unless it was purged meanwhile; before quiescence
+    /// is announced.
     pub fn show_displaced(&mut self, partition: &Partition, sink: Sink<'_>) {
+        let purges = &self.purges;
         for leaving in self.displaced.drain(..) {
-            partition.show(&leaving, sink);
+            let mut unless_purged = |object: Evicted<'_>| {
+                let tags = object.tags.iter().copied();
+                let tags = tags.chain(object.any_tag.then_some(TagSlot::ANY));
+                if purges.judge(object.meta.stamp, tags, object.key) != Verdict::Hard {
+                    sink(object);
+                }
+            };
+            partition.show(&leaving, &mut unless_purged);
         }
     }
 
