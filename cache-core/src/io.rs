@@ -173,13 +173,15 @@ pub struct FetchError {
     pub detail: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FetchErrorKind {
     DnsError,
     ConnectionRefused,
     ConnectionTimeout,
     ConnectionTerminated,
     TlsError,
+    /// The origin's certificate is not one to be trusted.
+    TlsCertificate,
     /// The head took longer than the first-byte timeout.
     ResponseTimeout,
     /// The body paused longer than the idle timeout, or the whole took too long.
@@ -189,6 +191,48 @@ pub enum FetchErrorKind {
     ProtocolError,
     /// A bound of the upstream itself was reached (fetches or connections).
     LimitReached,
+    /// Nothing was asked: every node that could have been is known not to answer.
+    Unavailable,
+    /// The request has been here before. Found by the shard, before anything is fetched.
+    LoopDetected,
+}
+
+impl FetchErrorKind {
+    /// Every kind, in the order of their declaration.
+    pub const ALL: [Self; 13] = [
+        Self::DnsError,
+        Self::ConnectionRefused,
+        Self::ConnectionTimeout,
+        Self::ConnectionTerminated,
+        Self::TlsError,
+        Self::TlsCertificate,
+        Self::ResponseTimeout,
+        Self::BodyTimeout,
+        Self::ResponseIncomplete,
+        Self::ProtocolError,
+        Self::LimitReached,
+        Self::Unavailable,
+        Self::LoopDetected,
+    ];
+
+    /// The name that counters have.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::DnsError => "dns_error",
+            Self::ConnectionRefused => "connection_refused",
+            Self::ConnectionTimeout => "connection_timeout",
+            Self::ConnectionTerminated => "connection_terminated",
+            Self::TlsError => "tls_error",
+            Self::TlsCertificate => "tls_certificate",
+            Self::ResponseTimeout => "response_timeout",
+            Self::BodyTimeout => "body_timeout",
+            Self::ResponseIncomplete => "response_incomplete",
+            Self::ProtocolError => "protocol_error",
+            Self::LimitReached => "limit_reached",
+            Self::Unavailable => "unavailable",
+            Self::LoopDetected => "loop_detected",
+        }
+    }
 }
 
 #[derive(Debug)]

@@ -20,3 +20,4 @@ pub mod shard;
 pub mod stats;
 pub mod store;
 pub mod tier;
+pub mod upstream;

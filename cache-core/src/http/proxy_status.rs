@@ -12,10 +12,13 @@ pub fn error(kind: FetchErrorKind) -> &'static str {
         FetchErrorKind::ConnectionTimeout => "connection_timeout",
         FetchErrorKind::ConnectionTerminated => "connection_terminated",
         FetchErrorKind::TlsError => "tls_protocol_error",
+        FetchErrorKind::TlsCertificate => "tls_certificate_error",
         FetchErrorKind::ResponseTimeout | FetchErrorKind::BodyTimeout => "http_response_timeout",
         FetchErrorKind::ResponseIncomplete => "http_response_incomplete",
         FetchErrorKind::ProtocolError => "http_protocol_error",
         FetchErrorKind::LimitReached => "connection_limit_reached",
+        FetchErrorKind::Unavailable => "destination_unavailable",
+        FetchErrorKind::LoopDetected => "proxy_loop_detected",
     }
 }
 

@@ -603,11 +603,15 @@ fn failure(kind: FetchErrorKind) -> StatusCode {
         FetchErrorKind::ConnectionTimeout
         | FetchErrorKind::ResponseTimeout
         | FetchErrorKind::BodyTimeout => StatusCode::GATEWAY_TIMEOUT,
-        FetchErrorKind::LimitReached => StatusCode::SERVICE_UNAVAILABLE,
+        FetchErrorKind::LimitReached | FetchErrorKind::Unavailable => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        FetchErrorKind::LoopDetected => StatusCode::LOOP_DETECTED,
         FetchErrorKind::DnsError
         | FetchErrorKind::ConnectionRefused
         | FetchErrorKind::ConnectionTerminated
         | FetchErrorKind::TlsError
+        | FetchErrorKind::TlsCertificate
         | FetchErrorKind::ResponseIncomplete
         | FetchErrorKind::ProtocolError => StatusCode::BAD_GATEWAY,
     }

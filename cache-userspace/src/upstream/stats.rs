@@ -65,7 +65,8 @@ pub(super) struct OriginStats {
     name: String,
     pub(super) started: AtomicU64,
     pub(super) ok: AtomicU64,
-    failed: [AtomicU64; KINDS.len()],
+    /// In the order of [`FetchErrorKind::ALL`].
+    failed: [AtomicU64; FetchErrorKind::ALL.len()],
     pub(super) cancelled: AtomicU64,
     pub(super) bytes: AtomicU64,
     pub(super) reused: AtomicU64,
@@ -83,7 +84,7 @@ impl OriginStats {
     }
 
     pub(super) fn failed(&self, kind: FetchErrorKind) {
-        count(&self.failed[position(kind)]);
+        count(&self.failed[kind as usize]);
     }
 
     pub(super) fn connection_opened(&self) {
@@ -96,10 +97,10 @@ impl OriginStats {
     }
 
     fn snapshot(&self) -> OriginSnapshot {
-        let failed = KINDS
+        let failed = FetchErrorKind::ALL
             .iter()
             .zip(&self.failed)
-            .map(|((_, name), counter)| (*name, read(counter)))
+            .map(|(kind, counter)| (kind.name(), read(counter)))
             .collect();
         OriginSnapshot {
             name: self.name.clone(),
@@ -125,46 +126,14 @@ fn read(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
-/// Every kind of failure and its name in a snapshot.
-const KINDS: [(FetchErrorKind, &str); 10] = [
-    (FetchErrorKind::DnsError, "dns_error"),
-    (FetchErrorKind::ConnectionRefused, "connection_refused"),
-    (FetchErrorKind::ConnectionTimeout, "connection_timeout"),
-    (
-        FetchErrorKind::ConnectionTerminated,
-        "connection_terminated",
-    ),
-    (FetchErrorKind::TlsError, "tls_error"),
-    (FetchErrorKind::ResponseTimeout, "response_timeout"),
-    (FetchErrorKind::BodyTimeout, "body_timeout"),
-    (FetchErrorKind::ResponseIncomplete, "response_incomplete"),
-    (FetchErrorKind::ProtocolError, "protocol_error"),
-    (FetchErrorKind::LimitReached, "limit_reached"),
-];
-
-fn position(kind: FetchErrorKind) -> usize {
-    match kind {
-        FetchErrorKind::DnsError => 0,
-        FetchErrorKind::ConnectionRefused => 1,
-        FetchErrorKind::ConnectionTimeout => 2,
-        FetchErrorKind::ConnectionTerminated => 3,
-        FetchErrorKind::TlsError => 4,
-        FetchErrorKind::ResponseTimeout => 5,
-        FetchErrorKind::BodyTimeout => 6,
-        FetchErrorKind::ResponseIncomplete => 7,
-        FetchErrorKind::ProtocolError => 8,
-        FetchErrorKind::LimitReached => 9,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_kind_has_its_own_place() {
-        for (index, (kind, _)) in KINDS.iter().enumerate() {
-            assert_eq!(position(*kind), index);
+        for (index, kind) in FetchErrorKind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, index);
         }
         let stats = OriginStats::new("demo");
         stats.failed(FetchErrorKind::BodyTimeout);
