@@ -39,8 +39,21 @@ pub struct Caching {
     pub device: String,
     /// Keep responses with Set-Cookie that name a lifetime, cookie and all (RFC 9111 section 7.3).
     pub store_set_cookie: bool,
+    /// How far Cache-Control of requests counts (RFC 9111 section 5.2.1).
+    pub client_cache_control: ClientCacheControl,
     /// Classes of objects; a class's number is its place here, from 1 on. 0 is everything else.
     pub classes: Vec<Class>,
+}
+
+/// How far a cache follows Cache-Control of requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientCacheControl {
+    Ignore,
+    /// Only what saves questions to the origin: only-if-cached, max-stale, stale-if-error.
+    #[default]
+    Harmless,
+    /// All of it: any client can then have objects asked for again.
+    Follow,
 }
 
 /// Objects whose memory has a budget of its own.
@@ -73,6 +86,7 @@ impl Default for Caching {
             targeted_fields: vec![HeaderName::from_static("cdn-cache-control")],
             device: "popcache".to_owned(),
             store_set_cookie: false,
+            client_cache_control: ClientCacheControl::default(),
             classes: Vec::new(),
         }
     }

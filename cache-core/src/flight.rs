@@ -49,6 +49,10 @@ pub struct Target {
     pub path: Bytes,
     /// The fields to ask with.
     pub headers: Arc<HeaderMap>,
+    /// The client wants the origin asked, whatever is stored.
+    pub revalidate: bool,
+    /// How stale an object the client takes if the origin fails, seconds.
+    pub stale_if_error_s: u32,
 }
 
 /// The head of the response that a flight brings.

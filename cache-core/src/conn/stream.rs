@@ -10,6 +10,7 @@ use quinn_proto::{SendStream, WriteError};
 
 use crate::conn::h3::{FieldSection, RequestReader};
 use crate::flight::{Target, Ticket};
+use crate::http::cache_control::RequestDirectives;
 use crate::http::cache_status::Forward;
 use crate::http::conditional::Conditions;
 use crate::http::forward;
@@ -62,11 +63,17 @@ pub struct Asked {
     pub headers: Arc<HeaderMap>,
     /// Its If-None-Match and If-Modified-Since.
     pub conditions: HeaderMap,
+    /// Its Cache-Control, as far as it counts.
+    pub wants: RequestDirectives,
 }
 
 impl Asked {
     /// `None` for a request that said nothing that its answer depends on.
-    pub fn new(headers: &Arc<HeaderMap>, section: &FieldSection) -> Option<Box<Self>> {
+    pub fn new(
+        headers: &Arc<HeaderMap>,
+        section: &FieldSection,
+        wants: RequestDirectives,
+    ) -> Option<Box<Self>> {
         let mut conditions = HeaderMap::new();
         for (name, value) in section.fields() {
             let name = match name {
@@ -78,11 +85,14 @@ impl Asked {
                 conditions.append(name, value);
             }
         }
-        let plain = conditions.is_empty() && **headers == forward::canonical();
+        let plain = conditions.is_empty()
+            && wants == RequestDirectives::default()
+            && **headers == forward::canonical();
         (!plain).then(|| {
             Box::new(Self {
                 headers: Arc::clone(headers),
                 conditions,
+                wants,
             })
         })
     }

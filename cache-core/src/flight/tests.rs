@@ -14,6 +14,8 @@ fn target(key: &'static str) -> Target {
         authority: Bytes::from_static(b"edge.test"),
         path: Bytes::from_static(b"/"),
         headers: Arc::default(),
+        revalidate: false,
+        stale_if_error_s: 0,
     }
 }
 

@@ -9,6 +9,8 @@ pub enum Forward {
     UriMiss,
     /// Other variants may be stored, the one asked for is not.
     VaryMiss,
+    /// Something fresh was stored, and the request asks for more (its Cache-Control).
+    Request,
     /// Something was stored, and too old.
     Stale,
     /// The cache was told not to handle the request.
@@ -43,6 +45,7 @@ impl Forward {
             Self::Method => "method",
             Self::UriMiss => "uri-miss",
             Self::VaryMiss => "vary-miss",
+            Self::Request => "request",
             Self::Stale => "stale",
             Self::Bypass => "bypass",
         }
@@ -151,6 +154,7 @@ mod tests {
             (forwarded(Forward::Bypass), "popcache; fwd=bypass"),
             (forwarded(Forward::VaryMiss), "popcache; fwd=vary-miss"),
             (forwarded(Forward::Method), "popcache; fwd=method"),
+            (forwarded(Forward::Request), "popcache; fwd=request"),
             (CacheStatus::Own { detail: "busy" }, "popcache; detail=busy"),
         ];
         for (status, want) in cases {

@@ -101,14 +101,10 @@ fn is_ours(name: &HeaderName) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conn::h3::samples::{CHROMIUM, headers};
-    use crate::conn::h3::{Progress, RequestReader};
+    use crate::conn::h3::samples::{CHROMIUM, read};
 
     fn shown(extra: &[(&str, &str)], names: &[&'static str], all: bool) -> Vec<String> {
-        let fields = [&CHROMIUM[..4], extra].concat();
-        let mut section = FieldSection::new(16 << 10);
-        let read = RequestReader::new().push(&headers(&fields), true, &mut section);
-        assert_eq!(read, Ok(Progress::Request));
+        let section = read(&[&CHROMIUM[..4], extra].concat());
         let allowed = ClientFields {
             names: names.iter().map(|&n| HeaderName::from_static(n)).collect(),
             all,

@@ -4,7 +4,7 @@
 //! Stricter than the RFC on purpose:
 //! - a response with Set-Cookie is for the one who asked, unless the configuration says otherwise;
 //! - so is a 206: ranges are cut from whole objects;
-//! - an Age that is no number makes a response stale;
+//! - an Age that is no number, or more than one, makes a response stale;
 //! - what is never fresh is kept only where it can be validated.
 //!
 //! Laxer in one point: a response that is not kept for want of a lifetime may still answer the
@@ -70,7 +70,8 @@ pub struct Lifetime {
 pub struct Flags(pub u8);
 
 impl Flags {
-    /// Never to be served stale (must-revalidate, proxy-revalidate); the windows are 0 too.
+    /// Not to be served stale outside its windows, whoever asks for it: must-revalidate,
+    /// proxy-revalidate and no-cache, which close the windows too, and s-maxage.
     pub const MUST_REVALIDATE: Self = Self(1);
     /// May answer requests with Authorization (RFC 9111 section 3.5).
     pub const AUTHORIZED: Self = Self(2);
@@ -334,7 +335,10 @@ fn stale_windows(directives: &ResponseDirectives, caching: &Caching) -> Lifetime
         swr_s: window(directives.stale_while_revalidate),
         sie_s: window(directives.stale_if_error.or(default)),
         flags: Flags::default()
-            .with(Flags::MUST_REVALIDATE, must_revalidate)
+            .with(
+                Flags::MUST_REVALIDATE,
+                must_revalidate || directives.no_cache || directives.s_maxage.is_some(),
+            )
             .with(Flags::AUTHORIZED, allows_authorized(directives))
             .with(Flags::IMMUTABLE, directives.immutable),
         ..Lifetime::default()
@@ -375,13 +379,15 @@ pub fn received_age(headers: &HeaderMap) -> Option<u64> {
         .then(|| age_value(headers))
 }
 
-/// RFC 9111 section 5.1: the first member of the field; what is no number is older than anything.
+/// What is no number (RFC 9111 section 5.1) is older than anything, and so are several ages, of which
+/// nobody knows which one holds.
 fn age_value(headers: &HeaderMap) -> u64 {
-    let Some(value) = headers.get(header::AGE) else {
-        return 0;
+    let mut values = headers.get_all(header::AGE).iter();
+    let seconds = match (values.next(), values.next()) {
+        (None, _) => return 0,
+        (Some(age), None) => delta_seconds(age.as_bytes().trim_ascii()),
+        (Some(_), Some(_)) => None,
     };
-    let first = value.as_bytes().split(|&b| b == b',').next();
-    let seconds = first.and_then(|first| delta_seconds(first.trim_ascii()));
     u64::from(seconds.unwrap_or(MAX_SECONDS))
 }
 

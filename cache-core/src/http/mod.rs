@@ -13,6 +13,7 @@ pub mod request;
 pub mod surrogate_key;
 pub mod targeted;
 pub mod vary;
+pub mod wants;
 
 /// The decimal digits of `value`, written to the end of `digits`.
 pub(crate) fn decimal(mut value: u64, digits: &mut [u8; 20]) -> &[u8] {

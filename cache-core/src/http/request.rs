@@ -32,15 +32,10 @@ pub fn classify(section: &FieldSection) -> Handling {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conn::h3::samples::{CHROMIUM, headers};
-    use crate::conn::h3::{Progress, RequestReader};
+    use crate::conn::h3::samples::request_with;
 
     fn handling(method: &str, extra: &[(&str, &str)]) -> Handling {
-        let fields = [&[(":method", method)], &CHROMIUM[1..], extra].concat();
-        let mut section = FieldSection::new(16 << 10);
-        let read = RequestReader::new().push(&headers(&fields), true, &mut section);
-        assert_eq!(read, Ok(Progress::Request));
-        classify(&section)
+        classify(&request_with(method, extra))
     }
 
     /// RFC 9110 section 9.1.
@@ -63,14 +58,5 @@ mod tests {
         assert_eq!(handling("GET", &credentials), bypass(false));
         assert_eq!(handling("HEAD", &credentials), bypass(true));
         assert_eq!(handling("POST", &credentials), Handling::PassOn);
-    }
-
-    /// RFC 9111 section 5.2.1: a client cannot make the cache forget.
-    #[test]
-    fn cache_control_of_clients_is_not_followed() {
-        for value in ["no-cache", "no-store", "max-age=0"] {
-            let lookup = Handling::Lookup { head_only: false };
-            assert_eq!(handling("GET", &[("cache-control", value)]), lookup);
-        }
     }
 }

@@ -14,12 +14,14 @@ use crate::conn::h3::error::H3_INTERNAL_ERROR;
 use crate::conn::h3::head::{self, Dynamic};
 use crate::conn::quic::Conn;
 use crate::conn::stream::{PassRequest, Response, Source, Written, write};
-use crate::flight::{Outcome, Ticket, Waiter};
+use crate::flight::{Outcome, Target, Ticket, Waiter};
+use crate::http::cache_control::RequestDirectives;
 use crate::http::cache_status::{self, CacheStatus, Forward};
 use crate::http::conditional::Conditions;
 use crate::http::freshness::{self, Flags, Freshness, Lifetime, State};
 use crate::http::proxy_status;
 use crate::http::vary;
+use crate::http::wants::{self, Use};
 use crate::io::{FetchErrorKind, Now, Outbox};
 use crate::store::{Hit, KeyHash, ObjectMeta};
 
@@ -42,12 +44,21 @@ const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 /// Other methods are passed on too.
 const ALLOWED: &str = "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE";
 
+/// What of a request an answer from the store depends on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wanted<'a> {
+    pub head_only: bool,
+    pub conditions: Conditions<'a>,
+    /// Its Cache-Control, as far as it counts.
+    pub directives: RequestDirectives,
+}
+
 /// An answer from the store.
 pub(super) struct Answered {
     /// What flow control holds back.
     pub rest: Option<Response>,
     /// It was served stale while it should be revalidated.
-    pub stale: bool,
+    pub revalidate: bool,
 }
 
 /// What the next step of an answer is.
@@ -73,19 +84,25 @@ impl Shard {
         conn: &mut Conn,
         id: StreamId,
         hash: KeyHash,
-        head_only: bool,
-        conditions: &Conditions<'_>,
+        wanted: &Wanted<'_>,
         now: Now,
     ) -> Result<Answered, Forward> {
+        let Wanted {
+            head_only,
+            conditions,
+            directives,
+        } = wanted;
         let Some(mut hit) = self.store.lookup(hash, &self.scratch.key) else {
             return Err(Forward::UriMiss);
         };
         let meta = hit.meta;
         let fresh = standing(&hit, now);
-        let stale = match fresh.state {
-            State::Fresh => false,
-            State::StaleWhileRevalidate => true,
-            State::StaleIfError | State::Expired => return Err(Forward::Stale),
+        let stale = fresh.state != State::Fresh;
+        let revalidate = match wants::judge(directives, &lifetime(&meta), fresh) {
+            Use::Serve => false,
+            Use::ServeAndRevalidate => true,
+            Use::TooOld => return Err(Forward::Stale),
+            Use::NotAskedFor => return Err(Forward::Request),
         };
         let Some(stored) = hit.head() else {
             return Err(Forward::UriMiss);
@@ -109,7 +126,7 @@ impl Shard {
             let mut buffer = Vec::with_capacity(fields.len() + DYNAMIC_ROOM);
             head::write_response(&mut buffer, &fields, dynamic, None);
             let rest = write_one(conn, id, buffer);
-            return Ok(Answered { rest, stale });
+            return Ok(Answered { rest, revalidate });
         }
         let body_len = (!head_only && meta.body_len > 0).then_some(meta.body_len);
         let copied = hit
@@ -137,7 +154,7 @@ impl Shard {
         self.stats.body_bytes.add(body_len.unwrap_or(0));
         let Some(body) = rest else {
             let rest = write_one(conn, id, buffer);
-            return Ok(Answered { rest, stale });
+            return Ok(Answered { rest, revalidate });
         };
         if meta.body_len > SMALL_BODY {
             let _closed_streams_have_no_priority = conn.quic.send_stream(id).set_priority(-1);
@@ -146,7 +163,7 @@ impl Shard {
         pieces.push_back(Bytes::from(buffer));
         pieces.extend(body.iter().cloned());
         let rest = write_rest(conn, id, pieces);
-        Ok(Answered { rest, stale })
+        Ok(Answered { rest, revalidate })
     }
 
     /// An answer of our own: a status and why.
@@ -434,6 +451,7 @@ impl Shard {
         let Some(mut target) = target else {
             return self.answer_busy(conn, id, "flight");
         };
+        let wants = asked.as_ref().map(|asked| asked.wants).unwrap_or_default();
         if let Some(asked) = &asked {
             target.headers = Arc::clone(&asked.headers);
         }
@@ -454,8 +472,12 @@ impl Shard {
                 self.scratch.key.clear();
                 self.scratch.key.extend_from_slice(&target.key);
                 let conditions = asked.as_ref().map(|asked| asked.conditions());
-                let conditions = conditions.unwrap_or_default();
-                match self.answer_hit(conn, id, target.hash, head_only, &conditions, now) {
+                let wanted = Wanted {
+                    head_only,
+                    conditions: conditions.unwrap_or_default(),
+                    directives: wants,
+                };
+                match self.answer_hit(conn, id, target.hash, &wanted, now) {
                     Ok(answered) => answered.rest,
                     Err(_) if attempts >= MAX_ATTEMPTS => self.answer_busy(conn, id, "evicted"),
                     Err(why) => {
@@ -471,10 +493,10 @@ impl Shard {
                 }
             }
             Outcome::ServeStale => self
-                .answer_stale(conn, id, &target.key, target.hash, head_only, now)
+                .answer_stale(conn, id, &target, head_only, &wants, now)
                 .unwrap_or_else(|| self.answer_busy(conn, id, "evicted")),
             Outcome::Failed(kind) => self
-                .answer_stale(conn, id, &target.key, target.hash, head_only, now)
+                .answer_stale(conn, id, &target, head_only, &wants, now)
                 .unwrap_or_else(|| self.answer_failed(conn, id, kind)),
         }
     }
@@ -484,15 +506,15 @@ impl Shard {
         &mut self,
         conn: &mut Conn,
         id: StreamId,
-        key: &Bytes,
-        hash: KeyHash,
+        target: &Target,
         head_only: bool,
+        wants: &RequestDirectives,
         now: Now,
     ) -> Option<Option<Response>> {
-        let mut hit = self.store.lookup(hash, key)?;
+        let mut hit = self.store.lookup(target.hash, &target.key)?;
         let meta = hit.meta;
         let fresh = standing(&hit, now);
-        if fresh.state == State::Expired {
+        if !wants::may_stand_in(wants, &lifetime(&meta), fresh) {
             return None;
         }
         let body = hit.bytes()?;

@@ -50,6 +50,9 @@ impl Shard {
             ticket,
         };
         let joinable = self.flights.joinable(&target.key, self.store.purges());
+        // What the tier is read for is not what the origin says now.
+        let suits = |flight: &mut Owned| !target.revalidate || flight.supply == Supply::Upstream;
+        let joinable = joinable.filter(|&id| self.flights.get_mut(id).is_some_and(suits));
         if let Some(id) = joinable {
             return self.catch_up(now, id, subscriber, out);
         }
@@ -61,7 +64,7 @@ impl Shard {
             self.tell(now, subscriber, NO_FETCH, FlightEvent::Varies(rule), out);
             return self.tell(now, subscriber, NO_FETCH, end(Outcome::Varies), out);
         }
-        if from != self.config.shard && self.is_fresh(&target, now) {
+        if from != self.config.shard && !target.revalidate && self.is_fresh(&target, now) {
             return self.tell(now, subscriber, NO_FETCH, end(Outcome::Present), out);
         }
         let going_on = self.flights.len() + self.flights.settling();
@@ -69,7 +72,8 @@ impl Shard {
             return self.tell(now, subscriber, NO_FETCH, end(Outcome::Refused), out);
         }
         let id = self.fetch_id();
-        let (supply, validating) = match self.read_tier(now, id, &target) {
+        let in_tier = !target.revalidate && self.read_tier(now, id, &target);
+        let (supply, validating) = match in_tier {
             true => (Supply::Tier, false),
             false => (Supply::Upstream, self.ask_upstream(id, &target, out)),
         };

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use quinn_proto::{Dir, Event, ReadError, StreamEvent, StreamId, VarInt};
 
-use super::answers::Answered;
+use super::answers::{Answered, Wanted};
 use super::{LaneMessage, Shard};
 use crate::conn::h3::error::{H3_NO_ERROR, H3_REQUEST_REJECTED};
 use crate::conn::h3::head::{self, Dynamic};
@@ -20,6 +20,7 @@ use crate::http::forward;
 use crate::http::key::{self, BadRequest};
 use crate::http::request::{self, Handling};
 use crate::http::vary;
+use crate::http::wants;
 use crate::io::{Now, OriginId, Outbox};
 use crate::store::KeyHash;
 
@@ -326,7 +327,12 @@ impl Shard {
         now: Now,
         out: &mut Outbox,
     ) -> Option<Response> {
-        let conditions = Conditions::read(section.fields());
+        let directives = wants::read(section, self.config.caching.client_cache_control);
+        let wanted = Wanted {
+            head_only,
+            conditions: Conditions::read(section.fields()),
+            directives,
+        };
         let mut hash = hash;
         let varies = self.rule_of(&self.scratch.key).is_some();
         if varies {
@@ -339,11 +345,19 @@ impl Shard {
             self.scratch.key.clear();
             self.scratch.key.extend_from_slice(&target.key);
         }
-        let found = self.answer_hit(conn, id, hash, head_only, &conditions, now);
-        if let Ok(Answered { rest, stale: false }) = found {
+        let found = self.answer_hit(conn, id, hash, &wanted, now);
+        if let Ok(Answered {
+            rest,
+            revalidate: false,
+        }) = found
+        {
             return rest;
         }
-        let target = self.target(section, hash, origin);
+        if found.is_err() && directives.only_if_cached {
+            let status = StatusCode::GATEWAY_TIMEOUT;
+            return self.answer_own(conn, id, status, "only-if-cached");
+        }
+        let mut target = self.target(section, hash, origin);
         let found = found.map_err(|why| match why {
             Forward::UriMiss if varies => Forward::VaryMiss,
             why => why,
@@ -353,9 +367,15 @@ impl Shard {
                 self.revalidate(target, now, out);
                 answered.rest
             }
+            Err(why) if directives.no_store => {
+                let request = PassRequest::shared(target, head_only, why);
+                self.pass(conn, id, request, now, out)
+            }
             Err(why) => {
+                target.revalidate = why == Forward::Request;
+                target.stale_if_error_s = directives.stale_if_error.unwrap_or(0);
                 let miss = Miss {
-                    asked: Asked::new(&target.headers, section),
+                    asked: Asked::new(&target.headers, section, directives),
                     target,
                     head_only,
                     why,
@@ -618,6 +638,8 @@ pub(super) fn target(
         authority: key.slice_ref(authority),
         path: key.slice_ref(path),
         headers: Arc::default(),
+        revalidate: false,
+        stale_if_error_s: 0,
         key: key.clone(),
         hash,
         origin,

@@ -3,12 +3,12 @@
 use http::{HeaderMap, StatusCode};
 
 use super::Shard;
-use super::answers::standing;
+use super::answers::{lifetime, standing};
 use super::flights::Received;
 use crate::conn::h3::head;
 use crate::flight::{Outcome, Target};
-use crate::http::freshen;
-use crate::http::freshness::State;
+use crate::http::cache_control::RequestDirectives;
+use crate::http::{freshen, wants};
 use crate::io::{FetchCommand, FetchId, Now, Outbox};
 use crate::purge::TagSlot;
 use crate::store::Body;
@@ -108,7 +108,12 @@ impl Shard {
             .store
             .lookup(target.hash, &target.key)
             .is_some_and(|hit| {
-                hit.meta.status < 500 && standing(&hit, now).state != State::Expired
+                let wants = RequestDirectives {
+                    stale_if_error: Some(target.stale_if_error_s),
+                    ..RequestDirectives::default()
+                };
+                let times = lifetime(&hit.meta);
+                hit.meta.status < 500 && wants::may_stand_in(&wants, &times, standing(&hit, now))
             });
         if usable {
             out.fetches.push(FetchCommand::Cancel { id });

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use cache_core::config::ClientCacheControl;
 use hugepages::PagePolicy;
 use toml::de::DeValue;
 
@@ -79,6 +80,17 @@ const XDP_MODES: [(&str, XdpMode); 2] = [("native", XdpMode::Native), ("skb", Xd
 pub const XDP_MODE: Kind<XdpMode> = Kind {
     parse: |node| word(node, &XDP_MODES),
     show: |mode| show_word(&XDP_MODES, *mode),
+};
+
+const CLIENT_CACHE_CONTROLS: [(&str, ClientCacheControl); 3] = [
+    ("ignore", ClientCacheControl::Ignore),
+    ("harmless", ClientCacheControl::Harmless),
+    ("follow", ClientCacheControl::Follow),
+];
+
+pub const CLIENT_CACHE_CONTROL: Kind<ClientCacheControl> = Kind {
+    parse: |node| word(node, &CLIENT_CACHE_CONTROLS),
+    show: |mode| show_word(&CLIENT_CACHE_CONTROLS, *mode),
 };
 
 const PAGE_POLICIES: [(&str, PagePolicy); 5] = [

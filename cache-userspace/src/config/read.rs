@@ -12,8 +12,9 @@ use cache_core::store::StoreConfig;
 use hugepages::PagePolicy;
 
 use super::kinds::{
-    BACKEND, CORES, Cores, DEFAULT_SOCKET, LOG_LEVEL, MAX_SHARDS, MIN_SHARD_RAM, ORIGIN_URL, PAGES,
-    POWER_OF_TWO, SHARE, SIZE_U32, SIZE_USIZE, SOCKET_PATH, XDP_MODE,
+    BACKEND, CLIENT_CACHE_CONTROL, CORES, Cores, DEFAULT_SOCKET, LOG_LEVEL, MAX_SHARDS,
+    MIN_SHARD_RAM, ORIGIN_URL, PAGES, POWER_OF_TWO, SHARE, SIZE_U32, SIZE_USIZE, SOCKET_PATH,
+    XDP_MODE,
 };
 use super::raw::{Problem, Reader, Section};
 use super::typed::{
@@ -282,6 +283,12 @@ fn read_cache(s: &mut Section<'_, '_, '_>) -> (Caching, u64) {
             &BOOL,
             d.store_set_cookie,
             "keep responses with Set-Cookie that name a lifetime; off, since a cookie is mostly meant for one client",
+        ),
+        client_cache_control: s.setting(
+            "client_cache_control",
+            &CLIENT_CACHE_CONTROL,
+            d.client_cache_control,
+            "how far Cache-Control of requests counts; harmless: only what cannot make a stranger's request reach the origin",
         ),
         classes: Vec::new(),
     };

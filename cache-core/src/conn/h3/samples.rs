@@ -2,6 +2,7 @@
 
 use super::frame::{FrameHeader, kind};
 use super::qpack;
+use super::{FieldSection, Progress, RequestReader};
 
 /// Name and value of each field, in the client's order.
 pub type Sample = &'static [(&'static str, &'static str)];
@@ -79,6 +80,19 @@ pub fn frame(kind: u64, payload: &[u8]) -> Vec<u8> {
     FrameHeader { kind, length }.write(&mut out);
     out.extend_from_slice(payload);
     out
+}
+
+/// Chromium's request with another method and more fields, as it is read.
+pub fn request_with(method: &str, extra: &[(&str, &str)]) -> FieldSection {
+    read(&[&[(":method", method)], &CHROMIUM[1..], extra].concat())
+}
+
+/// A request as it is read.
+pub fn read(fields: &[(&str, &str)]) -> FieldSection {
+    let mut section = FieldSection::new(16 << 10);
+    let read = RequestReader::new().push(&headers(fields), true, &mut section);
+    assert_eq!(read, Ok(Progress::Request));
+    section
 }
 
 /// The HEADERS frame of a request.
