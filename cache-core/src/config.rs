@@ -122,6 +122,8 @@ pub struct Limits {
     pub max_streams_per_connection: u32,
     /// A connection without traffic is closed after this long.
     pub idle_timeout: Duration,
+    /// Body bytes of one answer over TCP that may lie between the shard and the connection.
+    pub tcp_answer_window: u32,
     /// Unacknowledged response bytes buffered for one connection.
     pub send_window: u64,
     /// Bytes of a header section after decoding, RFC 9114 section 4.2.2 (name + value + 32 each).
@@ -169,6 +171,7 @@ impl Default for Limits {
             max_connections: 50_000,
             max_streams_per_connection: 128,
             idle_timeout: Duration::from_secs(30),
+            tcp_answer_window: 256 << 10,
             send_window: 2 << 20,
             max_field_section: 16 << 10,
             max_target: 8 << 10,

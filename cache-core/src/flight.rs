@@ -25,7 +25,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use quinn_proto::StreamId;
 
-use crate::conn::quic::ConnId;
+use crate::conn::client::ClientId;
 use crate::http::vary::{self, Rule};
 use crate::io::{FetchErrorKind, OriginId};
 use crate::purge::{Purges, TagSlot, Verdict};
@@ -130,7 +130,7 @@ pub enum Outcome {
 /// A request that has taken every piece there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waiter {
-    pub conn: ConnId,
+    pub conn: ClientId,
     pub stream: StreamId,
 }
 fn is_variant(key: &[u8], base: &[u8]) -> bool {

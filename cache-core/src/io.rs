@@ -6,6 +6,7 @@
 //!  lane messages --+--> Shard::handle(now) ---+----> lane messages to other shards
 //!  fetch events ---+                          +----> fetch commands to the upstream
 //!  disk answers ---+                          +----> disk commands to the tier's drives
+//!  TCP requests ---+                          +----> their answers, in pieces
 //!  commands -------'                          '----> replies to commands
 //! ```
 
@@ -55,6 +56,8 @@ pub enum Input {
     Fetch { id: FetchId, event: FetchEvent },
     /// A command of [`Outbox::disk`] was carried out.
     Disk(DiskDone),
+    /// News of a request that the shell took from a TCP connection.
+    Request { id: RequestId, event: RequestEvent },
     /// The control thread asks for something; answered by [`Outbox::replies`] with the same `id`.
     Command { id: u64, command: Command },
     /// The shell has nothing more to hand over in this turn of its loop. The shard now expires
@@ -83,6 +86,8 @@ pub struct Outbox {
     pub replies: Vec<(u64, Reply)>,
     /// For the tier's drives; each is answered by one [`Input::Disk`].
     pub disk: Vec<DiskCommand>,
+    /// For requests over TCP, each one's in order.
+    pub answers: Vec<(RequestId, AnswerEvent)>,
     /// Empty buffers given back by the shell for the next transmits.
     spare: Vec<Vec<u8>>,
 }
@@ -115,6 +120,53 @@ pub struct Transmit {
     /// `None`: `data` is one datagram.
     pub segment_size: Option<usize>,
     pub data: Vec<u8>,
+}
+
+/// Names a request that came over TCP. Chosen by the shell, and never used again while the shard lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// What the shell says of a request over TCP.
+#[derive(Debug)]
+pub enum RequestEvent {
+    /// Answered by at most one [`AnswerEvent::Head`], any number of `Body`, and one `End` or `Failed`,
+    /// after which the shard has forgotten the request.
+    Begin(Box<ClientRequest>),
+    /// This many body bytes of the answer were passed on: as many more may be given to the shell,
+    /// beyond the first `limits.tcp_answer_window`.
+    Room(u32),
+    /// The client is gone, or wants no more. Nothing follows.
+    Cancel,
+}
+
+/// A request as HTTP/1.1 or HTTP/2 brought it. The shard checks it as it does those of HTTP/3.
+#[derive(Debug)]
+pub struct ClientRequest {
+    pub method: Method,
+    /// It came over TLS.
+    pub secure: bool,
+    /// Host, or the authority of the request's target.
+    pub authority: Bytes,
+    /// Path and query; `*` for OPTIONS.
+    pub target: Bytes,
+    /// Without Host and without what concerns only the hop.
+    pub headers: HeaderMap,
+    /// The whole body, no longer than `limits.max_request_body`.
+    pub body: Bytes,
+}
+
+/// A piece of the answer to a request over TCP.
+#[derive(Debug)]
+pub enum AnswerEvent {
+    Head {
+        status: StatusCode,
+        headers: HeaderMap,
+    },
+    /// Perhaps a view of the arena: not to be kept for long.
+    Body(Bytes),
+    End,
+    /// Cut off: the client must be able to tell.
+    Failed,
 }
 
 /// What a shard asks of the upstream.

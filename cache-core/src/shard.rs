@@ -4,6 +4,7 @@
 //!  shard.rs      inputs, turns, commands, lane messages
 //!  requests.rs   connection events -> requests -> key -> hit | miss | pass
 //!  answers.rs    writing answers: heads, pieces, flow control
+//!  tcp.rs        requests that came over TCP, by way of the shell
 //!  flights.rs    joining and leading flights, fetch events, fills
 //!  variants.rs   which variant of a resource a request selects
 //!  validations.rs  confirming stale objects, serving them when the origin fails
@@ -23,6 +24,7 @@ mod let_go;
 mod passes;
 mod pins;
 mod requests;
+mod tcp;
 mod tiers;
 mod validations;
 mod variants;
@@ -35,9 +37,10 @@ use bytes::Bytes;
 use foldhash::fast::RandomState;
 
 use crate::config::ShardConfig;
+use crate::conn::client::ClientId;
 use crate::conn::h3::{self, FieldSection};
 use crate::conn::quic::{Conn, Quic, QuicSetup, Route};
-use crate::flight::{FlightEvent, Flights, Locals, Target, Ticket, Uncacheable};
+use crate::flight::{FlightEvent, Flights, Locals, Target, Ticket, Uncacheable, Waiter};
 use crate::http::vary::Rules;
 use crate::io::{Command, Datagram, FetchId, Input, Now, OriginId, Outbox, Reply, ShardId};
 use crate::stats::ShardStats;
@@ -46,6 +49,7 @@ use crate::tier::{Tier, TierEvent, TierGauges, TierStats};
 use let_go::CopiedOut;
 use passes::Pass;
 pub use pins::{PinError, PinnedKey};
+use tcp::TcpRequests;
 
 /// Waiters served in one turn, so that a herd does not hold the core.
 const WAITERS_PER_TURN: usize = 64;
@@ -105,6 +109,7 @@ pub struct Shard {
     tier_gauges: Arc<TierGauges>,
     /// When they are published next, if there is something new.
     next_tier_gauges: Option<Instant>,
+    tcp: TcpRequests,
     routes: Routes,
     locals: Locals,
     flights: Flights,
@@ -161,6 +166,7 @@ impl Shard {
             tier_due: false,
             tier_gauges: Arc::default(),
             next_tier_gauges: None,
+            tcp: TcpRequests::default(),
             routes: Routes::new(&config),
             locals: Locals::default(),
             flights: Flights::default(),
@@ -221,6 +227,7 @@ impl Shard {
             Input::Lane { from, message } => self.lane(now, from, message, out),
             Input::Fetch { id, event } => self.fetch_event(now, id, event, out),
             Input::Disk(done) => self.disk_done(now, done),
+            Input::Request { id, event } => self.tcp_event(now, id, event, out),
             Input::Command { id, command } => {
                 let reply = self.command(now, command, out);
                 out.replies.push((id, reply));
@@ -256,6 +263,7 @@ impl Shard {
     pub fn holdings(&self) -> Holdings {
         Holdings {
             connections: self.quic.open_connections(),
+            tcp_requests: self.tcp.len(),
             waiters: self.locals.followers(),
             local_flights: self.locals.len(),
             flights: self.flights.len(),
@@ -411,11 +419,23 @@ impl Shard {
             let Some((_, waiter)) = self.locals.next_ready() else {
                 return;
             };
-            // A connection that is gone has left its flights already.
-            if let Some(mut conn) = self.quic.take(waiter.conn) {
-                self.resume(&mut conn, waiter.stream, true, now, out);
+            // A client that is gone has left its flights already.
+            self.wake(waiter, now, out);
+        }
+    }
+
+    /// Goes on with an answer that has news. False when its client is gone.
+    fn wake(&mut self, waiter: Waiter, now: Now, out: &mut Outbox) -> bool {
+        match waiter.conn {
+            ClientId::Quic(id) => {
+                let Some(mut conn) = self.quic.take(id) else {
+                    return false;
+                };
+                self.resume(&mut *conn, waiter.stream, true, now, out);
                 self.quic.put_back_dirty(conn);
+                true
             }
+            ClientId::Tcp(id) => self.resume_tcp(id, true, now, out),
         }
     }
 
@@ -497,6 +517,8 @@ impl Shard {
 #[derive(Clone, Debug)]
 pub struct Holdings {
     pub connections: usize,
+    /// Requests over TCP that are not answered to the end.
+    pub tcp_requests: usize,
     /// Requests that follow a flight.
     pub waiters: usize,
     /// Flights that this shard's requests joined.

@@ -65,6 +65,8 @@ shard_stats! {
     /// Connections closed because the peer broke HTTP/3.
     h3_errors,
     requests,
+    /// Those of them that came over HTTP/1.1 or HTTP/2.
+    tcp_requests,
     /// Requests that broke a rule and were reset or answered 4xx by us.
     requests_refused,
     /// Answered from the cache while fresh.

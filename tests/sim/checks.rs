@@ -233,6 +233,7 @@ pub fn bounds(limits: &Limits, shard: usize, holdings: &Holdings) -> Result<(), 
 /// Nothing is held once clients and fetches are gone.
 pub fn at_rest(shard: usize, holdings: &Holdings) -> Result<(), String> {
     let rest = holdings.connections
+        + holdings.tcp_requests
         + holdings.waiters
         + holdings.local_flights
         + holdings.flights

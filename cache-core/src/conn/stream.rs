@@ -6,8 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{IF_MODIFIED_SINCE, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, Method};
-use quinn_proto::{SendStream, WriteError};
+use quinn_proto::{StreamId, WriteError};
 
+use crate::conn::client::Client;
 use crate::conn::h3::{FieldSection, RequestReader};
 use crate::flight::{Target, Ticket};
 use crate::http::cache_control::RequestDirectives;
@@ -150,10 +151,14 @@ pub enum Written {
 }
 
 /// Writes as much of `pieces` as flow control takes, in order.
-pub fn write(stream: &mut SendStream<'_>, pieces: &mut VecDeque<Bytes>) -> (Written, u64) {
+pub fn write(
+    client: &mut impl Client,
+    id: StreamId,
+    pieces: &mut VecDeque<Bytes>,
+) -> (Written, u64) {
     let mut bytes = 0;
     while !pieces.is_empty() {
-        match stream.write_chunks(pieces.make_contiguous()) {
+        match client.write_chunks(id, pieces.make_contiguous()) {
             Ok(written) => {
                 bytes += written.bytes as u64;
                 pieces.drain(..written.chunks);

@@ -10,9 +10,9 @@ use quinn_proto::{StreamId, WriteError};
 
 use super::Shard;
 use super::requests::Miss;
+use crate::conn::client::Client;
 use crate::conn::h3::error::H3_INTERNAL_ERROR;
 use crate::conn::h3::head::{self, Dynamic};
-use crate::conn::quic::Conn;
 use crate::conn::stream::{PassRequest, Response, Source, Written, write};
 use crate::flight::{Outcome, Target, Ticket, Waiter};
 use crate::http::cache_control::RequestDirectives;
@@ -81,7 +81,7 @@ impl Shard {
     /// must be forwarded.
     pub(super) fn answer_hit(
         &mut self,
-        conn: &mut Conn,
+        conn: &mut impl Client,
         id: StreamId,
         hash: KeyHash,
         wanted: &Wanted<'_>,
@@ -157,7 +157,7 @@ impl Shard {
             return Ok(Answered { rest, revalidate });
         };
         if meta.body_len > SMALL_BODY {
-            let _closed_streams_have_no_priority = conn.quic.send_stream(id).set_priority(-1);
+            conn.put_last(id);
         }
         let mut pieces = VecDeque::with_capacity(1 + body.pieces());
         pieces.push_back(Bytes::from(buffer));
@@ -169,7 +169,7 @@ impl Shard {
     /// An answer of our own: a status and why.
     pub(super) fn answer_own(
         &mut self,
-        conn: &mut Conn,
+        conn: &mut impl Client,
         id: StreamId,
         status: StatusCode,
         detail: &'static str,
@@ -179,7 +179,7 @@ impl Shard {
 
     fn answer_with(
         &mut self,
-        conn: &mut Conn,
+        conn: &mut impl Client,
         id: StreamId,
         status: StatusCode,
         detail: &'static str,
@@ -208,7 +208,7 @@ impl Shard {
     /// 503 with Retry-After: a bound was reached.
     pub(super) fn answer_busy(
         &mut self,
-        conn: &mut Conn,
+        conn: &mut impl Client,
         id: StreamId,
         bound: &'static str,
     ) -> Option<Response> {
@@ -218,7 +218,7 @@ impl Shard {
     /// 502 or 504: the origin could not be asked.
     pub(super) fn answer_failed(
         &mut self,
-        conn: &mut Conn,
+        conn: &mut impl Client,
         id: StreamId,
         kind: FetchErrorKind,
     ) -> Option<Response> {
@@ -232,13 +232,13 @@ impl Shard {
     /// Goes on with an answer that had to wait: for room (`news` false) or for its flight.
     pub(super) fn resume(
         &mut self,
-        conn: &mut Conn,
+        conn: &mut impl Client,
         id: StreamId,
         news: bool,
         now: Now,
         out: &mut Outbox,
     ) {
-        let Some(stream) = conn.streams.get_mut(&id) else {
+        let Some(stream) = conn.streams().get_mut(&id) else {
             return;
         };
         let Some(mut response) = stream.response.take() else {
@@ -248,24 +248,24 @@ impl Shard {
             *waiting = false;
         }
         let left = self.advance(conn, id, response, now, out);
-        let stream = conn.streams.entry(id).or_default();
+        let stream = conn.streams().entry(id).or_default();
         stream.response = left;
         if stream.is_over() {
-            conn.streams.remove(&id);
+            conn.streams().remove(&id);
         }
     }
 
     /// Writes as much of an answer as there is and as flow control takes. Returns what is left.
     pub(super) fn advance(
         &mut self,
-        conn: &mut Conn,
+        conn: &mut impl Client,
         id: StreamId,
         mut response: Response,
         now: Now,
         out: &mut Outbox,
     ) -> Option<Response> {
         loop {
-            let (written, bytes) = write(&mut conn.quic.send_stream(id), &mut response.rest);
+            let (written, bytes) = write(conn, id, &mut response.rest);
             self.stats.body_bytes.add(bytes);
             match written {
                 Written::All => {}
@@ -279,13 +279,12 @@ impl Shard {
                 Step::Write => {}
                 Step::Wait => return Some(response),
                 Step::Finish => {
-                    let _stopped_streams_need_no_end = conn.quic.send_stream(id).finish();
+                    conn.finish(id);
                     return None;
                 }
                 Step::Abort => {
                     self.stats.responses_aborted.inc();
-                    let code = quinn_proto::VarInt::from_u32(H3_INTERNAL_ERROR as u32);
-                    let _already_closed = conn.quic.send_stream(id).reset(code);
+                    conn.reset(id, H3_INTERNAL_ERROR);
                     return None;
                 }
                 Step::Failed(kind) => return self.answer_failed(conn, id, kind),
@@ -298,7 +297,7 @@ impl Shard {
 
     fn step(
         &mut self,
-        conn: &Conn,
+        conn: &impl Client,
         id: StreamId,
         response: &mut Response,
         out: &mut Outbox,
@@ -308,7 +307,7 @@ impl Shard {
             Source::Pass { fetch } => self.step_pass(fetch, response, out),
             Source::Flight { ticket, .. } => {
                 let waiter = Waiter {
-                    conn: conn.id,
+                    conn: conn.id(),
                     stream: id,
                 };
                 self.step_flight(ticket, waiter, response)
@@ -427,7 +426,7 @@ impl Shard {
     /// Answers a request whose flight ended before it had a head.
     fn elsewhere(
         &mut self,
-        conn: &mut Conn,
+        conn: &mut impl Client,
         id: StreamId,
         response: Response,
         outcome: Outcome,
@@ -504,7 +503,7 @@ impl Shard {
     /// stale-if-error (RFC 5861 section 4): `None` when there is nothing that may be served.
     fn answer_stale(
         &mut self,
-        conn: &mut Conn,
+        conn: &mut impl Client,
         id: StreamId,
         target: &Target,
         head_only: bool,
@@ -548,12 +547,11 @@ impl Shard {
 }
 
 /// Writes a whole answer from one piece without a queue, unless flow control blocks.
-fn write_one(conn: &mut Conn, id: StreamId, buffer: Vec<u8>) -> Option<Response> {
+fn write_one(conn: &mut impl Client, id: StreamId, buffer: Vec<u8>) -> Option<Response> {
     let mut piece = [Bytes::from(buffer)];
-    let mut stream = conn.quic.send_stream(id);
-    match stream.write_chunks(&mut piece) {
+    match conn.write_chunks(id, &mut piece) {
         Ok(written) if written.chunks == 1 => {
-            let _stopped_streams_need_no_end = stream.finish();
+            conn.finish(id);
             None
         }
         Ok(_) | Err(WriteError::Blocked) => write_rest(conn, id, piece.into()),
@@ -562,10 +560,10 @@ fn write_one(conn: &mut Conn, id: StreamId, buffer: Vec<u8>) -> Option<Response>
 }
 
 /// Writes a whole answer; what flow control holds back is left.
-fn write_rest(conn: &mut Conn, id: StreamId, mut rest: VecDeque<Bytes>) -> Option<Response> {
-    match write(&mut conn.quic.send_stream(id), &mut rest).0 {
+fn write_rest(conn: &mut impl Client, id: StreamId, mut rest: VecDeque<Bytes>) -> Option<Response> {
+    match write(conn, id, &mut rest).0 {
         Written::All => {
-            let _stopped_streams_need_no_end = conn.quic.send_stream(id).finish();
+            conn.finish(id);
             None
         }
         Written::Blocked => Some(Response {

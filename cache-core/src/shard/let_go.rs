@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quinn_proto::{StreamId, VarInt};
+use quinn_proto::StreamId;
 
 use super::Shard;
+use crate::conn::client::Client;
 use crate::conn::h3::error::H3_EXCESSIVE_LOAD;
-use crate::conn::quic::Conn;
 use crate::conn::stream::{Response, Source};
 use crate::flight::Ticket;
 use crate::io::{Now, Outbox};
@@ -70,18 +70,19 @@ impl Shard {
             let Some(mut conn) = self.quic.take_next() else {
                 continue;
             };
-            if self.release_views(&mut conn, out) {
+            if self.release_views(&mut *conn, out) {
                 self.quic.put_back_dirty(conn);
             } else {
                 self.quic.put_back(conn);
             }
         }
+        self.let_go_tcp(out);
     }
 
     /// True when an answer was cut off.
-    fn release_views(&mut self, conn: &mut Conn, out: &mut Outbox) -> bool {
+    pub(super) fn release_views(&mut self, conn: &mut impl Client, out: &mut Outbox) -> bool {
         let mut cut = Vec::new();
-        for (&id, stream) in &mut conn.streams {
+        for (&id, stream) in conn.streams() {
             if let Some(response) = &mut stream.response
                 && !self.release_response(response)
             {
@@ -132,16 +133,15 @@ impl Shard {
         true
     }
 
-    fn cut_off(&mut self, conn: &mut Conn, id: StreamId, out: &mut Outbox) {
-        let Some(mut stream) = conn.streams.remove(&id) else {
+    fn cut_off(&mut self, conn: &mut impl Client, id: StreamId, out: &mut Outbox) {
+        let Some(mut stream) = conn.streams().remove(&id) else {
             return;
         };
         self.stats.copied_out_refused.inc();
         self.drop_response(stream.response.take(), out);
-        let code = VarInt::from_u32(H3_EXCESSIVE_LOAD as u32);
-        let _already_closed = conn.quic.send_stream(id).reset(code);
+        conn.reset(id, H3_EXCESSIVE_LOAD);
         if !stream.is_over() {
-            conn.streams.insert(id, stream);
+            conn.streams().insert(id, stream);
         }
     }
 }

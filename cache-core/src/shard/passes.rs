@@ -9,9 +9,10 @@ use quinn_proto::StreamId;
 
 use super::Shard;
 use super::answers::{Step, data_header};
+use crate::conn::client::{Client, ClientId};
 use crate::conn::h3::head::{self, Dynamic};
-use crate::conn::quic::{Conn, ConnId};
 use crate::conn::stream::{PassRequest, Response, Source};
+use crate::flight::Waiter;
 use crate::http::cache_status::{self, CacheStatus, Forward};
 use crate::http::{freshness, invalidate};
 use crate::io::{FetchCommand, FetchError, FetchEvent, FetchId, FetchRequest, Now, Outbox};
@@ -19,7 +20,7 @@ use crate::io::{FetchCommand, FetchError, FetchEvent, FetchId, FetchRequest, Now
 /// A fetch that streams to one request. Its memory is bounded by the fetch window: credit is given
 /// back only when the client's stream has taken the bytes.
 pub(super) struct Pass {
-    conn: ConnId,
+    conn: ClientId,
     stream: StreamId,
     method: Method,
     /// What the request was for.
@@ -51,7 +52,7 @@ impl Shard {
     /// Begins a fetch for this request alone.
     pub(super) fn pass(
         &mut self,
-        conn: &mut Conn,
+        conn: &mut impl Client,
         id: StreamId,
         request: PassRequest,
         now: Now,
@@ -80,7 +81,7 @@ impl Shard {
         self.passes.insert(
             fetch,
             Pass {
-                conn: conn.id,
+                conn: conn.id(),
                 stream: id,
                 method: request.method,
                 key: target.key,
@@ -176,12 +177,8 @@ impl Shard {
         let (conn, stream) = (pass.conn, pass.stream);
         // Before the client learns that it succeeded.
         self.invalidate(changed, out);
-        match self.quic.take(conn) {
-            Some(mut conn) => {
-                self.resume(&mut conn, stream, true, now, out);
-                self.quic.put_back_dirty(conn);
-            }
-            None => self.cancel_pass(fetch, out),
+        if !self.wake(Waiter { conn, stream }, now, out) {
+            self.cancel_pass(fetch, out);
         }
     }
 

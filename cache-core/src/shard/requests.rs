@@ -8,6 +8,7 @@ use quinn_proto::{Dir, Event, ReadError, StreamEvent, StreamId, VarInt};
 
 use super::answers::{Answered, Wanted};
 use super::{LaneMessage, Shard};
+use crate::conn::client::{Client, varint};
 use crate::conn::h3::error::{H3_NO_ERROR, H3_REQUEST_REJECTED};
 use crate::conn::h3::head::{self, Dynamic};
 use crate::conn::h3::{self, FieldSection, H3Error, Progress, RequestReader, Scope};
@@ -35,7 +36,7 @@ enum Read {
 }
 
 /// What became of a request.
-enum Begun {
+pub(super) enum Begun {
     /// Answered, but for what is left to be done.
     Answered(Option<Response>),
     /// To be passed on with its body.
@@ -258,9 +259,9 @@ impl Shard {
     }
 
     /// Answers a request, or returns what is left to be done for it.
-    fn request(
+    pub(super) fn request(
         &mut self,
-        conn: &mut Conn,
+        conn: &mut impl Client,
         id: StreamId,
         section: &FieldSection,
         now: Now,
@@ -304,9 +305,9 @@ impl Shard {
         }
     }
 
-    fn refuse(
+    pub(super) fn refuse(
         &mut self,
-        conn: &mut Conn,
+        conn: &mut impl Client,
         id: StreamId,
         status: StatusCode,
         detail: &'static str,
@@ -319,7 +320,7 @@ impl Shard {
     #[allow(clippy::too_many_arguments)]
     fn look_up(
         &mut self,
-        conn: &mut Conn,
+        conn: &mut impl Client,
         id: StreamId,
         section: &FieldSection,
         (hash, origin): (KeyHash, OriginId),
@@ -398,7 +399,7 @@ impl Shard {
     /// complete.
     fn pass_on(
         &mut self,
-        conn: &mut Conn,
+        conn: &mut impl Client,
         id: StreamId,
         section: &FieldSection,
         target: Target,
@@ -409,7 +410,7 @@ impl Shard {
         };
         if Arc::strong_count(&self.bodies) > self.config.limits.max_request_bodies {
             self.stats.request_bodies_refused.inc();
-            let _already_closed = conn.quic.recv_stream(id).stop(varint(H3_NO_ERROR));
+            conn.stop(id, H3_NO_ERROR);
             return Begun::Answered(self.answer_busy(conn, id, "request-bodies"));
         }
         self.stats.bypassed.inc();
@@ -430,7 +431,7 @@ impl Shard {
     /// Joins or begins a flight.
     pub(super) fn miss(
         &mut self,
-        conn: &mut Conn,
+        conn: &mut impl Client,
         id: StreamId,
         miss: Miss,
         now: Now,
@@ -465,7 +466,7 @@ impl Shard {
                 self.locals.lead(
                     ticket,
                     Waiter {
-                        conn: conn.id,
+                        conn: conn.id(),
                         stream: id,
                     },
                 );
@@ -610,21 +611,17 @@ fn open_control(conn: &mut Conn) {
 }
 
 /// 100 (Continue), so that the client sends its body (RFC 9110 section 10.1.1).
-fn answer_continue(conn: &mut Conn, id: StreamId) {
+fn answer_continue(conn: &mut impl Client, id: StreamId) {
     let fields = head::encode_static(StatusCode::CONTINUE, &HeaderMap::new());
     let mut frame = Vec::new();
     head::write_response(&mut frame, &fields, Dynamic::default(), None);
-    let _a_client_without_room_sends_it_anyway = conn.quic.send_stream(id).write(&frame);
+    let _a_client_without_room_sends_it_anyway = conn.write_chunks(id, &mut [Bytes::from(frame)]);
 }
 
 /// Ends both directions of a request stream.
 fn reject(conn: &mut Conn, id: StreamId, code: u64) {
     let _already_closed = conn.quic.send_stream(id).reset(varint(code));
     let _already_closed = conn.quic.recv_stream(id).stop(varint(code));
-}
-
-fn varint(code: u64) -> VarInt {
-    VarInt::from_u64(code).unwrap_or(VarInt::MAX)
 }
 
 pub(super) fn target(

@@ -496,6 +496,13 @@ fn read_limits(s: &mut Section<'_, '_, '_>, max_object: u64) -> Limits {
             seconds(1)..=seconds(3600),
             "a connection without traffic is closed after this",
         ),
+        tcp_answer_window: s.bounded(
+            "tcp_answer_window",
+            &SIZE_U32,
+            d.tcp_answer_window,
+            4 << 10..=64 << 20,
+            "body bytes of one answer over HTTP/1.1 or HTTP/2 handed to its connection ahead of the client",
+        ),
         send_window: s.bounded(
             "send_window",
             &SIZE,

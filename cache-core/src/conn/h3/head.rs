@@ -5,6 +5,7 @@
 //!  `---------------'`-- encode_static, kept --'`-- written per response -----------'
 //! ```
 
+use bytes::BytesMut;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
@@ -77,20 +78,33 @@ pub fn find_field<'a>(static_head: &[u8], name: &[u8], scratch: &'a mut [u8]) ->
 
 /// The fields of a head that [`encode_static`] made. `None`: it was not.
 pub fn decode_static(static_head: &[u8]) -> Option<HeaderMap> {
-    let mut headers = HeaderMap::new();
-    // No text decodes to more than 8/5 of its length; a head is no longer than a record.
-    let mut scratch = vec![0; static_head.len() * 2 + 64];
-    let mut lines = Lines::new(static_head).ok()?;
+    decode(static_head).map(|(_, headers)| headers)
+}
+
+/// Status and fields of a head that we encoded. All values lie in one allocation.
+pub fn decode(section: &[u8]) -> Option<(StatusCode, HeaderMap)> {
+    let mut values = BytesMut::zeroed(section.len() * 2);
+    let mut name = Vec::new();
+    let (mut status, mut headers) = (None, HeaderMap::with_capacity(16));
+    let mut lines = Lines::new(section).ok()?;
     while let Some(line) = lines.next_line().ok()? {
-        let name = line_name(&line, &mut scratch)?;
+        if let Name::Literal(text) = &line.name {
+            name.resize(text.room().max(name.len()), 0);
+        }
+        let name = line_name(&line, &mut name)?;
+        if values.len() < line.value.room() {
+            values = BytesMut::zeroed(line.value.room().max(section.len()));
+        }
+        let len = line.value.decode(&mut values).ok()?.len;
+        let value = values.split_to(len).freeze();
         if name == b":status" {
+            status = Some(StatusCode::from_bytes(&value).ok()?);
             continue;
         }
         let name = HeaderName::from_bytes(name).ok()?;
-        let len = line.value.decode(&mut scratch).ok()?.len;
-        headers.append(name, HeaderValue::from_bytes(&scratch[..len]).ok()?);
+        headers.append(name, HeaderValue::from_maybe_shared(value).ok()?);
     }
-    Some(headers)
+    Some((status?, headers))
 }
 
 /// Appends to `out` the static head of a 304 in the place of a head that [`encode_static`] made:

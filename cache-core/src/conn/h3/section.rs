@@ -11,6 +11,7 @@ use super::error::H3Error;
 use super::error::QPACK_DECOMPRESSION_FAILED;
 use super::qpack::huffman::SLACK;
 use super::qpack::{DecodeError, Line, Lines, Name, Text, static_table};
+use crate::io::ClientRequest;
 
 /// Scratch of a shard: holds one request's fields until the next request is read into it. The
 /// default one takes no memory and has room for nothing: what to leave in the place of another.
@@ -44,6 +45,9 @@ pub(super) enum SectionError {
     /// Larger than the limit.
     TooLarge,
 }
+
+/// What the name of a pseudo-field is counted as when it did not come with one.
+const PSEUDO_NAME: usize = 10;
 
 /// RFC 9114 section 4.2.2.
 const FIELD_OVERHEAD: usize = 32;
@@ -158,6 +162,38 @@ impl<'a> Iterator for Fields<'a> {
 
 /// Reading a request into the section.
 impl FieldSection {
+    /// Replaces the content with a request that HTTP/1.1 or HTTP/2 brought, which is held to the same
+    /// rules. `Err(None)`: it is larger than the limit.
+    pub fn read_plain(&mut self, request: &ClientRequest) -> Result<(), Option<H3Error>> {
+        let read = self.copy_plain(request);
+        let read = read.and_then(|()| self.check_request().map_err(SectionError::Invalid));
+        read.map_err(|error| match error {
+            SectionError::Invalid(error) => Some(error),
+            SectionError::TooLarge => None,
+        })
+    }
+
+    fn copy_plain(&mut self, request: &ClientRequest) -> Result<(), SectionError> {
+        self.clear();
+        let scheme: &[u8] = if request.secure { b"https" } else { b"http" };
+        for (which, value) in [
+            (Pseudo::Method, request.method.as_str().as_bytes()),
+            (Pseudo::Scheme, scheme),
+            (Pseudo::Authority, &request.authority),
+            (Pseudo::Path, &request.target),
+        ] {
+            // As long as `:authority`, or nearly.
+            let value = self.store_value(PSEUDO_NAME, Text::Plain(value))?;
+            self.add_pseudo(which, value)?;
+        }
+        for (name, value) in &request.headers {
+            let (name, _) = self.store(Text::Plain(name.as_str().as_bytes()))?;
+            let value = self.store_value(name.len as usize, Text::Plain(value.as_bytes()))?;
+            self.add_literal(name, value)?;
+        }
+        Ok(())
+    }
+
     /// Replaces the content with the fields of a request. After an error the content is whatever
     /// was read until then, and must not be used.
     pub(super) fn read_request(&mut self, section: &[u8]) -> Result<(), SectionError> {

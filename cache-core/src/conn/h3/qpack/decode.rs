@@ -140,6 +140,15 @@ impl<'a> Lines<'a> {
 }
 
 impl Text<'_> {
+    /// What [`Self::decode`] needs at most.
+    pub fn room(&self) -> usize {
+        match self {
+            Text::Plain(bytes) => bytes.len(),
+            // The shortest code has five bits.
+            Text::Huffman(bytes) => bytes.len() * 8 / 5 + huffman::SLACK,
+        }
+    }
+
     /// Decodes to the front of `out`, which must be longer than the string by [`huffman::SLACK`]
     /// bytes; those may be overwritten.
     #[inline]
