@@ -144,6 +144,8 @@ pub struct Limits {
     pub max_varying: usize,
     /// Variants of one resource; past it all of them are forgotten.
     pub max_variants: u32,
+    /// Ranges of one request; with more it is answered whole.
+    pub max_ranges: usize,
     /// Largest object kept; a larger one is streamed through.
     pub max_object: u64,
     /// Body bytes an upstream fetch may deliver ahead of their consumption.
@@ -182,6 +184,7 @@ impl Default for Limits {
             max_request_bodies: 128,
             max_varying: 65_536,
             max_variants: 64,
+            max_ranges: 16,
             max_object: 64 << 20,
             fetch_window: 1 << 20,
             max_heap_fill: 32 << 20,

@@ -3,8 +3,10 @@
 //! ```text
 //!  shard.rs      inputs, turns, commands, lane messages
 //!  requests.rs   connection events -> requests -> key -> hit | miss | pass
-//!  answers.rs    writing answers: heads, pieces, flow control
 //!  tcp.rs        requests that came over TCP, by way of the shell
+//!  answers.rs    writing answers: from the store, of our own, flow control
+//!  shapes.rs     whole, parts, 304 or head: the form an answer takes
+//!  following.rs  answers that follow a flight
 //!  flights.rs    joining and leading flights, fetch events, fills
 //!  variants.rs   which variant of a resource a request selects
 //!  validations.rs  confirming stale objects, serving them when the origin fails
@@ -20,10 +22,12 @@
 
 mod answers;
 mod flights;
+mod following;
 mod let_go;
 mod passes;
 mod pins;
 mod requests;
+mod shapes;
 mod tcp;
 mod tiers;
 mod validations;
@@ -120,6 +124,8 @@ pub struct Shard {
     /// Of resources that have variants.
     rules: Rules,
     next_fetch: u64,
+    /// Answers with several parts, for their boundaries.
+    multiparts: u64,
     /// Body bytes that fills without room hold on the heap.
     heap_bytes: u64,
     copied_out: CopiedOut,
@@ -175,6 +181,7 @@ impl Shard {
             uncacheable: Uncacheable::new(limits.max_uncacheable, limits.uncacheable_ttl),
             rules: Rules::new(limits.max_varying, limits.max_variants),
             next_fetch: 0,
+            multiparts: 0,
             heap_bytes: 0,
             copied_out: CopiedOut::default(),
             next_check: None,

@@ -83,6 +83,12 @@ shard_stats! {
     bypassed,
     /// Answered 304 from the cache.
     not_modified,
+    /// Answered 206, whether from the cache or from a fetch.
+    ranges,
+    /// Answered 416.
+    ranges_unsatisfiable,
+    /// Requests for more ranges than `limits.max_ranges`, answered whole.
+    ranges_ignored,
     /// Requests waiting for a fetch or following one (gauge).
     waiters,
     /// `limits.max_waiters` refused a request with 503.

@@ -9,6 +9,7 @@ use cache_core::shard::Holdings;
 use crate::client::{Answer, Exchange, Outcome};
 use crate::origin::{Origin, Version, body};
 use crate::plan::{Kind, Plan, Purged, Resource};
+use crate::ranges;
 
 /// Ages are whole seconds, and lanes take their time.
 const SLACK: Duration = Duration::from_millis(1_100);
@@ -71,7 +72,7 @@ fn exchange_holds(
                 purge_holds(plan, exchange, version.1, purges)?;
                 once_only(resource, version, private_served)
             }
-            None => own_answer_holds(plan, resource, answer),
+            None => own_answer_holds(plan, resource, exchange, answer),
         },
     }
 }
@@ -104,7 +105,8 @@ fn content_holds(
         Kind::Broken => 500,
         _ => 200,
     };
-    if answer.status != status {
+    let partial = answer.status == 206 && status == 200 && exchange.plan.range.is_some();
+    if answer.status != status && !partial {
         let (own, len) = (&answer.cache_status, answer.body.len());
         return Err(format!(
             "status {} for {status} ({own}, {len} bytes)",
@@ -116,6 +118,8 @@ fn content_holds(
         if !answer.body.is_empty() {
             return Err("a body in the answer to HEAD".to_owned());
         }
+    } else if let (true, Some(asked)) = (partial, exchange.plan.range) {
+        ranges::parts_hold(asked, answer, &expected)?;
     } else if answer.body != expected {
         return Err(format!(
             "version {number}: {} bytes that are not the {} of the origin",
@@ -132,7 +136,7 @@ fn content_holds(
     if exchange.sent_at > last {
         return Err(format!("version {number} was stale since {last:?}"));
     }
-    if plan.is_clean() || version.whole || exchange.plan.head {
+    if plan.is_clean() || version.whole || exchange.plan.head || partial {
         return Ok(());
     }
     Err(format!(
@@ -197,8 +201,15 @@ fn once_only(
 }
 
 /// Answers of the node itself: only for faults and bounds, and a 503 says when to try again.
-fn own_answer_holds(plan: &Plan, resource: &Resource, answer: &Answer) -> Result<(), String> {
+fn own_answer_holds(
+    plan: &Plan,
+    resource: &Resource,
+    exchange: &Exchange,
+    answer: &Answer,
+) -> Result<(), String> {
+    let is_unsatisfiable = |asked| ranges::is_unsatisfiable(asked, resource.size);
     match answer.status {
+        416 if exchange.plan.range.is_some_and(is_unsatisfiable) => Ok(()),
         502..=504 if plan.is_clean() => clean_forbids(plan, resource, &answer.cache_status),
         502 | 504 => Ok(()),
         503 if answer.retry_after => Ok(()),

@@ -51,6 +51,9 @@ pub struct Answer {
     pub version: Option<usize>,
     pub cache_status: String,
     pub retry_after: bool,
+    pub content_range: Option<String>,
+    /// Of a multipart/byteranges body.
+    pub boundary: Option<String>,
     pub body: Vec<u8>,
 }
 
@@ -348,6 +351,9 @@ fn encode(plan: &RequestPlan) -> Vec<u8> {
     if plan.authorization {
         qpack::write_field(&mut section, b"authorization", b"Bearer of-one-client");
     }
+    if let Some(range) = plan.range {
+        qpack::write_field(&mut section, b"range", range.field().as_bytes());
+    }
     let mut request = Vec::new();
     write_varint(&mut request, FRAME_HEADERS);
     write_varint(&mut request, section.len() as u64);
@@ -362,6 +368,8 @@ fn decode(mut data: &[u8]) -> Outcome {
         version: None,
         cache_status: String::new(),
         retry_after: false,
+        content_range: None,
+        boundary: None,
         body: Vec::new(),
     };
     while let Some((header, used)) = FrameHeader::parse(data) {
@@ -397,6 +405,11 @@ fn read_fields(section: &[u8], answer: &mut Answer) {
             b"x-version" => answer.version = value.parse().ok(),
             b"cache-status" => answer.cache_status = value,
             b"retry-after" => answer.retry_after = true,
+            b"content-range" => answer.content_range = Some(value),
+            b"content-type" => {
+                let multipart = value.strip_prefix("multipart/byteranges; boundary=");
+                answer.boundary = multipart.map(str::to_owned);
+            }
             _ => {}
         }
     }

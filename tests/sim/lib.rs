@@ -23,6 +23,7 @@ pub mod client;
 mod disk;
 pub mod origin;
 pub mod plan;
+mod ranges;
 pub mod tls;
 pub mod trace;
 pub mod world;

@@ -172,10 +172,47 @@ pub struct RequestPlan {
     pub at: Duration,
     pub resource: usize,
     pub head: bool,
+    /// Asks for parts.
+    pub range: Option<RangePlan>,
     /// Carries credentials.
     pub authorization: bool,
     /// Gives up this long after the request.
     pub cancel: Option<Duration>,
+}
+
+/// What a Range field says.
+#[derive(Clone, Copy, Debug)]
+pub enum RangePlan {
+    From(u64),
+    Span(u64, u64),
+    Suffix(u64),
+    Two([(u64, u64); 2]),
+}
+
+impl RangePlan {
+    pub fn field(self) -> String {
+        match self {
+            Self::From(first) => format!("bytes={first}-"),
+            Self::Span(first, last) => format!("bytes={first}-{last}"),
+            Self::Suffix(count) => format!("bytes=-{count}"),
+            Self::Two([(a, b), (c, d)]) => format!("bytes={a}-{b}, {c}-{d}"),
+        }
+    }
+
+    fn draw(rng: &mut StdRng, size: u64) -> Self {
+        // Now and then past the end.
+        let mut span = || {
+            let first = rng.random_range(0..=size + size / 16);
+            (first, first + rng.random_range(0..=size / 3))
+        };
+        let (one, two) = (span(), span());
+        match rng.random_range(0..4) {
+            0 => Self::From(one.0),
+            1 => Self::Suffix(one.0),
+            2 => Self::Two([one, two]),
+            _ => Self::Span(one.0, one.1),
+        }
+    }
 }
 
 /// Virtual time in which requests are made.
@@ -206,7 +243,7 @@ impl Plan {
             enlarge(&mut resources, rng);
         }
         let clients = (0..rng.random_range(1..8))
-            .map(|_| client(rng, resources.len(), most, clean))
+            .map(|_| client(rng, &resources, most, clean))
             .collect();
         let purges = (0..rng.random_range(0..8))
             .map(|_| purge(rng, resources.len()))
@@ -354,7 +391,7 @@ fn enlarge(resources: &mut [Resource], rng: &mut StdRng) {
     }
 }
 
-fn client(rng: &mut StdRng, resources: usize, most: usize, clean: bool) -> ClientPlan {
+fn client(rng: &mut StdRng, resources: &[Resource], most: usize, clean: bool) -> ClientPlan {
     let start = instant(rng, Duration::from_secs(5));
     let mut requests = Vec::new();
     for _ in 0..rng.random_range(1..most) {
@@ -366,13 +403,15 @@ fn client(rng: &mut StdRng, resources: usize, most: usize, clean: bool) -> Clien
         };
         let at = start + instant(rng, SPAN - start);
         let resource = rng
-            .random_range(0..resources)
-            .min(rng.random_range(0..resources));
+            .random_range(0..resources.len())
+            .min(rng.random_range(0..resources.len()));
+        let size = resources[resource].size as u64;
         for _ in 0..burst {
             requests.push(RequestPlan {
                 at,
                 resource,
                 head: rng.random_ratio(1, 10),
+                range: rng.random_ratio(1, 4).then(|| RangePlan::draw(rng, size)),
                 authorization: rng.random_ratio(1, 20),
                 cancel: rng
                     .random_ratio(1, 15)

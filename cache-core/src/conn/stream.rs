@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{IF_MODIFIED_SINCE, IF_NONE_MATCH};
+use http::header::{IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Method};
 use quinn_proto::{StreamId, WriteError};
 
@@ -13,8 +13,9 @@ use crate::conn::h3::{FieldSection, RequestReader};
 use crate::flight::{Target, Ticket};
 use crate::http::cache_control::RequestDirectives;
 use crate::http::cache_status::Forward;
-use crate::http::conditional::Conditions;
+use crate::http::conditional::{self, Conditions};
 use crate::http::forward;
+use crate::http::range::Cut;
 use crate::io::FetchId;
 
 /// What is kept of a request while it is not read or not answered to the end.
@@ -62,7 +63,7 @@ pub struct Response {
 pub struct Asked {
     /// The fields that a fetch for it has.
     pub headers: Arc<HeaderMap>,
-    /// Its If-None-Match and If-Modified-Since.
+    /// Its fields of [`conditional::FIELDS`].
     pub conditions: HeaderMap,
     /// Its Cache-Control, as far as it counts.
     pub wants: RequestDirectives,
@@ -77,10 +78,9 @@ impl Asked {
     ) -> Option<Box<Self>> {
         let mut conditions = HeaderMap::new();
         for (name, value) in section.fields() {
-            let name = match name {
-                b"if-none-match" => IF_NONE_MATCH,
-                b"if-modified-since" => IF_MODIFIED_SINCE,
-                _ => continue,
+            let mut read = conditional::FIELDS.into_iter();
+            let Some(name) = read.find(|field| field.as_str().as_bytes() == name) else {
+                continue;
             };
             if let Ok(value) = HeaderValue::from_bytes(value) {
                 conditions.append(name, value);
@@ -116,6 +116,18 @@ impl PassRequest {
             permit: None,
         }
     }
+
+    /// The same, for the parts that the request wants: its answer is nobody else's.
+    pub fn of_parts(mut self, conditions: &Conditions<'_>) -> Self {
+        if self.method == Method::GET {
+            for (name, value) in [(RANGE, conditions.range), (IF_RANGE, conditions.if_range)] {
+                if let Some(value) = value.and_then(|value| HeaderValue::from_bytes(value).ok()) {
+                    self.headers.insert(name, value);
+                }
+            }
+        }
+        self
+    }
 }
 
 /// Where the bytes after [`Response::rest`] come from.
@@ -123,20 +135,57 @@ pub enum Source {
     /// Nowhere: `rest` is the end of the answer.
     Done,
     /// A flight.
-    Flight {
-        ticket: Ticket,
-        /// The first piece not yet taken. `None`: still without the head.
-        next: Option<u32>,
-        /// Why the request was forwarded, for Cache-Status.
-        why: Forward,
-        collapsed: bool,
-        /// How often the request was told that the object is there, and it was gone again.
-        attempts: u8,
-        /// It is in the flight's list of waiters.
-        waiting: bool,
-    },
+    Flight(Following),
     /// A fetch for this request alone. Its pieces are pushed into `rest`.
     Pass { fetch: FetchId },
+}
+
+/// How far a request has followed a flight.
+#[derive(Clone, Debug)]
+pub struct Following {
+    pub ticket: Ticket,
+    /// `None`: still without the head.
+    pub taken: Option<Taken>,
+    /// Why the request was forwarded, for Cache-Status.
+    pub why: Forward,
+    pub collapsed: bool,
+    /// How often the request was told that the object is there, and it was gone again.
+    pub attempts: u8,
+    /// It is in the flight's list of waiters.
+    pub waiting: bool,
+}
+
+/// What an answer has taken of a flight's body.
+#[derive(Clone, Debug, Default)]
+pub struct Taken {
+    /// Where it goes on.
+    pub cursor: Cursor,
+    /// What of the body it wants; `None`: all of it.
+    pub cut: Option<Box<Cut>>,
+}
+
+/// A piece of a body, and the offset where it begins.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cursor {
+    pub piece: usize,
+    pub at: u64,
+}
+
+impl Cursor {
+    /// Moves to the piece that has the byte at offset `want`, or to the end of what there is.
+    pub fn seek(&mut self, pieces: &[Bytes], want: u64) {
+        if want < self.at {
+            *self = Self::default();
+        }
+        while let Some(piece) = pieces.get(self.piece) {
+            let end = self.at + piece.len() as u64;
+            if want < end {
+                return;
+            }
+            self.at = end;
+            self.piece += 1;
+        }
+    }
 }
 
 /// How a write ended.

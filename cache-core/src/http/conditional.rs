@@ -1,6 +1,7 @@
 //! Conditional GET and HEAD against a stored response (RFC 9110 section 13, RFC 9111 section 4.3.2).
 
-use http::StatusCode;
+use http::header::{IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE};
+use http::{HeaderName, StatusCode};
 
 use super::freshness::unix_seconds;
 
@@ -9,36 +10,46 @@ use super::freshness::unix_seconds;
 pub struct Conditions<'a> {
     pub if_none_match: Option<&'a [u8]>,
     pub if_modified_since: Option<&'a [u8]>,
+    /// Of a GET that asks for parts (RFC 9110 section 14.2).
+    pub range: Option<&'a [u8]>,
+    /// What Range depends on.
+    pub if_range: Option<&'a [u8]>,
 }
+
+/// Fields that [`Conditions`] reads, in lower case.
+pub const FIELDS: [HeaderName; 4] = [IF_NONE_MATCH, IF_MODIFIED_SINCE, RANGE, IF_RANGE];
 
 impl<'a> Conditions<'a> {
     /// Reads them from a request's fields, names in lower case. A condition that appears twice
     /// counts as absent: the whole response is always a right answer.
     pub fn read(fields: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> Self {
         let mut conditions = Self::default();
-        let (mut etags, mut dates) = (0, 0);
+        let mut seen = [0; 4];
         for (name, value) in fields {
-            match name {
-                b"if-none-match" => {
-                    conditions.if_none_match = Some(value);
-                    etags += 1;
-                }
-                b"if-modified-since" => {
-                    conditions.if_modified_since = Some(value);
-                    dates += 1;
-                }
-                _ => {}
-            }
+            let (kind, field) = match name {
+                b"if-none-match" => (0, &mut conditions.if_none_match),
+                b"if-modified-since" => (1, &mut conditions.if_modified_since),
+                b"range" => (2, &mut conditions.range),
+                b"if-range" => (3, &mut conditions.if_range),
+                _ => continue,
+            };
+            *field = Some(value);
+            seen[kind] += 1;
+        }
+        let [etags, dates, ranges, if_ranges] = seen;
+        if ranges > 1 || if_ranges > 1 {
+            conditions.range = None;
         }
         if etags > 1 {
-            return Self::default();
+            conditions.if_none_match = None;
         }
-        if dates > 1 {
+        if etags > 1 || dates > 1 {
             conditions.if_modified_since = None;
         }
         conditions
     }
 
+    /// Nothing that could make the answer a 304.
     pub fn is_empty(&self) -> bool {
         self.if_none_match.is_none() && self.if_modified_since.is_none()
     }
@@ -109,6 +120,7 @@ mod tests {
         let conditions = Conditions {
             if_none_match: Some(list.as_bytes()),
             if_modified_since: Some(MODIFIED),
+            ..Conditions::default()
         };
         conditions.not_modified(StatusCode::OK, Some(etag.as_bytes()), Some(MODIFIED))
     }
@@ -117,6 +129,7 @@ mod tests {
         let conditions = Conditions {
             if_none_match: None,
             if_modified_since: Some(since.as_bytes()),
+            ..Conditions::default()
         };
         conditions.not_modified(StatusCode::OK, None, Some(MODIFIED))
     }
@@ -149,6 +162,7 @@ mod tests {
         let none = Conditions {
             if_none_match: Some(b"\"a\""),
             if_modified_since: None,
+            ..Conditions::default()
         };
         assert!(!none.not_modified(StatusCode::OK, None, None));
     }
@@ -165,6 +179,7 @@ mod tests {
         let since = Conditions {
             if_none_match: None,
             if_modified_since: Some(MODIFIED),
+            ..Conditions::default()
         };
         assert!(!since.not_modified(StatusCode::OK, None, None));
     }
@@ -174,6 +189,7 @@ mod tests {
         let any = Conditions {
             if_none_match: Some(b"*"),
             if_modified_since: None,
+            ..Conditions::default()
         };
         assert!(any.not_modified(StatusCode::OK, None, None));
         assert!(!any.not_modified(StatusCode::NOT_FOUND, Some(b"\"a\""), None));
@@ -191,6 +207,11 @@ mod tests {
         );
         assert!(Conditions::read([etag, etag, date]).is_empty());
         assert!(Conditions::read([date, date]).is_empty());
+        let range: (&[u8], &[u8]) = (b"range", b"bytes=0-1");
+        let if_range: (&[u8], &[u8]) = (b"if-range", b"\"a\"");
+        assert_eq!(Conditions::read([range, if_range]).range, Some(range.1));
+        assert_eq!(Conditions::read([range, range]).range, None);
+        assert_eq!(Conditions::read([range, if_range, if_range]).range, None);
         assert!(Conditions::read([]).is_empty());
     }
 }

@@ -9,6 +9,7 @@ pub mod freshness;
 pub mod invalidate;
 pub mod key;
 pub mod proxy_status;
+pub mod range;
 pub mod request;
 pub mod surrogate_key;
 pub mod targeted;

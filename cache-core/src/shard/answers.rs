@@ -1,7 +1,6 @@
 //! Writing answers: from the store, from a flight, or of our own making.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_LENGTH, RETRY_AFTER};
@@ -9,49 +8,32 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use quinn_proto::{StreamId, WriteError};
 
 use super::Shard;
-use super::requests::Miss;
+use super::shapes::{self, DYNAMIC_ROOM, Shape, Whole, Wish};
 use crate::conn::client::Client;
 use crate::conn::h3::error::H3_INTERNAL_ERROR;
 use crate::conn::h3::head::{self, Dynamic};
-use crate::conn::stream::{PassRequest, Response, Source, Written, write};
-use crate::flight::{Outcome, Target, Ticket, Waiter};
-use crate::http::cache_control::RequestDirectives;
+use crate::conn::stream::{Response, Source, Written, write};
+use crate::flight::{Outcome, Waiter};
 use crate::http::cache_status::{self, CacheStatus, Forward};
-use crate::http::conditional::Conditions;
 use crate::http::freshness::{self, Flags, Freshness, Lifetime, State};
 use crate::http::proxy_status;
-use crate::http::vary;
+use crate::http::range::Cut;
 use crate::http::wants::{self, Use};
 use crate::io::{FetchErrorKind, Now, Outbox};
-use crate::store::{Hit, KeyHash, ObjectMeta};
+use crate::store::{Body, Hit, KeyHash, ObjectMeta};
 
 /// Bodies up to this size are copied behind their head, into the one buffer that QUIC keeps until
 /// it is acknowledged: cheaper than a second reference-counted piece.
 const COPY_BODY: usize = 8 << 10;
 
-/// Room for frame headers, Age and Cache-Status.
-const DYNAMIC_ROOM: usize = 128;
-
 /// Answers with larger bodies give way to smaller ones of the same connection.
 const SMALL_BODY: u64 = 64 << 10;
-
-/// Times a request looks again for an object that its owner has said to be there.
-const MAX_ATTEMPTS: u8 = 2;
 
 /// RFC 9209.
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// Other methods are passed on too.
 const ALLOWED: &str = "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE";
-
-/// What of a request an answer from the store depends on.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Wanted<'a> {
-    pub head_only: bool,
-    pub conditions: Conditions<'a>,
-    /// Its Cache-Control, as far as it counts.
-    pub directives: RequestDirectives,
-}
 
 /// An answer from the store.
 pub(super) struct Answered {
@@ -84,21 +66,16 @@ impl Shard {
         conn: &mut impl Client,
         id: StreamId,
         hash: KeyHash,
-        wanted: &Wanted<'_>,
+        wish: &Wish<'_>,
         now: Now,
     ) -> Result<Answered, Forward> {
-        let Wanted {
-            head_only,
-            conditions,
-            directives,
-        } = wanted;
         let Some(mut hit) = self.store.lookup(hash, &self.scratch.key) else {
             return Err(Forward::UriMiss);
         };
         let meta = hit.meta;
         let fresh = standing(&hit, now);
         let stale = fresh.state != State::Fresh;
-        let revalidate = match wants::judge(directives, &lifetime(&meta), fresh) {
+        let revalidate = match judge(wish, &lifetime(&meta), fresh) {
             Use::Serve => false,
             Use::ServeAndRevalidate => true,
             Use::TooOld => return Err(Forward::Stale),
@@ -118,24 +95,19 @@ impl Shard {
         if let Some(note) = hit.note {
             self.hits[usize::from(note.owner)].push(note);
         }
-        if !conditions.is_empty() && is_not_modified(conditions, stored, meta.status) {
-            self.stats.not_modified.inc();
-            self.stats.hits.inc();
-            let mut fields = Vec::with_capacity(stored.len());
-            head::write_not_modified(stored, &mut fields);
-            let mut buffer = Vec::with_capacity(fields.len() + DYNAMIC_ROOM);
-            head::write_response(&mut buffer, &fields, dynamic, None);
-            let rest = write_one(conn, id, buffer);
-            return Ok(Answered { rest, revalidate });
-        }
-        let body_len = (!head_only && meta.body_len > 0).then_some(meta.body_len);
+        let whole = Whole {
+            head: stored,
+            status: meta.status,
+            length: Some(meta.body_len),
+        };
+        let mut shape = shapes::shape(whole, wish);
         let copied = hit
             .body()
-            .filter(|body| body_len.is_some() && body.len() <= COPY_BODY);
+            .filter(|body| matches!(shape, Shape::Whole) && body.len() <= COPY_BODY);
         let room = stored.len() + DYNAMIC_ROOM + copied.map_or(0, <[u8]>::len);
         let mut buffer = Vec::with_capacity(room);
-        head::write_response(&mut buffer, stored, dynamic, body_len);
-        let rest = match (body_len, copied) {
+        let body_len = shapes::write_head(&mut buffer, whole, &shape, dynamic);
+        let body = match (body_len, copied) {
             (Some(_), Some(body)) => {
                 buffer.extend_from_slice(body);
                 None
@@ -146,22 +118,25 @@ impl Shard {
             },
             (None, _) => None,
         };
-        if stale {
-            self.stats.hits_stale.inc();
-        } else {
-            self.stats.hits.inc();
+        self.count_shape(&shape);
+        match stale {
+            true => self.stats.hits_stale.inc(),
+            false => self.stats.hits.inc(),
         }
         self.stats.body_bytes.add(body_len.unwrap_or(0));
-        let Some(body) = rest else {
+        let Some(body) = body else {
             let rest = write_one(conn, id, buffer);
             return Ok(Answered { rest, revalidate });
         };
-        if meta.body_len > SMALL_BODY {
+        if body_len > Some(SMALL_BODY) {
             conn.put_last(id);
         }
         let mut pieces = VecDeque::with_capacity(1 + body.pieces());
         pieces.push_back(Bytes::from(buffer));
-        pieces.extend(body.iter().cloned());
+        match &mut shape {
+            Shape::Parts(parts) => cut_out(&mut parts.cut, &body, &mut pieces),
+            _ => pieces.extend(body.iter().cloned()),
+        }
         let rest = write_rest(conn, id, pieces);
         Ok(Answered { rest, revalidate })
     }
@@ -244,8 +219,8 @@ impl Shard {
         let Some(mut response) = stream.response.take() else {
             return;
         };
-        if news && let Source::Flight { waiting, .. } = &mut response.source {
-            *waiting = false;
+        if news && let Source::Flight(following) = &mut response.source {
+            following.waiting = false;
         }
         let left = self.advance(conn, id, response, now, out);
         let stream = conn.streams().entry(id).or_default();
@@ -305,241 +280,20 @@ impl Shard {
         match response.source {
             Source::Done => Step::Finish,
             Source::Pass { fetch } => self.step_pass(fetch, response, out),
-            Source::Flight { ticket, .. } => {
+            Source::Flight(_) => {
                 let waiter = Waiter {
                     conn: conn.id(),
                     stream: id,
                 };
-                self.step_flight(ticket, waiter, response)
+                self.step_flight(waiter, response)
             }
         }
-    }
-
-    fn step_flight(&mut self, ticket: Ticket, waiter: Waiter, response: &mut Response) -> Step {
-        let Source::Flight {
-            next,
-            why,
-            collapsed,
-            waiting,
-            ..
-        } = &mut response.source
-        else {
-            return Step::Finish;
-        };
-        let Some(flight) = self.locals.get(ticket) else {
-            return Step::Abort;
-        };
-        let outcome = flight.outcome;
-        let leads = flight.leader == Some(waiter);
-        let Some(head) = &flight.head else {
-            return match outcome {
-                Some(outcome) => Step::Elsewhere(outcome),
-                None => self.starve(ticket, waiter, waiting),
-            };
-        };
-        let framed = head.length.is_some();
-        match *next {
-            None if head.alone && !leads => Step::Elsewhere(match head.stored {
-                true => Outcome::Alone,
-                false => Outcome::Private,
-            }),
-            None if head.variant.as_ref().is_some_and(|variant| {
-                let base = vary::base(&flight.target.key);
-                let asked = response.asked.as_ref().map(|asked| &asked.headers);
-                let headers = asked.unwrap_or(&flight.target.headers);
-                variant.rule.key(base, headers).as_deref() != Some(&variant.key[..])
-            }) =>
-            {
-                Step::Elsewhere(Outcome::Varies)
-            }
-            None => {
-                let verdict = match head.tier_ttl {
-                    Some(ttl) => CacheStatus::TierHit { ttl },
-                    None => CacheStatus::Forwarded {
-                        why: *why,
-                        stored: head.stored,
-                        collapsed: *collapsed,
-                        confirmed: head.confirmed,
-                        detail: None,
-                    },
-                };
-                self.scratch.status.clear();
-                cache_status::write(&mut self.scratch.status, &self.config.node_name, &verdict);
-                let dynamic = Dynamic {
-                    age: head.age_s,
-                    cache_status: &self.scratch.status,
-                };
-                let conditions = response.asked.as_ref().map(|asked| asked.conditions());
-                let unchanged = conditions.is_some_and(|conditions| {
-                    !conditions.is_empty()
-                        && is_not_modified(&conditions, &head.encoded, head.meta.status)
-                });
-                let mut not_modified = Vec::new();
-                let fields = if unchanged {
-                    self.stats.not_modified.inc();
-                    head::write_not_modified(&head.encoded, &mut not_modified);
-                    &not_modified[..]
-                } else {
-                    &head.encoded[..]
-                };
-                let bodiless = response.head_only || unchanged;
-                let body_len = head.length.filter(|&len| len > 0 && !bodiless);
-                let mut buffer = Vec::with_capacity(fields.len() + DYNAMIC_ROOM);
-                head::write_response(&mut buffer, fields, dynamic, body_len);
-                response.rest.push_back(Bytes::from(buffer));
-                *next = Some(0);
-                if bodiless {
-                    self.locals.unfollow(ticket);
-                    response.source = Source::Done;
-                }
-                Step::Write
-            }
-            Some(at) => match (flight.pieces.get(at as usize), outcome) {
-                (Some(piece), _) => {
-                    if !framed {
-                        response.rest.push_back(data_header(piece.len()));
-                    }
-                    response.rest.push_back(piece.clone());
-                    *next = Some(at + 1);
-                    Step::Write
-                }
-                (None, None) => self.starve(ticket, waiter, waiting),
-                (None, Some(outcome)) => {
-                    self.locals.unfollow(ticket);
-                    match outcome {
-                        Outcome::Complete => Step::Finish,
-                        _ => Step::Abort,
-                    }
-                }
-            },
-        }
-    }
-
-    fn starve(&mut self, ticket: Ticket, waiter: Waiter, waiting: &mut bool) -> Step {
-        if !*waiting {
-            *waiting = true;
-            self.locals.wait(ticket, waiter);
-        }
-        Step::Wait
-    }
-
-    /// Answers a request whose flight ended before it had a head.
-    fn elsewhere(
-        &mut self,
-        conn: &mut impl Client,
-        id: StreamId,
-        response: Response,
-        outcome: Outcome,
-        now: Now,
-        out: &mut Outbox,
-    ) -> Option<Response> {
-        let Source::Flight {
-            ticket,
-            why,
-            attempts,
-            ..
-        } = response.source
-        else {
-            return None;
-        };
-        let target = self.locals.get(ticket).map(|flight| flight.target.clone());
-        self.locals.unfollow(ticket);
-        let Response {
-            head_only, asked, ..
-        } = response;
-        let Some(mut target) = target else {
-            return self.answer_busy(conn, id, "flight");
-        };
-        let wants = asked.as_ref().map(|asked| asked.wants).unwrap_or_default();
-        if let Some(asked) = &asked {
-            target.headers = Arc::clone(&asked.headers);
-        }
-        match outcome {
-            Outcome::Private | Outcome::Alone => {
-                let request = PassRequest::shared(target, head_only, why);
-                self.pass(conn, id, request, now, out)
-            }
-            Outcome::Refused => {
-                self.stats.flights_refused.inc();
-                self.answer_busy(conn, id, "flights")
-            }
-            Outcome::Present | Outcome::Complete | Outcome::Varies => {
-                if !self.select(&mut target) {
-                    let request = PassRequest::shared(target, head_only, why);
-                    return self.pass(conn, id, request, now, out);
-                }
-                self.scratch.key.clear();
-                self.scratch.key.extend_from_slice(&target.key);
-                let conditions = asked.as_ref().map(|asked| asked.conditions());
-                let wanted = Wanted {
-                    head_only,
-                    conditions: conditions.unwrap_or_default(),
-                    directives: wants,
-                };
-                match self.answer_hit(conn, id, target.hash, &wanted, now) {
-                    Ok(answered) => answered.rest,
-                    Err(_) if attempts >= MAX_ATTEMPTS => self.answer_busy(conn, id, "evicted"),
-                    Err(why) => {
-                        let miss = Miss {
-                            target,
-                            head_only,
-                            why,
-                            attempts: attempts + 1,
-                            asked,
-                        };
-                        self.miss(conn, id, miss, now, out)
-                    }
-                }
-            }
-            Outcome::ServeStale => self
-                .answer_stale(conn, id, &target, head_only, &wants, now)
-                .unwrap_or_else(|| self.answer_busy(conn, id, "evicted")),
-            Outcome::Failed(kind) => self
-                .answer_stale(conn, id, &target, head_only, &wants, now)
-                .unwrap_or_else(|| self.answer_failed(conn, id, kind)),
-        }
-    }
-
-    /// stale-if-error (RFC 5861 section 4): `None` when there is nothing that may be served.
-    fn answer_stale(
-        &mut self,
-        conn: &mut impl Client,
-        id: StreamId,
-        target: &Target,
-        head_only: bool,
-        wants: &RequestDirectives,
-        now: Now,
-    ) -> Option<Option<Response>> {
-        let mut hit = self.store.lookup(target.hash, &target.key)?;
-        let meta = hit.meta;
-        let fresh = standing(&hit, now);
-        if !wants::may_stand_in(wants, &lifetime(&meta), fresh) {
-            return None;
-        }
-        let body = hit.bytes()?;
-        let stored = hit.head()?;
-        let body_len = (!head_only && meta.body_len > 0).then_some(meta.body_len);
-        self.scratch.status.clear();
-        let verdict = CacheStatus::Hit { ttl: fresh.ttl_s };
-        cache_status::write(&mut self.scratch.status, &self.config.node_name, &verdict);
-        let dynamic = Dynamic {
-            age: Some(fresh.age_s),
-            cache_status: &self.scratch.status,
-        };
-        let mut buffer = Vec::with_capacity(stored.len() + DYNAMIC_ROOM);
-        head::write_response(&mut buffer, stored, dynamic, body_len);
-        self.stats.hits_stale.inc();
-        let mut pieces = VecDeque::from([Bytes::from(buffer)]);
-        if body_len.is_some() {
-            pieces.extend(body.iter().cloned());
-        }
-        Some(write_rest(conn, id, pieces))
     }
 
     /// Leaves what an answer follows.
     pub(super) fn drop_response(&mut self, response: Option<Response>, out: &mut Outbox) {
         match response.map(|response| response.source) {
-            Some(Source::Flight { ticket, .. }) => self.locals.unfollow(ticket),
+            Some(Source::Flight(following)) => self.locals.unfollow(following.ticket),
             Some(Source::Pass { fetch }) => self.cancel_pass(fetch, out),
             Some(Source::Done) | None => {}
         }
@@ -602,19 +356,30 @@ pub(super) fn lifetime(meta: &ObjectMeta) -> Lifetime {
     }
 }
 
-/// Longest entity tag or date that is compared; a longer one gets the whole response.
-const MAX_VALIDATOR: usize = 256;
-
-fn is_not_modified(conditions: &Conditions<'_>, stored_head: &[u8], status: u16) -> bool {
-    let (mut etag, mut modified) = ([0; MAX_VALIDATOR], [0; MAX_VALIDATOR]);
-    let etag = head::find_field(stored_head, b"etag", &mut etag);
-    // RFC 9111 section 4.3.2: Date stands in for Last-Modified.
-    let modified = match head::find_field(stored_head, b"last-modified", &mut modified) {
-        Some(len) => Some(len.len()),
-        None => head::find_field(stored_head, b"date", &mut modified).map(<[u8]>::len),
+/// What to do with a stored response. One that may stand in for a failing origin is asked for when that
+/// has failed (RFC 5861 section 4).
+fn judge(wish: &Wish<'_>, times: &Lifetime, stands: Freshness) -> Use {
+    match wish.origin_fails {
+        false => wants::judge(&wish.directives, times, stands),
+        true if wants::may_stand_in(&wish.directives, times, stands) => Use::Serve,
+        true => Use::TooOld,
     }
-    .map(|len| &modified[..len]);
-    StatusCode::from_u16(status).is_ok_and(|status| conditions.not_modified(status, etag, modified))
+}
+
+/// Adds what of a whole body goes into an answer.
+fn cut_out(cut: &mut Cut, body: &Body, into: &mut VecDeque<Bytes>) {
+    while let Some(want) = cut.wants() {
+        let mut at = 0;
+        let piece = body.iter().find(|piece| {
+            let has = want < at + piece.len() as u64;
+            at += if has { 0 } else { piece.len() as u64 };
+            has
+        });
+        // Ranges end where the body does.
+        if !piece.is_some_and(|piece| cut.take(at, piece, into)) {
+            return;
+        }
+    }
 }
 
 /// The status that says how the origin failed.

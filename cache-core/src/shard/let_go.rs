@@ -97,8 +97,8 @@ impl Shard {
 
     /// False when there is no room for the copies.
     fn release_response(&mut self, response: &mut Response) -> bool {
-        if let Source::Flight { ticket, .. } = response.source
-            && !self.release_flight(ticket)
+        if let Source::Flight(following) = &response.source
+            && !self.release_flight(following.ticket)
         {
             return false;
         }

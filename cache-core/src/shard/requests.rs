@@ -6,14 +6,14 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use quinn_proto::{Dir, Event, ReadError, StreamEvent, StreamId, VarInt};
 
-use super::answers::{Answered, Wanted};
+use super::answers::Answered;
 use super::{LaneMessage, Shard};
 use crate::conn::client::{Client, varint};
 use crate::conn::h3::error::{H3_NO_ERROR, H3_REQUEST_REJECTED};
 use crate::conn::h3::head::{self, Dynamic};
 use crate::conn::h3::{self, FieldSection, H3Error, Progress, RequestReader, Scope};
 use crate::conn::quic::Conn;
-use crate::conn::stream::{Asked, PassRequest, Response, Source, Stream};
+use crate::conn::stream::{Asked, Following, PassRequest, Response, Source, Stream};
 use crate::flight::{Target, Ticket, Waiter};
 use crate::http::cache_status::Forward;
 use crate::http::conditional::Conditions;
@@ -329,24 +329,21 @@ impl Shard {
         out: &mut Outbox,
     ) -> Option<Response> {
         let directives = wants::read(section, self.config.caching.client_cache_control);
-        let wanted = Wanted {
-            head_only,
-            conditions: Conditions::read(section.fields()),
-            directives,
-        };
+        let wish = self.wish(head_only, Conditions::read(section.fields()), directives);
         let mut hash = hash;
         let varies = self.rule_of(&self.scratch.key).is_some();
         if varies {
             let mut target = self.target(section, hash, origin);
             if !self.select(&mut target) {
                 let request = PassRequest::shared(target, head_only, Forward::Bypass);
+                let request = request.of_parts(&wish.conditions);
                 return self.pass(conn, id, request, now, out);
             }
             hash = target.hash;
             self.scratch.key.clear();
             self.scratch.key.extend_from_slice(&target.key);
         }
-        let found = self.answer_hit(conn, id, hash, &wanted, now);
+        let found = self.answer_hit(conn, id, hash, &wish, now);
         if let Ok(Answered {
             rest,
             revalidate: false,
@@ -370,6 +367,7 @@ impl Shard {
             }
             Err(why) if directives.no_store => {
                 let request = PassRequest::shared(target, head_only, why);
+                let request = request.of_parts(&wish.conditions);
                 self.pass(conn, id, request, now, out)
             }
             Err(why) => {
@@ -446,7 +444,10 @@ impl Shard {
         } = miss;
         self.stats.misses.inc();
         if self.uncacheable.contains(target.hash, now.unix_ms) {
-            let request = PassRequest::shared(target, head_only, why);
+            let mut request = PassRequest::shared(target, head_only, why);
+            if let Some(asked) = &asked {
+                request = request.of_parts(&asked.conditions());
+            }
             return self.pass(conn, id, request, now, out);
         }
         if self.locals.followers() >= self.config.limits.max_waiters {
@@ -476,14 +477,14 @@ impl Shard {
         };
         let response = Response {
             rest: Default::default(),
-            source: Source::Flight {
+            source: Source::Flight(Following {
                 ticket,
-                next: None,
+                taken: None,
                 why,
                 collapsed: joined.is_some(),
                 attempts,
                 waiting: false,
-            },
+            }),
             head_only,
             asked,
         };

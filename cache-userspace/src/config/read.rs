@@ -559,6 +559,13 @@ fn read_limits(s: &mut Section<'_, '_, '_>, max_object: u64) -> Limits {
             1..=1 << 20,
             "variants of one resource; past it all of them are forgotten",
         ),
+        max_ranges: s.bounded(
+            "max_ranges",
+            &COUNT,
+            d.max_ranges,
+            0..=1 << 10,
+            "ranges of one request; with more it is answered whole",
+        ),
         max_request_body: s.bounded(
             "max_request_body",
             &SIZE,

@@ -112,6 +112,51 @@ pub fn decode(section: &[u8]) -> Option<(StatusCode, HeaderMap)> {
 pub fn write_not_modified(static_head: &[u8], out: &mut Vec<u8>) {
     qpack::write_prefix(out);
     qpack::write_field(out, b":status", b"304");
+    copy_lines(static_head, out, |name| !describes_body(name));
+}
+
+/// What a 206 says of its own (RFC 9110 section 15.3.7).
+#[derive(Clone, Copy, Debug)]
+pub struct Partial<'a> {
+    pub length: u64,
+    pub what: PartialOf<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum PartialOf<'a> {
+    /// One range, with this Content-Range.
+    Range(&'a [u8]),
+    /// Several, in a body of this Content-Type.
+    Ranges(&'a [u8]),
+}
+
+/// Appends to `out` the static head of a 206 in the place of a head of a 200 that [`encode_static`]
+/// made.
+pub fn write_partial(static_head: &[u8], partial: Partial<'_>, out: &mut Vec<u8>) {
+    qpack::write_prefix(out);
+    qpack::write_field(out, b":status", b"206");
+    let mut digits = [0; 20];
+    let length = decimal(partial.length, &mut digits);
+    qpack::write_field(out, b"content-length", length);
+    let typed = match partial.what {
+        PartialOf::Range(range) => {
+            qpack::write_field(out, b"content-range", range);
+            false
+        }
+        PartialOf::Ranges(content_type) => {
+            qpack::write_field(out, b"content-type", content_type);
+            true
+        }
+    };
+    copy_lines(static_head, out, |name| match name {
+        b":status" | b"content-length" | b"content-range" => false,
+        b"content-type" => !typed,
+        _ => true,
+    });
+}
+
+/// Copies the lines of a static head whose names are to be kept.
+fn copy_lines(static_head: &[u8], out: &mut Vec<u8>, keep: impl Fn(&[u8]) -> bool) {
     let mut scratch = [0; 64];
     let Ok(mut lines) = Lines::new(static_head) else {
         return;
@@ -121,8 +166,7 @@ pub fn write_not_modified(static_head: &[u8], out: &mut Vec<u8>) {
         let Ok(Some(line)) = lines.next_line() else {
             return;
         };
-        let name = line_name(&line, &mut scratch);
-        if !name.is_some_and(describes_body) {
+        if line_name(&line, &mut scratch).is_none_or(&keep) {
             let len = before.len() - lines.rest().len();
             out.extend_from_slice(&before[..len]);
         }
@@ -294,6 +338,32 @@ mod tests {
             field("etag", "\"abc\""),
         ];
         assert_eq!(decode(&head), want);
+    }
+
+    #[test]
+    fn a_206_has_the_fields_of_the_whole_but_for_those_of_its_own() {
+        let head = encode_static(StatusCode::OK, &stored());
+        let mut out = Vec::new();
+        let what = PartialOf::Range(b"bytes 1-2/3");
+        write_partial(&head, Partial { length: 2, what }, &mut out);
+        let want = [
+            field(":status", "206"),
+            field("content-length", "2"),
+            field("content-range", "bytes 1-2/3"),
+            field("content-type", "image/png"),
+            field("etag", "\"abc\""),
+        ];
+        assert_eq!(decode(&out), want);
+        out.clear();
+        let what = PartialOf::Ranges(b"multipart/byteranges; boundary=x");
+        write_partial(&head, Partial { length: 99, what }, &mut out);
+        let want = [
+            field(":status", "206"),
+            field("content-length", "99"),
+            field("content-type", "multipart/byteranges; boundary=x"),
+            field("etag", "\"abc\""),
+        ];
+        assert_eq!(decode(&out), want);
     }
 
     #[test]

@@ -1,0 +1,261 @@
+//! Answers that follow a flight: its head, its pieces as they arrive, and what becomes of the request when
+//! it has none for it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quinn_proto::StreamId;
+
+use super::Shard;
+use super::answers::{Step, data_header};
+use super::requests::Miss;
+use super::shapes::{self, Shape, Whole, Wish};
+use crate::conn::client::Client;
+use crate::conn::h3::head::Dynamic;
+use crate::conn::stream::{PassRequest, Response, Source, Taken};
+use crate::flight::{FlightHead, Local, Outcome, Ticket, Waiter};
+use crate::http::cache_status::{self, CacheStatus};
+use crate::http::vary;
+use crate::io::{Now, Outbox};
+
+/// Times a request looks again for an object that its owner has said to be there.
+const MAX_ATTEMPTS: u8 = 2;
+
+impl Shard {
+    pub(super) fn step_flight(&mut self, waiter: Waiter, response: &mut Response) -> Step {
+        let Source::Flight(following) = &mut response.source else {
+            return Step::Finish;
+        };
+        let ticket = following.ticket;
+        let Some(flight) = self.locals.get(ticket) else {
+            return Step::Abort;
+        };
+        if let Some(taken) = &mut following.taken {
+            return match next_piece(flight, taken, &mut response.rest) {
+                Next::Some => Step::Write,
+                Next::None => self.starve(waiter, response),
+                Next::Over(outcome) => {
+                    self.locals.unfollow(ticket);
+                    match outcome {
+                        Outcome::Complete => Step::Finish,
+                        _ => Step::Abort,
+                    }
+                }
+            };
+        }
+        let Some(head) = &flight.head else {
+            return match flight.outcome {
+                Some(outcome) => Step::Elsewhere(outcome),
+                None => self.starve(waiter, response),
+            };
+        };
+        let leads = flight.leader == Some(waiter);
+        match meant_for_another(flight, head, leads, response) {
+            Some(outcome) => Step::Elsewhere(outcome),
+            None => {
+                let head = Arc::clone(head);
+                self.begin_following(ticket, &head, response);
+                Step::Write
+            }
+        }
+    }
+
+    /// Writes the head that a flight has brought, in the form that the request wants.
+    fn begin_following(&mut self, ticket: Ticket, head: &FlightHead, response: &mut Response) {
+        let Source::Flight(following) = &mut response.source else {
+            return;
+        };
+        let verdict = match head.tier_ttl {
+            Some(ttl) => CacheStatus::TierHit { ttl },
+            None => CacheStatus::Forwarded {
+                why: following.why,
+                stored: head.stored,
+                collapsed: following.collapsed,
+                confirmed: head.confirmed,
+                detail: None,
+            },
+        };
+        let wish = self.wish_of(response.head_only, response.asked.as_deref());
+        let whole = Whole {
+            head: &head.encoded,
+            status: head.meta.status,
+            length: head.length,
+        };
+        let shape = shapes::shape(whole, &wish);
+        self.count_shape(&shape);
+        self.scratch.status.clear();
+        cache_status::write(&mut self.scratch.status, &self.config.node_name, &verdict);
+        let dynamic = Dynamic {
+            age: head.age_s,
+            cache_status: &self.scratch.status,
+        };
+        let mut buffer = Vec::new();
+        shapes::write_head(&mut buffer, whole, &shape, dynamic);
+        response.rest.push_back(Bytes::from(buffer));
+        let cut = match shape {
+            Shape::Whole => None,
+            Shape::Parts(parts) => Some(Box::new(parts.cut)),
+            Shape::Head | Shape::NotModified | Shape::Unsatisfiable(_) => {
+                self.locals.unfollow(ticket);
+                response.source = Source::Done;
+                return;
+            }
+        };
+        following.taken = Some(Taken {
+            cut,
+            ..Taken::default()
+        });
+    }
+
+    fn starve(&mut self, waiter: Waiter, response: &mut Response) -> Step {
+        if let Source::Flight(following) = &mut response.source
+            && !std::mem::replace(&mut following.waiting, true)
+        {
+            self.locals.wait(following.ticket, waiter);
+        }
+        Step::Wait
+    }
+
+    /// Answers a request whose flight ended before it had a head.
+    pub(super) fn elsewhere(
+        &mut self,
+        conn: &mut impl Client,
+        id: StreamId,
+        response: Response,
+        outcome: Outcome,
+        now: Now,
+        out: &mut Outbox,
+    ) -> Option<Response> {
+        let Response {
+            head_only,
+            asked,
+            source,
+            ..
+        } = response;
+        let Source::Flight(following) = source else {
+            return None;
+        };
+        let (ticket, why, attempts) = (following.ticket, following.why, following.attempts);
+        let target = self.locals.get(ticket).map(|flight| flight.target.clone());
+        self.locals.unfollow(ticket);
+        let Some(mut target) = target else {
+            return self.answer_busy(conn, id, "flight");
+        };
+        if let Some(asked) = &asked {
+            target.headers = Arc::clone(&asked.headers);
+        }
+        let wish = self.wish_of(head_only, asked.as_deref());
+        match outcome {
+            Outcome::Private | Outcome::Alone => {
+                let request = PassRequest::shared(target, head_only, why);
+                self.pass(conn, id, request.of_parts(&wish.conditions), now, out)
+            }
+            Outcome::Refused => {
+                self.stats.flights_refused.inc();
+                self.answer_busy(conn, id, "flights")
+            }
+            Outcome::Present | Outcome::Complete | Outcome::Varies => {
+                if !self.select(&mut target) {
+                    let request = PassRequest::shared(target, head_only, why);
+                    return self.pass(conn, id, request.of_parts(&wish.conditions), now, out);
+                }
+                self.look_for(&target);
+                match self.answer_hit(conn, id, target.hash, &wish, now) {
+                    Ok(answered) => answered.rest,
+                    Err(_) if attempts >= MAX_ATTEMPTS => self.answer_busy(conn, id, "evicted"),
+                    Err(why) => {
+                        let miss = Miss {
+                            target,
+                            head_only,
+                            why,
+                            attempts: attempts + 1,
+                            asked,
+                        };
+                        self.miss(conn, id, miss, now, out)
+                    }
+                }
+            }
+            Outcome::ServeStale | Outcome::Failed(_) => {
+                // stale-if-error (RFC 5861 section 4).
+                self.look_for(&target);
+                let origin_fails = true;
+                let wish = Wish {
+                    origin_fails,
+                    ..wish
+                };
+                match (self.answer_hit(conn, id, target.hash, &wish, now), outcome) {
+                    (Ok(answered), _) => answered.rest,
+                    (Err(_), Outcome::Failed(kind)) => self.answer_failed(conn, id, kind),
+                    (Err(_), _) => self.answer_busy(conn, id, "evicted"),
+                }
+            }
+        }
+    }
+
+    fn look_for(&mut self, target: &crate::flight::Target) {
+        self.scratch.key.clear();
+        self.scratch.key.extend_from_slice(&target.key);
+    }
+}
+
+/// Why a response is not for a request that waited for it.
+fn meant_for_another(
+    flight: &Local,
+    head: &FlightHead,
+    leads: bool,
+    response: &Response,
+) -> Option<Outcome> {
+    if head.alone && !leads {
+        return Some(match head.stored {
+            true => Outcome::Alone,
+            false => Outcome::Private,
+        });
+    }
+    let variant = head.variant.as_ref()?;
+    let base = vary::base(&flight.target.key);
+    let asked = response.asked.as_ref().map(|asked| &asked.headers);
+    let headers = asked.unwrap_or(&flight.target.headers);
+    let selects = variant.rule.key(base, headers);
+    (selects.as_deref() != Some(&variant.key[..])).then_some(Outcome::Varies)
+}
+
+/// What a flight has for an answer.
+enum Next {
+    Some,
+    /// Nothing before it has news.
+    None,
+    Over(Outcome),
+}
+
+/// Moves what comes next of a flight's body into an answer.
+fn next_piece(flight: &Local, taken: &mut Taken, rest: &mut VecDeque<Bytes>) -> Next {
+    let cursor = &mut taken.cursor;
+    if let Some(cut) = &mut taken.cut {
+        let Some(want) = cut.wants() else {
+            return Next::Over(Outcome::Complete);
+        };
+        cursor.seek(&flight.pieces, want);
+        if let Some(piece) = flight.pieces.get(cursor.piece) {
+            cut.take(cursor.at, piece, rest);
+            return Next::Some;
+        }
+    } else if let Some(piece) = flight.pieces.get(cursor.piece) {
+        if flight
+            .head
+            .as_ref()
+            .is_some_and(|head| head.length.is_none())
+        {
+            rest.push_back(data_header(piece.len()));
+        }
+        rest.push_back(piece.clone());
+        cursor.piece += 1;
+        return Next::Some;
+    }
+    match (flight.outcome, &taken.cut) {
+        (None, _) => Next::None,
+        // What it declared would have been enough.
+        (Some(Outcome::Complete), Some(_)) => Next::Over(Outcome::Private),
+        (Some(outcome), _) => Next::Over(outcome),
+    }
+}
