@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use crate::http::routes::Routes;
+
 /// Everything a shard needs to know that does not change while it runs.
 #[derive(Clone, Debug)]
 pub struct ShardConfig {
@@ -41,8 +43,8 @@ pub struct Caching {
     pub store_set_cookie: bool,
     /// How far Cache-Control of requests counts (RFC 9111 section 5.2.1).
     pub client_cache_control: ClientCacheControl,
-    /// Classes of objects; a class's number is its place here, from 1 on. 0 is everything else.
-    pub classes: Vec<Class>,
+    /// Rules by host, path and extension.
+    pub routes: Routes,
 }
 
 /// How far a cache follows Cache-Control of requests.
@@ -56,26 +58,6 @@ pub enum ClientCacheControl {
     Follow,
 }
 
-/// Objects whose memory has a budget of its own.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Class {
-    pub name: String,
-    /// Beginnings of the paths of its objects.
-    pub paths: Vec<String>,
-}
-
-impl Caching {
-    /// The class of a target: the first one with a path that it begins with.
-    pub fn class_of(&self, target: &[u8]) -> u8 {
-        let begins = |path: &String| target.starts_with(path.as_bytes());
-        let class = self
-            .classes
-            .iter()
-            .position(|class| class.paths.iter().any(begins));
-        class.map_or(0, |index| (index + 1) as u8)
-    }
-}
-
 impl Default for Caching {
     fn default() -> Self {
         Self {
@@ -87,7 +69,7 @@ impl Default for Caching {
             device: "popcache".to_owned(),
             store_set_cookie: false,
             client_cache_control: ClientCacheControl::default(),
-            classes: Vec::new(),
+            routes: Routes::default(),
         }
     }
 }
@@ -194,34 +176,5 @@ impl Default for Limits {
             max_uncacheable: 16_384,
             retry_after: 1,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_class_with_a_path_counts() {
-        let class = |name: &str, paths: &[&str]| Class {
-            name: name.to_owned(),
-            paths: paths.iter().map(|&path| path.to_owned()).collect(),
-        };
-        let caching = Caching {
-            classes: vec![
-                class("status", &["/live/status", "/s/"]),
-                class("live", &["/live/"]),
-            ],
-            ..Caching::default()
-        };
-        let classes = [
-            "/live/status.json",
-            "/s/1?x",
-            "/live/a.m4s",
-            "/emotes/1",
-            "/",
-        ];
-        let classes = classes.map(|target| caching.class_of(target.as_bytes()));
-        assert_eq!(classes, [1, 1, 2, 0, 0]);
     }
 }

@@ -26,6 +26,7 @@ use http::HeaderMap;
 use quinn_proto::StreamId;
 
 use crate::conn::client::ClientId;
+use crate::http::routes::RouteId;
 use crate::http::vary::{self, Rule};
 use crate::io::{FetchErrorKind, OriginId};
 use crate::purge::{Purges, TagSlot, Verdict};
@@ -49,6 +50,8 @@ pub struct Target {
     pub path: Bytes,
     /// The fields to ask with.
     pub headers: Arc<HeaderMap>,
+    /// Whose rules hold.
+    pub route: RouteId,
     /// The client wants the origin asked, whatever is stored.
     pub revalidate: bool,
     /// How stale an object the client takes if the origin fails, seconds.

@@ -141,6 +141,7 @@ pub struct Shard {
 struct Scratch {
     section: FieldSection,
     key: Vec<u8>,
+    spare_key: Vec<u8>,
     status: Vec<u8>,
     uni_events: Vec<h3::Event>,
     tier_events: Vec<(FetchId, TierEvent)>,
@@ -191,6 +192,7 @@ impl Shard {
             scratch: Scratch {
                 section: FieldSection::new(limits.max_field_section),
                 key: Vec::new(),
+                spare_key: Vec::new(),
                 status: Vec::new(),
                 uni_events: Vec::new(),
                 tier_events: Vec::new(),

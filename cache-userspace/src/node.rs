@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use cache_core::http::routes::Routes;
 use cache_core::io::{Command, PinError, Reply, ShardId};
 use cache_core::purge::Purges;
 use cache_core::stats::ShardStats;
@@ -82,6 +83,8 @@ pub struct Sources {
     pub purging: Mutex<Purging>,
     /// What they are made in.
     pub purges: Arc<Purges>,
+    /// Whose rules make keys of URLs.
+    pub routes: Arc<Routes>,
     /// [`cache_core::store::StoreConfig::hash_seed`].
     pub hash_seed: u64,
 }
@@ -279,6 +282,7 @@ pub(crate) mod tests {
             commands,
             purging: Mutex::new(Purging::new(purges.writer().expect("the only one"), None)),
             purges,
+            routes: Arc::default(),
             hash_seed: 1,
         };
         (NodeHandle::new(facts, sources), receiver)

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context as _, anyhow, bail};
 use cache_core::config::{Caching, ShardConfig};
 use cache_core::conn::quic::QuicSetup;
+use cache_core::http::routes::Routes;
 use cache_core::shard::Shard;
 use cache_core::stats::ShardStats;
 use cache_core::store::{self, Store, StoreConfig, StoreReport};
@@ -107,7 +108,8 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
     let purger = memory.purges.writer().context("another writer of purges")?;
     let purging = Purging::new(purger, memory.journal);
     let seed = memory.seed;
-    let sources = sources(&counters, &upstream, xdp.clone(), asking, purging, seed);
+    let rules = (seed, Arc::new(config.cache.routes.clone()));
+    let sources = sources(&counters, &upstream, xdp.clone(), asking, purging, rules);
     let node = NodeHandle::new(facts, sources);
     let control = Control {
         lanes: control_lanes,
@@ -347,7 +349,7 @@ fn sources(
     xdp: Option<Arc<Mutex<Xdp>>>,
     commands: mpsc::Sender<crate::node::ShardCommand>,
     purging: Purging,
-    hash_seed: u64,
+    (hash_seed, routes): (u64, Arc<Routes>),
 ) -> Sources {
     let upstream = upstream.stats();
     Sources {
@@ -368,6 +370,7 @@ fn sources(
         commands,
         purges: Arc::clone(purging.purges()),
         purging: tokio::sync::Mutex::new(purging),
+        routes,
         hash_seed,
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::http::routes::RouteId;
 use crate::io::{FetchId, ShardId};
 use crate::purge::{Purge, Purger};
 
@@ -14,6 +15,7 @@ fn target(key: &'static str) -> Target {
         authority: Bytes::from_static(b"edge.test"),
         path: Bytes::from_static(b"/"),
         headers: Arc::default(),
+        route: RouteId::default(),
         revalidate: false,
         stale_if_error_s: 0,
     }

@@ -3,12 +3,13 @@
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST,
     IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, PROXY_AUTHORIZATION,
-    RANGE, TE, TRANSFER_ENCODING, UPGRADE,
+    RANGE, TE, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::ClientFields;
 use crate::conn::h3::FieldSection;
+use crate::http::key_rules::KeyRules;
 
 /// Fields of [`canonical`].
 pub const CANONICAL_FIELDS: usize = 2;
@@ -22,12 +23,51 @@ pub fn canonical() -> HeaderMap {
     headers
 }
 
+/// Which fields of clients' requests go into a fetch that may answer many.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<'a> {
+    pub origin: &'a ClientFields,
+    pub key: &'a KeyRules,
+}
+
+impl Shown<'_> {
+    /// Whether the origin sees anything of this field.
+    pub fn has(&self, name: &HeaderName) -> bool {
+        if self.key.has_bucket(name) {
+            return true;
+        }
+        let never = [
+            ACCEPT_ENCODING,
+            AUTHORIZATION,
+            IF_MATCH,
+            IF_MODIFIED_SINCE,
+            IF_NONE_MATCH,
+            IF_RANGE,
+            IF_UNMODIFIED_SINCE,
+            PROXY_AUTHORIZATION,
+            RANGE,
+        ];
+        if is_ours(name) || never.contains(name) {
+            return false;
+        }
+        let ClientFields { names, all } = self.origin;
+        self.key.headers.contains(name) || names.contains(name) || (*all && *name != COOKIE)
+    }
+
+    fn is_nothing(&self) -> bool {
+        let key = self.key;
+        let buckets =
+            key.accept.len() + key.codings.len() + key.user_agents.len() + key.headers.len();
+        !self.origin.all && self.origin.names.is_empty() && buckets == 0
+    }
+}
+
 /// For a fetch that may answer many, from an origin that is shown some of its clients' fields: those
-/// of this one's. What makes a request conditional or partial stays here, as do credentials that are
-/// not named.
-pub fn shared(section: &FieldSection, allowed: &ClientFields) -> HeaderMap {
+/// of this one's, in buckets where the route has some. What makes a request conditional or partial
+/// stays here, as do credentials that are not named.
+pub fn shared(section: &FieldSection, shown: Shown<'_>) -> HeaderMap {
     let mut headers = canonical();
-    if !allowed.all && allowed.names.is_empty() {
+    if shown.is_nothing() {
         return headers;
     }
     let mut accepts = HeaderMap::new();
@@ -36,7 +76,7 @@ pub fn shared(section: &FieldSection, allowed: &ClientFields) -> HeaderMap {
         else {
             continue;
         };
-        if !is_shown(&name, allowed) {
+        if !shown.has(&name) || shown.key.has_bucket(&name) {
             continue;
         }
         match name == ACCEPT {
@@ -47,25 +87,16 @@ pub fn shared(section: &FieldSection, allowed: &ClientFields) -> HeaderMap {
     if let Some(accept) = accepts.remove(ACCEPT) {
         headers.insert(ACCEPT, accept);
     }
-    headers
-}
-
-pub(super) fn is_shown(name: &HeaderName, allowed: &ClientFields) -> bool {
-    let never = [
-        ACCEPT_ENCODING,
-        AUTHORIZATION,
-        IF_MATCH,
-        IF_MODIFIED_SINCE,
-        IF_NONE_MATCH,
-        IF_RANGE,
-        IF_UNMODIFIED_SINCE,
-        PROXY_AUTHORIZATION,
-        RANGE,
-    ];
-    if is_ours(name) || never.contains(name) {
-        return false;
+    for name in [ACCEPT, ACCEPT_ENCODING, USER_AGENT] {
+        let values = section
+            .fields()
+            .filter(|(n, _)| *n == name.as_str().as_bytes());
+        let bucket = shown.key.bucket(&name, values.map(|(_, value)| value));
+        if let Some(value) = bucket.and_then(|bucket| bucket.try_into().ok()) {
+            headers.insert(name, value);
+        }
     }
-    allowed.names.contains(name) || (allowed.all && *name != COOKIE)
+    headers
 }
 
 /// For a fetch that answers only this request: its end-to-end fields.
@@ -104,12 +135,22 @@ mod tests {
     use crate::conn::h3::samples::{CHROMIUM, read};
 
     fn shown(extra: &[(&str, &str)], names: &[&'static str], all: bool) -> Vec<String> {
+        shown_by(extra, names, all, &KeyRules::default())
+    }
+
+    fn shown_by(
+        extra: &[(&str, &str)],
+        names: &[&'static str],
+        all: bool,
+        key: &KeyRules,
+    ) -> Vec<String> {
         let section = read(&[&CHROMIUM[..4], extra].concat());
         let allowed = ClientFields {
             names: names.iter().map(|&n| HeaderName::from_static(n)).collect(),
             all,
         };
-        shared(&section, &allowed)
+        let origin = &allowed;
+        shared(&section, Shown { origin, key })
             .iter()
             .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
             .collect()
@@ -146,5 +187,36 @@ mod tests {
         assert_eq!(shown(FIELDS, &[], true), want);
         let got = shown(FIELDS, &["authorization", "range"], true);
         assert_eq!(got, want, "not even by name");
+    }
+
+    #[test]
+    fn buckets_and_keyed_fields_are_shown_and_nothing_else() {
+        let key = KeyRules {
+            headers: vec![HeaderName::from_static("foo")],
+            accept: vec!["image/png".to_owned()],
+            codings: vec!["br".to_owned()],
+            ..KeyRules::default()
+        };
+        let poison = [
+            ("x-forwarded-host", "evil.test"),
+            ("forwarded", "host=evil.test"),
+        ];
+        let fields = [FIELDS, &poison].concat();
+        let want = [
+            "accept: image/png,*/*",
+            "accept-encoding: br",
+            "foo: 1",
+            "foo: 2",
+        ];
+        assert_eq!(shown_by(&fields, &[], false, &key), want);
+        let key = KeyRules {
+            headers: vec![HeaderName::from_static("authorization")],
+            ..KeyRules::default()
+        };
+        assert_eq!(
+            shown_by(&fields, &[], false, &key),
+            CANONICAL,
+            "never a credential"
+        );
     }
 }

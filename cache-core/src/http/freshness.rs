@@ -19,6 +19,7 @@ use http::{HeaderMap, StatusCode};
 use crate::config::Caching;
 
 use super::cache_control::{MAX_SECONDS, ResponseDirectives, delta_seconds};
+use super::routes::Rules;
 use super::{freshen, targeted};
 
 /// What of the request bears on storing its response.
@@ -114,13 +115,16 @@ pub fn policy(
     headers: &HeaderMap,
     now_unix_ms: u64,
     caching: &Caching,
+    rules: &Rules,
 ) -> Decision {
-    let (directives, targeted) = targeted::directives(headers, caching);
+    let (named, targeted) = targeted::directives(headers, caching);
+    let directives = respected(&named, rules);
     if let Some(reason) = private_reason(request, status, headers, &directives) {
         return decision(Storage::Private, reason);
     }
     let clock = Clock::read(request, headers, now_unix_ms);
-    let explicit = explicit_lifetime(headers, &directives, targeted, &clock);
+    let explicit =
+        explicit_lifetime(headers, &directives, targeted, &clock).filter(|_| rules.respect_origin);
     let cookie = headers.contains_key(header::SET_COOKIE);
     if cookie && !(caching.store_set_cookie && explicit.is_some()) {
         return decision(Storage::Private, "set-cookie");
@@ -128,20 +132,75 @@ pub fn policy(
     let (lifetime_s, reason) = match explicit {
         _ if directives.no_cache => (0, "no-cache"),
         Some(explicit) => (explicit, "explicit"),
-        None => match implied_lifetime(status, headers, &directives, &clock, caching) {
+        None => match implied_lifetime(status, headers, &directives, &clock, (caching, rules)) {
             Some(implied) => implied,
             None => return decision(Storage::Share, "no-lifetime"),
         },
     };
+    let (lifetime_s, reason) = bounded(status, lifetime_s, reason, &directives, rules);
     let times = Lifetime {
         lifetime_s,
         initial_age_s: clock.initial_age_s,
-        ..stale_windows(&directives, caching)
+        ..stale_windows(&directives, caching, rules)
     };
     if times.initial_age_s < lifetime_s.saturating_add(times.swr_s.max(times.sie_s)) {
         return decision(Storage::Store(times), reason);
     }
     never_fresh(times, &directives, freshen::has_validator(status, headers))
+}
+
+/// What of a response's directives counts. Whom it may be given to is for the origin alone to say.
+fn respected(named: &ResponseDirectives, rules: &Rules) -> ResponseDirectives {
+    if rules.respect_origin && rules.force_ttl.is_none() {
+        return *named;
+    }
+    let windows = |seconds: Option<u32>| seconds.filter(|_| rules.respect_origin);
+    ResponseDirectives {
+        no_store: named.no_store,
+        private: named.private,
+        public: named.public,
+        must_understand: named.must_understand,
+        no_transform: named.no_transform,
+        malformed: named.malformed,
+        immutable: named.immutable && rules.respect_origin,
+        stale_while_revalidate: windows(named.stale_while_revalidate),
+        stale_if_error: windows(named.stale_if_error),
+        ..ResponseDirectives::default()
+    }
+}
+
+/// A lifetime within the bounds of its route.
+fn bounded(
+    status: StatusCode,
+    lifetime_s: u32,
+    reason: &'static str,
+    directives: &ResponseDirectives,
+    rules: &Rules,
+) -> (u32, &'static str) {
+    if directives.no_cache {
+        return (lifetime_s, reason);
+    }
+    let is_error = status.is_client_error() || status.is_server_error();
+    let (low, high) = (seconds(rules.min_ttl), seconds(rules.max_ttl));
+    match rules.force_ttl {
+        _ if is_error => match seconds(rules.negative_max) {
+            most if lifetime_s > most => (most, "negative-max"),
+            _ => (lifetime_s, reason),
+        },
+        Some(forced) => (seconds(forced), "force-ttl"),
+        None if lifetime_s < low => (low, "min-ttl"),
+        None if lifetime_s > high => (high, "max-ttl"),
+        None => (lifetime_s, reason),
+    }
+}
+
+/// Lifetime of an error that names none, where the route has one.
+fn error_lifetime(status: StatusCode, rules: &Rules) -> Option<Duration> {
+    match status.as_u16() {
+        404 | 405 | 410 | 414 | 501 => rules.negative_ttl,
+        500 | 502 | 503 | 504 => Some(rules.error_ttl).filter(|ttl| !ttl.is_zero()),
+        _ => None,
+    }
 }
 
 /// About a response that is stale already when it arrives.
@@ -296,8 +355,11 @@ fn implied_lifetime(
     headers: &HeaderMap,
     directives: &ResponseDirectives,
     clock: &Clock,
-    caching: &Caching,
+    (caching, rules): (&Caching, &Rules),
 ) -> Option<(u32, &'static str)> {
+    if let Some(ttl) = error_lifetime(status, rules) {
+        return Some((seconds(ttl), "negative-ttl"));
+    }
     let cacheable = is_heuristically_cacheable(status) || directives.public;
     let modified_s = single_date(headers, header::LAST_MODIFIED);
     if let Some(modified_s) = modified_s.filter(|_| cacheable && caching.heuristic_percent > 0) {
@@ -306,7 +368,8 @@ fn implied_lifetime(
         let lifetime_s = clamp(part).min(seconds(caching.heuristic_max));
         return Some((lifetime_s, "heuristic"));
     }
-    may_default(status, directives).then(|| (seconds(caching.default_ttl), "default-ttl"))
+    let ttl = rules.default_ttl.unwrap_or(caching.default_ttl);
+    may_default(status, directives).then(|| (seconds(ttl), "default-ttl"))
 }
 
 /// Expires less Date. Section 5.3: what is no date is in the past; so is one of several.
@@ -321,19 +384,21 @@ fn expires_lifetime(headers: &HeaderMap, clock: &Clock) -> Option<u32> {
 /// The windows of RFC 5861 and the flags. must-revalidate and proxy-revalidate close the windows;
 /// s-maxage, which implies proxy-revalidate, does not: an origin that names both means both. It does
 /// close the window that is configured for origins that name none.
-fn stale_windows(directives: &ResponseDirectives, caching: &Caching) -> Lifetime {
+fn stale_windows(directives: &ResponseDirectives, caching: &Caching, rules: &Rules) -> Lifetime {
     let must_revalidate = directives.must_revalidate || directives.proxy_revalidate;
     let window = |seconds: Option<u32>| match must_revalidate || directives.no_cache {
         true => 0,
         false => seconds.unwrap_or(0),
     };
-    let default = directives
-        .s_maxage
-        .is_none()
-        .then(|| seconds(caching.stale_if_error));
+    let default = |window: Duration| directives.s_maxage.is_none().then(|| seconds(window));
+    let while_failing = rules.stale_if_error.unwrap_or(caching.stale_if_error);
     Lifetime {
-        swr_s: window(directives.stale_while_revalidate),
-        sie_s: window(directives.stale_if_error.or(default)),
+        swr_s: window(
+            directives
+                .stale_while_revalidate
+                .or(default(rules.stale_while_revalidate)),
+        ),
+        sie_s: window(directives.stale_if_error.or(default(while_failing))),
         flags: Flags::default()
             .with(
                 Flags::MUST_REVALIDATE,

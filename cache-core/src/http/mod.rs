@@ -2,15 +2,19 @@
 
 pub mod cache_control;
 pub mod cache_status;
+pub mod classes;
 pub mod conditional;
 pub mod forward;
 pub mod freshen;
 pub mod freshness;
 pub mod invalidate;
 pub mod key;
+pub mod key_rules;
+pub mod pattern;
 pub mod proxy_status;
 pub mod range;
 pub mod request;
+pub mod routes;
 pub mod surrogate_key;
 pub mod targeted;
 pub mod vary;

@@ -14,11 +14,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use http::header::{ACCEPT_LANGUAGE, VARY};
+use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, VARY};
 use http::{HeaderMap, HeaderName};
 
-use super::forward;
-use crate::config::ClientFields;
+use super::forward::Shown;
 use crate::store::KeyHash;
 
 /// Fields that may select among the variants of one resource; a response that names more is for the
@@ -47,9 +46,21 @@ pub struct Rule {
     pub generation: u64,
 }
 
-/// Reads Vary, as far as the origin could have looked at a client's fields.
-pub fn read(headers: &HeaderMap, shown: &ClientFields) -> Vary {
+/// Reads Vary, as far as the origin could have looked at a client's fields. Those that are part of the
+/// key tell variants apart whatever it says, and so does Accept-Encoding of a coded response.
+pub fn read(headers: &HeaderMap, shown: Shown<'_>) -> Vary {
     let mut fields = Vec::new();
+    fields.extend(
+        shown
+            .key
+            .headers
+            .iter()
+            .filter(|name| shown.has(name))
+            .cloned(),
+    );
+    if headers.contains_key(CONTENT_ENCODING) && shown.has(&ACCEPT_ENCODING) {
+        fields.push(ACCEPT_ENCODING);
+    }
     let names = headers
         .get_all(VARY)
         .iter()
@@ -60,7 +71,7 @@ pub fn read(headers: &HeaderMap, shown: &ClientFields) -> Vary {
             // `*`, and what is no name at all.
             _ if name == b"*" => return Vary::Everything,
             Err(_) => return Vary::Everything,
-            Ok(name) if forward::is_shown(&name, shown) => fields.push(name),
+            Ok(name) if shown.has(&name) => fields.push(name),
             Ok(_) => {}
         }
     }
@@ -185,16 +196,17 @@ impl Rules {
     }
 
     /// The rule for a resource of which a response names `fields` (owner only): the one that is known,
-    /// as long as it tells those apart, else a new one for both. `None`: too many fields.
+    /// as long as it tells those apart and has fewer than `max_variants`, else a new one for both. `None`: too many fields.
     pub fn rule_for(
         &mut self,
         base: KeyHash,
         fields: Vec<HeaderName>,
+        max_variants: u32,
         now_ms: u64,
     ) -> Option<Arc<Rule>> {
         let mut fields = fields;
         if let Some(known) = self.by_hash.get(&base) {
-            if known.rule.covers(&fields) && known.variants < self.max_variants {
+            if known.rule.covers(&fields) && known.variants < self.max_variants.min(max_variants) {
                 return Some(Arc::clone(&known.rule));
             }
             fields.extend(known.rule.fields.iter().cloned());
@@ -239,6 +251,8 @@ impl Rules {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ClientFields;
+    use crate::http::key_rules::KeyRules;
     use http::HeaderValue;
     use proptest::prelude::*;
 
@@ -271,7 +285,8 @@ mod tests {
             ..ClientFields::default()
         };
         let none = ClientFields::default();
-        let vary = |value: &str, shown| read(&map(&[("vary", value)]), shown);
+        let key = &KeyRules::default();
+        let vary = |value: &str, origin| read(&map(&[("vary", value)]), Shown { origin, key });
         assert_eq!(
             vary("Foo, Accept-Encoding, bar,foo", &all),
             Vary::Fields(names(&["bar", "foo"]))
@@ -285,7 +300,24 @@ mod tests {
         let many: Vec<String> = (0..=MAX_FIELDS).map(|i| format!("f{i}")).collect();
         assert_eq!(vary(&many.join(","), &all), Vary::Everything);
         let lines = map(&[("vary", ""), ("vary", "*")]);
-        assert_eq!(read(&lines, &none), Vary::Everything);
+        let origin = &none;
+        assert_eq!(read(&lines, Shown { origin, key }), Vary::Everything);
+    }
+
+    #[test]
+    fn keyed_fields_make_variants_whatever_vary_says() {
+        let origin = &ClientFields::default();
+        let key = &KeyRules {
+            headers: names(&["foo"]),
+            codings: vec!["br".to_owned()],
+            ..KeyRules::default()
+        };
+        let vary = |fields: Fields| read(&map(fields), Shown { origin, key });
+        assert_eq!(vary(&[]), Vary::Fields(names(&["foo"])));
+        assert_eq!(vary(&[("vary", "Bar, Foo")]), Vary::Fields(names(&["foo"])));
+        let both = Vary::Fields(names(&["accept-encoding", "foo"]));
+        assert_eq!(vary(&[("content-encoding", "br")]), both);
+        assert_eq!(vary(&[("vary", "Accept-Encoding")]), both);
     }
 
     /// RFC 9111 section 4.1.
@@ -332,20 +364,26 @@ mod tests {
     fn rules_are_bounded_and_grow_until_they_cover() {
         let mut rules = Rules::new(2, 2);
         let hash = KeyHash(1);
-        let first = rules.rule_for(hash, names(&["a"]), 1_000).unwrap();
+        let first = rules
+            .rule_for(hash, names(&["a"]), u32::MAX, 1_000)
+            .unwrap();
         assert_eq!(
-            rules.rule_for(hash, names(&["a"]), 2_000),
+            rules.rule_for(hash, names(&["a"]), u32::MAX, 2_000),
             Some(Arc::clone(&first))
         );
-        let both = rules.rule_for(hash, names(&["b"]), 2_000).unwrap();
+        let both = rules
+            .rule_for(hash, names(&["b"]), u32::MAX, 2_000)
+            .unwrap();
         assert_eq!(both.fields, names(&["a", "b"]));
         assert_eq!(
-            rules.rule_for(hash, names(&["a"]), 2_000),
+            rules.rule_for(hash, names(&["a"]), u32::MAX, 2_000),
             Some(Arc::clone(&both))
         );
         rules.stored(hash);
         rules.stored(hash);
-        let anew = rules.rule_for(hash, names(&["a"]), 2_000).unwrap();
+        let anew = rules
+            .rule_for(hash, names(&["a"]), u32::MAX, 2_000)
+            .unwrap();
         assert_eq!(anew.fields, both.fields);
         assert!(
             anew.generation > both.generation,
@@ -360,7 +398,7 @@ mod tests {
         let many: Vec<HeaderName> = (0..=MAX_FIELDS)
             .map(|i| HeaderName::try_from(format!("f{i}")).unwrap())
             .collect();
-        assert_eq!(rules.rule_for(hash, many, 3_000), None);
+        assert_eq!(rules.rule_for(hash, many, u32::MAX, 3_000), None);
     }
 
     proptest! {

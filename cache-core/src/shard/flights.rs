@@ -330,7 +330,8 @@ impl Shard {
             sent_unix_ms: flight.sent_unix_ms,
         };
         let caching = &self.config.caching;
-        let decision = freshness::policy(facts, status, headers, now.unix_ms, caching);
+        let rules = caching.routes.rules(flight.target.route);
+        let decision = freshness::policy(facts, status, headers, now.unix_ms, caching, rules);
         if length.is_some_and(|length| length > self.config.limits.max_object) {
             self.abandon(now, id, out);
             return false;
@@ -346,7 +347,7 @@ impl Shard {
         };
         let meta = ObjectMeta {
             stamp: flight.stamp,
-            class: caching.class_of(&flight.target.path),
+            class: rules.class,
             ..meta(status, times.unwrap_or_default(), length, now)
         };
         let mut keys = SurrogateKeys::read(headers, self.store.purges());

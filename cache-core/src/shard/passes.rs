@@ -148,6 +148,10 @@ impl Shard {
                 pass.queue.push_back(Bytes::from(buffer));
                 let max_target = self.config.limits.max_target;
                 changed = invalidate::keys(&pass.method, &pass.key, status, &headers, max_target);
+                for key in &mut changed {
+                    let routes = &self.config.caching.routes;
+                    routes.rewrite(key, &mut self.scratch.spare_key);
+                }
             }
             FetchEvent::Body(bytes) => {
                 pass.received += bytes.len() as u64;

@@ -48,7 +48,11 @@ impl Shard {
         match pinned {
             Pinned::Kept { .. } => self.offer_pinned(now, hash, key),
             // Nobody follows this flight, as none follows one that refreshes a stale object.
-            Pinned::Awaited => self.revalidate(target(key, hash, origin), now, out),
+            Pinned::Awaited => {
+                let mut target = target(key, hash, origin);
+                target.route = self.config.caching.routes.find(key, b"GET");
+                self.revalidate(target, now, out);
+            }
         }
         Ok(pinned)
     }

@@ -17,9 +17,10 @@ use crate::conn::stream::{Asked, Following, PassRequest, Response, Source, Strea
 use crate::flight::{Target, Ticket, Waiter};
 use crate::http::cache_status::Forward;
 use crate::http::conditional::Conditions;
-use crate::http::forward;
+use crate::http::forward::{self, Shown};
 use crate::http::key::{self, BadRequest};
 use crate::http::request::{self, Handling};
+use crate::http::routes::RouteId;
 use crate::http::vary;
 use crate::http::wants;
 use crate::io::{Now, OriginId, Outbox};
@@ -285,10 +286,23 @@ impl Shard {
             let status = StatusCode::MISDIRECTED_REQUEST;
             return Begun::Answered(self.refuse(conn, id, status, "unknown-host"));
         };
+        let routes = &self.config.caching.routes;
+        let route = routes.find(&self.scratch.key, section.method());
+        let rules = routes.rules(route);
+        let handling = match handling {
+            Handling::Lookup { head_only } if !rules.cache => Handling::Bypass { head_only },
+            handling => handling,
+        };
+        if matches!(handling, Handling::Lookup { .. }) {
+            rules
+                .key
+                .rewrite(&mut self.scratch.key, &mut self.scratch.spare_key);
+        }
         let hash = self.store.hash(&self.scratch.key);
         match handling {
             Handling::Lookup { head_only } => {
-                let response = self.look_up(conn, id, section, (hash, origin), head_only, now, out);
+                let place = (hash, origin, route);
+                let response = self.look_up(conn, id, section, place, head_only, now, out);
                 Begun::Answered(response)
             }
             Handling::Bypass { head_only } => {
@@ -323,7 +337,7 @@ impl Shard {
         conn: &mut impl Client,
         id: StreamId,
         section: &FieldSection,
-        (hash, origin): (KeyHash, OriginId),
+        (hash, origin, route): (KeyHash, OriginId, RouteId),
         head_only: bool,
         now: Now,
         out: &mut Outbox,
@@ -333,7 +347,7 @@ impl Shard {
         let mut hash = hash;
         let varies = self.rule_of(&self.scratch.key).is_some();
         if varies {
-            let mut target = self.target(section, hash, origin);
+            let mut target = self.target(section, hash, origin, route);
             if !self.select(&mut target) {
                 let request = PassRequest::shared(target, head_only, Forward::Bypass);
                 let request = request.of_parts(&wish.conditions);
@@ -355,7 +369,7 @@ impl Shard {
             let status = StatusCode::GATEWAY_TIMEOUT;
             return self.answer_own(conn, id, status, "only-if-cached");
         }
-        let mut target = self.target(section, hash, origin);
+        let mut target = self.target(section, hash, origin, route);
         let found = found.map_err(|why| match why {
             Forward::UriMiss if varies => Forward::VaryMiss,
             why => why,
@@ -386,10 +400,20 @@ impl Shard {
     }
 
     /// What to ask the origin for a request whose key is in the scratch.
-    fn target(&self, section: &FieldSection, hash: KeyHash, origin: OriginId) -> Target {
+    fn target(
+        &self,
+        section: &FieldSection,
+        hash: KeyHash,
+        origin: OriginId,
+        route: RouteId,
+    ) -> Target {
         let mut target = target(&self.scratch.key, hash, origin);
-        let allowed = &self.config.origins[usize::from(origin.0)].client_fields;
-        target.headers = Arc::new(forward::shared(section, allowed));
+        let shown = Shown {
+            origin: &self.config.origins[usize::from(origin.0)].client_fields,
+            key: &self.config.caching.routes.rules(route).key,
+        };
+        target.headers = Arc::new(forward::shared(section, shown));
+        target.route = route;
         target
     }
 
@@ -636,6 +660,7 @@ pub(super) fn target(
         authority: key.slice_ref(authority),
         path: key.slice_ref(path),
         headers: Arc::default(),
+        route: RouteId::default(),
         revalidate: false,
         stale_if_error_s: 0,
         key: key.clone(),

@@ -7,6 +7,7 @@ use http::HeaderMap;
 
 use super::Shard;
 use crate::flight::{Target, Variant};
+use crate::http::forward::Shown;
 use crate::http::vary::{self, Rule, Vary};
 use crate::io::{FetchId, Now, OriginId};
 use crate::store::KeyHash;
@@ -49,8 +50,13 @@ impl Shard {
         let Some(flight) = self.flights.get_mut(id) else {
             return Place::Nowhere;
         };
+        let rules = self.config.caching.routes.rules(flight.target.route);
         let OriginId(origin) = flight.target.origin;
-        let shown = &self.config.origins[usize::from(origin)].client_fields;
+        let shown = Shown {
+            origin: &self.config.origins[usize::from(origin)].client_fields,
+            key: &rules.key,
+        };
+        let max = rules.max_variants;
         let fields = match vary::read(headers, shown) {
             Vary::Nothing => return Place::Asked,
             Vary::Everything => return Place::Nowhere,
@@ -58,7 +64,7 @@ impl Shard {
         };
         let base = vary::base(&flight.target.key);
         let base_hash = self.store.hash(base);
-        let Some(rule) = self.rules.rule_for(base_hash, fields, now.unix_ms) else {
+        let Some(rule) = self.rules.rule_for(base_hash, fields, max, now.unix_ms) else {
             return Place::Nowhere;
         };
         let Some(key) = rule.key(base, &flight.target.headers) else {

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use cache_core::config::Class;
 use hugepages::PagePolicy;
 
 use super::kinds::MIN_SHARD_RAM;
 use super::raw::{Problem, Reader};
 use super::read::FoundOrigin;
+use super::routes::FoundClass;
 use super::typed::{Backend, Config};
 use super::units::show_size;
 use super::{Machine, explain, tier};
@@ -18,7 +18,7 @@ use crate::admin::token;
 const MAX_CLASSES: usize = 255;
 
 /// Too many classes, or one defined twice.
-pub(super) fn classes(reader: &mut Reader<'_, '_>, classes: &[Class]) {
+pub(super) fn classes(reader: &mut Reader<'_, '_>, classes: &[FoundClass]) {
     if classes.len() > MAX_CLASSES {
         let message = format!("{} classes are more than {MAX_CLASSES}", classes.len());
         reader.problem(None, message, None);
@@ -26,9 +26,9 @@ pub(super) fn classes(reader: &mut Reader<'_, '_>, classes: &[Class]) {
     for (index, class) in classes.iter().enumerate() {
         if classes[..index]
             .iter()
-            .any(|other| other.name == class.name)
+            .any(|other| other.route.name == class.route.name)
         {
-            let message = format!("class {:?} is defined twice", class.name);
+            let message = format!("class {:?} is defined twice", class.route.name);
             reader.problem(None, message, None);
         }
     }

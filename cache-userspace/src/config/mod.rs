@@ -15,6 +15,8 @@ pub mod explain;
 mod kinds;
 pub mod raw;
 mod read;
+mod route_kinds;
+mod routes;
 pub mod tier;
 pub mod typed;
 pub mod units;

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cache_core::config::{Caching, Class, ClientFields, Limits};
+use cache_core::config::{Caching, ClientFields, Limits};
 use cache_core::store::StoreConfig;
 use hugepages::PagePolicy;
 
@@ -23,9 +23,9 @@ use super::typed::{
 };
 use super::units::{
     ADDRESS, ADDRESSES, BOOL, COUNT, COUNT_U32, DURATION, FIELD_NAMES, FIELDS, HOST, HOSTS,
-    INTERFACE, NAMES, PATH, PATH_PREFIXES, SIZE, TOKEN, show_list,
+    INTERFACE, NAMES, PATH, SIZE, TOKEN, show_list,
 };
-use super::{Machine, checks};
+use super::{Machine, checks, routes};
 use crate::upstream::{self, Http2Mode, UpstreamConfig};
 
 /// Reads every section, then checks them against each other.
@@ -41,16 +41,17 @@ pub(super) fn read(
     let memory = reader.section("memory", read_memory);
     let (mut cache, max_object) = reader.section("cache", read_cache);
     let tier = reader.section("tier", |s| super::tier::read(s, &base));
-    let classes = reader.sections("class", read_class);
-    let (classes, class_bytes) = classes.into_iter().flatten().unzip();
-    cache.classes = classes;
+    let classes = reader.sections("class", routes::read_class);
+    let classes: Vec<_> = classes.into_iter().flatten().collect();
+    checks::classes(&mut reader, &classes);
+    let class_bytes = classes.iter().map(|class| class.ram).collect();
+    cache.routes = routes::read_routes(&mut reader, classes);
     let found = reader.sections("origin", |s| read_origin(s, &base));
     let (bounds, http2) = reader.section("upstream", read_upstream);
     let admin = reader.section("admin", |s| read_admin(s, &base));
     let limits = reader.section("limits", |s| read_limits(s, max_object));
     let log = reader.section("log", read_log);
 
-    checks::classes(&mut reader, &cache.classes);
     checks::origins(&mut reader, &found);
     let origins: Vec<OriginConfig> = found.into_iter().filter_map(|f| f.origin).collect();
     if tls.names.is_empty() {
@@ -290,7 +291,7 @@ fn read_cache(s: &mut Section<'_, '_, '_>) -> (Caching, u64) {
             d.client_cache_control,
             "how far Cache-Control of requests counts; harmless: only what cannot make a stranger's request reach the origin",
         ),
-        classes: Vec::new(),
+        routes: d.routes,
     };
     let max_object = s.bounded(
         "max_object",
@@ -356,23 +357,6 @@ fn read_origin(s: &mut Section<'_, '_, '_>, base: &Path) -> FoundOrigin {
         at: s.at(),
         hosts_at: s.span("hosts"),
     }
-}
-
-/// A class and its budget.
-fn read_class(s: &mut Section<'_, '_, '_>) -> Option<(Class, u64)> {
-    let name = s.required("name", &TOKEN, "how the log calls it");
-    let paths = s.required(
-        "paths",
-        &PATH_PREFIXES,
-        "beginnings of the paths of its objects; the first class that fits counts",
-    );
-    let ram = s.required(
-        "ram",
-        &SIZE,
-        "memory of the node that its objects take before they are evicted ahead of all others; 0: no limit",
-    );
-    let (name, paths, ram) = (name?, paths?, ram?);
-    Some((Class { name, paths }, ram))
 }
 
 fn read_upstream(s: &mut Section<'_, '_, '_>) -> (UpstreamConfig, Http2Mode) {

@@ -1,6 +1,7 @@
 //! Bad configurations, each with the line and the words that an operator gets.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::*;
 
@@ -423,17 +424,71 @@ fn classes_have_paths_and_a_budget() {
     let two = class("a", "[\"/a/\", \"/b/\"]", "1 MiB") + &class("c", "\"/c/\"", "0 B");
     let config = parse_with_origin(&two).expect("good");
     assert_eq!(config.class_bytes, [1 << 20, 0]);
-    assert_eq!(config.cache.class_of(b"/c/1"), 2);
+    let class = |key: &[u8]| {
+        let routes = &config.cache.routes;
+        routes.rules(routes.find(key, b"GET")).class
+    };
+    assert_eq!([class(b"e/b/1"), class(b"e/c/1"), class(b"e/d")], [1, 2, 0]);
+    let class = |name: &str, paths: &str, ram: &str| {
+        format!("[[class]]\nname = \"{name}\"\npaths = {paths}\nram = \"{ram}\"\n")
+    };
     for (text, said) in [
         (class("a", "\"a/\"", "1 MiB"), "does not begin with `/`"),
         (two.clone() + &class("a", "\"/d\"", "1 B"), "defined twice"),
-        (
-            "[[class]]\nname = \"a\"\nram = \"1 B\"\n".to_owned(),
-            "needs `paths`",
-        ),
+        ("[[class]]\npaths = \"/a\"\n".to_owned(), "needs `name`"),
     ] {
         let error = parse_with_origin(&text).expect_err("refused").to_string();
         assert!(error.contains(said), "{error}");
+    }
+}
+
+#[test]
+fn routes_have_the_rules_of_their_class_with_their_own_changes() {
+    let text = "[[class]]\nname = \"mine\"\nram = \"1 MiB\"\ndefault_ttl = \"9s\"\nmax_ttl = \"1m\"\n\
+        [[route]]\nname = \"a\"\nhosts = \"*.e.test\"\nextensions = [\"m3u8\"]\nclass = \"mine\"\nmax_ttl = \"2m\"\n\
+        query_drop = [\"utm_*\"]\nuser_agents = [\"mobile: Android|iPhone\"]\n\
+        [[route]]\nname = \"b\"\npaths = \"/b/*/c\"\nclass = \"segment\"\nmethods = \"GET\"\n";
+    let routes = parse_with_origin(text).expect("good").cache.routes;
+    let rules = |key: &[u8]| routes.rules(routes.find(key, b"GET"));
+    let a = rules(b"x.e.test/l.m3u8");
+    assert_eq!((a.class, a.class_name.as_str()), (1, "mine"));
+    assert_eq!(a.default_ttl, Some(Duration::from_secs(9)));
+    assert_eq!(a.max_ttl, Duration::from_secs(120));
+    assert_eq!(a.key.user_agents[0].words, ["Android", "iPhone"]);
+    let key = routes.key_of_url("https://x.e.test/l.m3u8?utm_id=1&b=2");
+    assert_eq!(key, Ok(b"x.e.test/l.m3u8?b=2".to_vec()));
+    let b = rules(b"y/b/1/c");
+    assert_eq!((b.class, b.class_name.as_str()), (0, "segment"));
+    assert_eq!(rules(b"y/").class_name, "other");
+}
+
+#[test]
+fn what_a_route_cannot_mean_is_refused() {
+    let route = |more: &str| format!("[[route]]\nname = \"a\"\n{more}\n");
+    for (text, said) in [
+        (route("class = \"segmnt\""), "did you mean \"segment\"?"),
+        (route("class = \"nothing\""), "add a [[class]]"),
+        (
+            route("query_keep = \"a\"\nquery_drop = \"b\""),
+            "set one of the two",
+        ),
+        (
+            route("min_ttl = \"2s\"\nmax_ttl = \"1s\""),
+            "longer than max_ttl",
+        ),
+        (route("strip_segments = \"*\""), "would strip every segment"),
+        (route("strip_segments = \"a/b\""), "between two of them"),
+        (route("extensions = \".m3u8\""), "'.' cannot stand in"),
+        (route("encodings = \"deflate\""), "none of br, zstd, gzip"),
+        (route("accept = \"image\""), "a media type"),
+        (route("hosts = \"a.*.test\""), "`*.` and its end"),
+        (route("user_agents = \"mobile\""), "mobile: Android|iPhone"),
+        (route("methods = \"get\""), "cannot stand in a method"),
+        (route("paths = \"x\""), "does not begin with `/`"),
+        (route("ttl = \"1s\""), "unknown key `ttl`"),
+    ] {
+        let error = parse_with_origin(&text).expect_err("refused").to_string();
+        assert!(error.contains(said), "{said}: {error}");
     }
 }
 

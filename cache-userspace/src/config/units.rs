@@ -41,7 +41,7 @@ impl Invalid {
         }
     }
 
-    fn expected(what: &str, node: &Node<'_>) -> Self {
+    pub fn expected(what: &str, node: &Node<'_>) -> Self {
         Self::new(node, format!("expected {what}, found {}", describe(node)))
     }
 }
@@ -105,22 +105,6 @@ pub const PATHS: Kind<Vec<PathBuf>> = Kind {
     parse: |node| one_or_more(node, "a file path", PATH.parse),
     show: |paths| show_list(paths, |path| quote(&path.display().to_string())),
 };
-
-/// One beginning of URL paths or a list of them.
-pub const PATH_PREFIXES: Kind<Vec<String>> = Kind {
-    parse: |node| one_or_more(node, "the beginning of a URL path", path_prefix),
-    show: |paths| show_list(paths, |path| quote(path)),
-};
-
-fn path_prefix(node: &Node<'_>) -> Result<String, Invalid> {
-    match text(node, "the beginning of a URL path such as \"/emotes/\"")? {
-        path if path.starts_with('/') => Ok(path.to_owned()),
-        path => Err(Invalid::new(
-            node,
-            format!("{path:?} does not begin with `/`, as the paths of URLs do"),
-        )),
-    }
-}
 
 /// A token of RFC 9110 section 5.6.2, as Via and Cache-Status need it.
 pub const TOKEN: Kind<String> = Kind {

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cache_core::http::{key, surrogate_key};
+use cache_core::http::key::{self, KeyError};
+use cache_core::http::surrogate_key;
 use cache_core::io::{Command, Reply};
 use cache_core::purge::Purge;
 use cache_core::store::hash_of;
@@ -71,7 +72,7 @@ impl NodeHandle {
         match order {
             PurgeOrder::Urls(urls) => {
                 for url in urls {
-                    let key = Bytes::from(key_of(url)?);
+                    let key = Bytes::from(self.key_of(url)?);
                     let hash = hash_of(self.inner.sources.hash_seed, &key);
                     checked.purges.push(Purge::Url(hash));
                     checked.keys.push(key);
@@ -89,13 +90,18 @@ impl NodeHandle {
             }
             PurgeOrder::Prefixes(prefixes) => {
                 for prefix in prefixes {
-                    let key = Bytes::from(key_of(prefix)?);
+                    let key = Bytes::from(no_url(prefix, key::key_of_url(prefix))?);
                     checked.purges.push(Purge::Prefix(key));
                 }
             }
             PurgeOrder::Everything => checked.purges.push(Purge::All),
         }
         Ok(checked)
+    }
+
+    /// The cache key of a URL, by the rules of its route.
+    pub(super) fn key_of(&self, url: &str) -> Result<Vec<u8>, NodeError> {
+        no_url(url, self.inner.sources.routes.key_of_url(url))
     }
 
     async fn carry_out(
@@ -138,8 +144,8 @@ impl NodeHandle {
     }
 }
 
-pub(super) fn key_of(url: &str) -> Result<Vec<u8>, NodeError> {
-    key::key_of_url(url).map_err(|error| NodeError::Url {
+fn no_url(url: &str, key: Result<Vec<u8>, KeyError>) -> Result<Vec<u8>, NodeError> {
+    key.map_err(|error| NodeError::Url {
         url: url.to_owned(),
         reason: error.to_string(),
     })

@@ -14,7 +14,6 @@ use cache_core::store::{hash_of, owner_of};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
-use super::orders::key_of;
 use super::{NodeError, NodeHandle};
 use crate::purging::PurgingError;
 
@@ -70,7 +69,7 @@ impl NodeHandle {
     /// It cannot be pinned: then all is as before. Or its shard did not answer, or the journal cannot
     /// be written: then asking again is harmless.
     pub async fn pin(&self, url: &str) -> Result<PinReport, NodeError> {
-        let key = Bytes::from(key_of(url)?);
+        let key = Bytes::from(self.key_of(url)?);
         let node = self.clone();
         // A task of its own: one that asks and goes away leaves no pin half made.
         let task = tokio::spawn(async move { node.make_pin(key).await });
@@ -82,7 +81,7 @@ impl NodeHandle {
     /// # Errors
     /// As [`Self::pin`].
     pub async fn unpin(&self, url: &str) -> Result<UnpinReport, NodeError> {
-        let key = Bytes::from(key_of(url)?);
+        let key = Bytes::from(self.key_of(url)?);
         let node = self.clone();
         let task = tokio::spawn(async move { node.take_pin_back(key).await });
         task.await.map_err(|_| NodeError::Interrupted)?

@@ -38,7 +38,14 @@ fn decide_with(
         default_ttl: Duration::from_secs(default_s),
         ..Caching::default()
     };
-    policy(request, status, &map(fields), NOW_MS, &caching)
+    policy(
+        request,
+        status,
+        &map(fields),
+        NOW_MS,
+        &caching,
+        &Rules::default(),
+    )
 }
 
 fn times(fields: &[(&str, &str)]) -> Lifetime {
@@ -304,6 +311,7 @@ fn configured_windows_and_cookies() {
             &fields,
             NOW_MS,
             &caching,
+            &Rules::default(),
         )
     };
     let window = |value: &str| match decide(value).storage {
@@ -500,5 +508,131 @@ proptest! {
             let late = fresh_at(&times, NOW_MS, NOW_MS + late);
             prop_assert!(early.age_s <= late.age_s && early.ttl_s >= late.ttl_s);
         }
+    }
+}
+
+fn by(rules: &Rules, status: u16, fields: &[(&str, &str)]) -> (Option<u32>, &'static str) {
+    let status = StatusCode::from_u16(status).unwrap();
+    let (request, caching) = (RequestFacts::default(), Caching::default());
+    let decision = policy(request, status, &map(fields), NOW_MS, &caching, rules);
+    match decision.storage {
+        Storage::Store(times) => (Some(times.lifetime_s), decision.reason),
+        _ => (None, decision.reason),
+    }
+}
+
+/// What a route says of lifetimes, and what no route can say.
+#[test]
+fn routes_bound_and_replace_lifetimes() {
+    let seconds = Duration::from_secs;
+    let bounded = Rules {
+        min_ttl: seconds(10),
+        max_ttl: seconds(20),
+        ..Rules::default()
+    };
+    let forced = Rules {
+        force_ttl: Some(seconds(5)),
+        ..Rules::default()
+    };
+    let ours = Rules {
+        respect_origin: false,
+        default_ttl: Some(seconds(7)),
+        ..Rules::default()
+    };
+    let long = cache_control("max-age=60");
+    let no_cache = [("cache-control", "no-cache"), ("etag", "\"a\"")];
+    let cases: [(&Rules, &[(&str, &str)], _); 10] = [
+        (&bounded, &long, (Some(20), "max-ttl")),
+        (&bounded, &cache_control("max-age=1"), (Some(10), "min-ttl")),
+        (
+            &bounded,
+            &cache_control("max-age=15"),
+            (Some(15), "explicit"),
+        ),
+        (&bounded, &no_cache, (Some(0), "no-cache")),
+        (&forced, &long, (Some(5), "force-ttl")),
+        (&forced, &no_cache, (Some(5), "force-ttl")),
+        (&ours, &long, (Some(7), "default-ttl")),
+        (&ours, &no_cache, (Some(7), "default-ttl")),
+        (&forced, &[("set-cookie", "a=b")], (None, "set-cookie")),
+        (&Rules::default(), &long, (Some(60), "explicit")),
+    ];
+    for (rules, fields, want) in cases {
+        assert_eq!(by(rules, 200, fields), want, "{fields:?}");
+    }
+    for rules in [&bounded, &forced, &ours] {
+        for value in [
+            "no-store, max-age=60",
+            "private, max-age=60",
+            "max-age=\"60",
+        ] {
+            assert_eq!(by(rules, 200, &cache_control(value)).0, None, "{value}");
+        }
+        assert_eq!(by(rules, 200, &[("vary", "*")]).0, None);
+    }
+}
+
+#[test]
+fn errors_are_kept_for_a_bounded_time() {
+    let rules = Rules {
+        negative_ttl: Some(Duration::from_secs(3)),
+        error_ttl: Duration::from_secs(1),
+        negative_max: Duration::from_secs(9),
+        force_ttl: Some(Duration::from_secs(100)),
+        ..Rules::default()
+    };
+    let long = cache_control("max-age=60");
+    for status in [404, 405, 410, 414, 501] {
+        assert_eq!(
+            by(&rules, status, &[]),
+            (Some(3), "negative-ttl"),
+            "{status}"
+        );
+        assert_eq!(by(&Rules::default(), status, &[]).0, None, "{status}");
+    }
+    for status in [500, 502, 503, 504] {
+        assert_eq!(
+            by(&rules, status, &[]),
+            (Some(1), "negative-ttl"),
+            "{status}"
+        );
+        assert_eq!(by(&rules, status, &cache_control("no-store")).0, None);
+    }
+    assert_eq!(
+        by(&rules, 403, &[]).0,
+        None,
+        "it may depend on the one who asks"
+    );
+    let unbound = Rules {
+        force_ttl: None,
+        ..rules
+    };
+    assert_eq!(by(&unbound, 404, &long), (Some(9), "negative-max"));
+}
+
+#[test]
+fn windows_of_a_route_are_for_responses_that_name_none() {
+    let rules = Rules {
+        stale_while_revalidate: Duration::from_secs(4),
+        stale_if_error: Some(Duration::from_secs(8)),
+        ..Rules::default()
+    };
+    let windows = |value: &str| {
+        let fields = map(&cache_control(value));
+        let (request, caching) = (RequestFacts::default(), Caching::default());
+        match policy(request, StatusCode::OK, &fields, NOW_MS, &caching, &rules).storage {
+            Storage::Store(times) => (times.swr_s, times.sie_s),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(windows("max-age=60"), (4, 8));
+    assert_eq!(windows("max-age=60, stale-while-revalidate=1"), (1, 8));
+    assert_eq!(windows("max-age=60, stale-if-error=0"), (4, 0));
+    for closing in ["must-revalidate", "proxy-revalidate", "s-maxage=60"] {
+        assert_eq!(
+            windows(&format!("max-age=60, {closing}")),
+            (0, 0),
+            "{closing}"
+        );
     }
 }

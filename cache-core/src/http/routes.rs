@@ -1,0 +1,278 @@
+//! Which rules hold for a request: routes match host, path, extension and method; each has a class's
+//! rules, with its own changes to them.
+//!
+//! The first route whose every condition holds counts. Conditions are compared with the canonical
+//! key, so that no spelling of a URL is a way round a rule. Matching compares bytes: there are no
+//! regular expressions.
+
+use std::time::Duration;
+
+use http::Method;
+
+use super::key::{self, KeyError};
+use super::key_rules::{KeyRules, split_query};
+use super::pattern::Pattern;
+
+/// What holds for the objects of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Number of the class, for its budget; 0: none.
+    pub class: u8,
+    pub class_name: String,
+    /// False: every request goes to the origin for itself.
+    pub cache: bool,
+    /// False: what the origin says of lifetimes and windows does not count. no-store, private and
+    /// Set-Cookie always do.
+    pub respect_origin: bool,
+    /// Lifetime of a response that names none; `None`: that of [`crate::config::Caching`].
+    pub default_ttl: Option<Duration>,
+    /// The same of 404, 405, 410, 414 and 501; `None`: as of any other.
+    pub negative_ttl: Option<Duration>,
+    /// The same of 500, 502, 503 and 504.
+    pub error_ttl: Duration,
+    /// No error is kept longer, whatever lifetime it names.
+    pub negative_max: Duration,
+    /// Windows of a response that names none; `None`: those of [`crate::config::Caching`].
+    pub stale_while_revalidate: Duration,
+    pub stale_if_error: Option<Duration>,
+    /// Bounds of every lifetime of a response that may be kept.
+    pub min_ttl: Duration,
+    pub max_ttl: Duration,
+    /// Counts in the place of every lifetime.
+    pub force_ttl: Option<Duration>,
+    /// Variants of one resource, if fewer than [`crate::config::Limits::max_variants`].
+    pub max_variants: u32,
+    pub key: KeyRules,
+}
+
+/// No lifetime is longer, and no shorter bound is set.
+pub const NO_BOUND: Duration = Duration::from_secs(super::cache_control::MAX_SECONDS as u64);
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            class: 0,
+            class_name: "other".to_owned(),
+            cache: true,
+            respect_origin: true,
+            default_ttl: None,
+            negative_ttl: None,
+            error_ttl: Duration::ZERO,
+            negative_max: NO_BOUND,
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: None,
+            min_ttl: Duration::ZERO,
+            max_ttl: NO_BOUND,
+            force_ttl: None,
+            max_variants: u32::MAX,
+            key: KeyRules::default(),
+        }
+    }
+}
+
+/// Conditions, all of which must hold, and what holds then. An empty list is no condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub name: String,
+    /// Lower-case host names, or `*.` and the end of some.
+    pub hosts: Vec<String>,
+    /// Beginnings of paths, or whole ones where they have a `*`.
+    pub paths: Vec<Pattern>,
+    /// Without their dot.
+    pub extensions: Vec<String>,
+    pub methods: Vec<Method>,
+    pub rules: Rules,
+}
+
+/// Names a route; the default is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RouteId(u16);
+
+/// All routes, in the order of the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Routes {
+    routes: Vec<Route>,
+    plain: Rules,
+}
+
+impl Routes {
+    /// Most routes that there can be.
+    pub const MAX: usize = 1024;
+
+    /// What is past [`Self::MAX`] is never looked at; the configuration refuses it.
+    pub fn new(routes: Vec<Route>) -> Self {
+        Self {
+            routes,
+            plain: Rules::default(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.routes.is_empty()
+    }
+
+    /// The route of a key and a method.
+    pub fn find(&self, key: &[u8], method: &[u8]) -> RouteId {
+        if self.routes.is_empty() {
+            return RouteId(0);
+        }
+        let (host, path) = (key::host(key), split_query(key::split(key).1).0);
+        let found = self
+            .routes
+            .iter()
+            .take(Self::MAX)
+            .position(|route| route.holds(host, path, method));
+        RouteId(found.map_or(0, |index| index as u16 + 1))
+    }
+
+    /// Rules of a route, or those where none is.
+    pub fn rules(&self, id: RouteId) -> &Rules {
+        self.route(id).map_or(&self.plain, |route| &route.rules)
+    }
+
+    pub fn route(&self, id: RouteId) -> Option<&Route> {
+        self.routes.get(usize::from(id.0).checked_sub(1)?)
+    }
+
+    /// Rewrites a key that [`key::write_key`] wrote as the rules of its route say, for a request that
+    /// is looked up (GET or HEAD). `spare` is room to work in.
+    pub fn rewrite(&self, key: &mut Vec<u8>, spare: &mut Vec<u8>) -> RouteId {
+        let id = self.find(key, b"GET");
+        self.rules(id).key.rewrite(key, spare);
+        id
+    }
+
+    /// The cache key of a GET for `https://host[:port]/path[?query]`.
+    pub fn key_of_url(&self, url: &str) -> Result<Vec<u8>, KeyError> {
+        let mut key = key::key_of_url(url)?;
+        self.rewrite(&mut key, &mut Vec::new());
+        Ok(key)
+    }
+}
+
+impl Route {
+    fn holds(&self, host: &[u8], path: &[u8], method: &[u8]) -> bool {
+        let any_path = self.paths.is_empty() || self.paths.iter().any(|p| p.begins(path));
+        any_path
+            && (self.extensions.is_empty() || has_extension(path, &self.extensions))
+            && (self.hosts.is_empty() || self.hosts.iter().any(|h| is_host(host, h)))
+            && (self.methods.is_empty() || self.methods.iter().any(|m| is_method(method, m)))
+    }
+}
+
+/// What answers GET answers HEAD.
+fn is_method(method: &[u8], wanted: &Method) -> bool {
+    let wanted = wanted.as_str().as_bytes();
+    method == wanted || (method == b"HEAD" && wanted == b"GET")
+}
+
+fn is_host(host: &[u8], wanted: &str) -> bool {
+    match wanted.strip_prefix('*') {
+        Some(end) => host.len() > end.len() && host.ends_with(end.as_bytes()),
+        None => host == wanted.as_bytes(),
+    }
+}
+
+fn has_extension(path: &[u8], wanted: &[String]) -> bool {
+    let name = path.rsplit(|&b| b == b'/').next().unwrap_or_default();
+    let dot = name.iter().rposition(|&b| b == b'.');
+    let Some(extension) = dot.map(|at| &name[at + 1..]) else {
+        return false;
+    };
+    let is = |wanted: &String| extension.eq_ignore_ascii_case(wanted.as_bytes());
+    wanted.iter().any(is)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::key_rules::Query;
+
+    fn route(name: &str) -> Route {
+        Route {
+            name: name.to_owned(),
+            hosts: Vec::new(),
+            paths: Vec::new(),
+            extensions: Vec::new(),
+            methods: Vec::new(),
+            rules: Rules::default(),
+        }
+    }
+
+    fn texts(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|&text| text.to_owned()).collect()
+    }
+
+    fn patterns(texts: &[&str]) -> Vec<Pattern> {
+        texts.iter().filter_map(|text| Pattern::new(text)).collect()
+    }
+
+    fn routes() -> Routes {
+        Routes::new(vec![
+            Route {
+                hosts: texts(&["img.test", "*.img.test"]),
+                extensions: texts(&["png", "webp"]),
+                ..route("pictures")
+            },
+            Route {
+                paths: patterns(&["/live/", "/*/live/*"]),
+                methods: vec![Method::GET],
+                ..route("live")
+            },
+            Route {
+                paths: patterns(&["/api/"]),
+                ..route("api")
+            },
+        ])
+    }
+
+    fn found(key: &str, method: &str) -> Option<String> {
+        let routes = routes();
+        let id = routes.find(key.as_bytes(), method.as_bytes());
+        routes.route(id).map(|route| route.name.clone())
+    }
+
+    #[test]
+    fn every_condition_of_the_first_route_holds() {
+        let cases = [
+            ("img.test/a.png", "GET", Some("pictures")),
+            ("eu.img.test:8443/x/a.PNG?b.gif", "GET", Some("pictures")),
+            (".img.test/a.png", "GET", None),
+            ("ximg.test/a.png", "GET", None),
+            ("img.test/a.gif", "GET", None),
+            ("img.test/a.b/png", "GET", None),
+            ("e.test/live/a", "GET", Some("live")),
+            ("e.test/live/a", "HEAD", Some("live")),
+            ("e.test/live/a", "POST", None),
+            ("e.test/x/live/y", "GET", Some("live")),
+            ("e.test/api/live/y", "GET", Some("live")),
+            ("e.test/api/y", "DELETE", Some("api")),
+            ("e.test/?/api/", "GET", None),
+        ];
+        for (key, method, want) in cases {
+            assert_eq!(found(key, method).as_deref(), want, "{key} {method}");
+        }
+    }
+
+    #[test]
+    fn no_route_has_the_plain_rules() {
+        let routes = routes();
+        assert_eq!(routes.rules(RouteId::default()), &Rules::default());
+        assert!(Routes::default().is_empty());
+        assert_eq!(routes.route(RouteId(9)), None);
+    }
+
+    #[test]
+    fn urls_have_the_keys_of_their_requests() {
+        let mut one = Route {
+            paths: patterns(&["/a"]),
+            ..route("a")
+        };
+        one.rules.key.query = Query::Without(patterns(&["t"]));
+        let routes = Routes::new(vec![one]);
+        let key = |url| String::from_utf8(routes.key_of_url(url).unwrap()).unwrap();
+        assert_eq!(key("https://E.test/a?t=1&x=2"), "e.test/a?x=2");
+        assert_eq!(key("https://e.test/b?t=1"), "e.test/b?t=1");
+        assert_eq!(routes.key_of_url("a"), Err(KeyError::NotHttps));
+    }
+}
