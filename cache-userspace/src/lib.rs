@@ -10,6 +10,7 @@ pub mod purging;
 pub mod rt;
 pub mod start;
 pub mod status;
+pub mod tcp;
 pub mod tier_files;
 pub mod tls_files;
 pub mod upstream;

@@ -1,7 +1,7 @@
 //! The boot order; stopping is its reverse.
 //!
 //! ```text
-//!  admin socket (is another popcache running?) -> machine -> TLS -> UDP sockets
+//!  admin socket (is another popcache running?) -> machine -> TLS -> UDP and TCP sockets
 //!    -> tier (devices, journal) -> store -> tier (what is found again) -> XDP -> packet backend -> shards -> control thread -> "ready"
 //! ```
 //!
@@ -9,6 +9,7 @@
 //! with one line that says what to do.
 
 mod ports;
+mod tcp;
 mod tier;
 
 use std::net::SocketAddr;
@@ -35,6 +36,7 @@ use crate::rt::mesh::mesh;
 use crate::rt::packet::{PacketStats, UdpSocket, open_sockets};
 use crate::rt::spawn::{CorePlan, RunningCore, spawn};
 use crate::status::BackendStatus;
+use crate::tcp::stats::TcpStats;
 use crate::upstream::Upstream;
 use crate::xdp::{Xdp, XdpOptions, random_cid_keys};
 use crate::{admin, config, tls_files};
@@ -51,9 +53,11 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
     let identity = tls_files::load(&config.tls).context("tls")?;
     identity.log();
     let tls = Arc::new(identity.server_config()?);
+    let tcp_tls = Arc::new(identity.tcp_config()?);
     let shards = u8::try_from(config.server.cpus.len()).context("too many cores")?;
     let sockets = open_sockets(&config.server.listen, shards).context("server.listen")?;
     let listen: Vec<SocketAddr> = sockets[0].iter().map(UdpSocket::address).collect();
+    let mut doors = tcp::Doors::open(&config, &listen, tcp_tls, shards)?;
     let memory = Memory::open(&config, shards, format)?;
     let (mut stores, report) = build_store(&config, shards, &memory)?;
     memory.pin_again(&mut stores);
@@ -90,6 +94,7 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
             port,
             disk,
             lanes,
+            tcp: doors.next(counters.tcp[usize::from(number)].clone()),
             spin: config.packet.spin,
             packet_stats: counters.packets[usize::from(number)].clone(),
             loop_stats: counters.loops[usize::from(number)].clone(),
@@ -287,6 +292,7 @@ struct Counters {
     shards: Vec<Arc<ShardStats>>,
     packets: Vec<Arc<PacketStats>>,
     loops: Vec<Arc<LoopStats>>,
+    tcp: Vec<Arc<TcpStats>>,
     /// With a tier: of each shard's part, and of its drives.
     tiers: Vec<(Arc<TierGauges>, Arc<DiskStats>)>,
 }
@@ -300,18 +306,20 @@ impl Counters {
             shards: each(shards),
             packets: each(shards),
             loops: each(shards),
+            tcp: each(shards),
             tiers: Vec::new(),
         }
     }
 
     /// What `status` shows of each shard beside the shard's own counters.
     fn runtime(&self) -> Vec<Reading<Vec<(&'static str, u64)>>> {
-        let both = self.packets.iter().cloned().zip(self.loops.iter().cloned());
-        both.enumerate()
-            .map(|(shard, (packets, turns))| -> Reading<_> {
+        (0..self.shards.len())
+            .map(|shard| -> Reading<_> {
+                let (packets, turns) = (self.packets[shard].clone(), self.loops[shard].clone());
+                let tcp = self.tcp[shard].clone();
                 let tier = self.tiers.get(shard).cloned();
                 Box::new(move || {
-                    let mut all = [packets.snapshot(), turns.snapshot()].concat();
+                    let mut all = [packets.snapshot(), turns.snapshot(), tcp.snapshot()].concat();
                     if let Some((tier, disk)) = &tier {
                         all.extend(tier.snapshot());
                         all.extend(disk.snapshot());

@@ -10,9 +10,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow, bail};
 use base64::Engine as _;
-use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -51,14 +51,27 @@ impl Identity {
     /// TLS for QUIC: TLS 1.3 alone, ALPN `h3`, tickets that every clone of the configuration
     /// accepts (so that a client resumes on any core), no early data.
     pub fn server_config(&self) -> anyhow::Result<ServerConfig> {
+        self.config(&[&rustls::version::TLS13], &[b"h3"])
+    }
+
+    /// TLS for TCP: 1.2 as well, ALPN `h2` and `http/1.1`.
+    pub fn tcp_config(&self) -> anyhow::Result<ServerConfig> {
+        self.config(rustls::ALL_VERSIONS, &[b"h2", b"http/1.1"])
+    }
+
+    fn config(
+        &self,
+        versions: &[&'static SupportedProtocolVersion],
+        alpn: &[&[u8]],
+    ) -> anyhow::Result<ServerConfig> {
         let certified = certified_key(&self.chain, &self.key)?;
         let provider = Arc::new(aws_lc_rs::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .context("the TLS library offers no TLS 1.3")?
+            .with_protocol_versions(versions)
+            .context("the TLS library offers no such version of TLS")?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
-        config.alpn_protocols = vec![b"h3".to_vec()];
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         config.ticketer = aws_lc_rs::Ticketer::new().context("no key for session tickets")?;
         Ok(config)
     }

@@ -17,6 +17,7 @@ pub mod raw;
 mod read;
 mod route_kinds;
 mod routes;
+mod tcp;
 pub mod tier;
 pub mod typed;
 pub mod units;

@@ -22,8 +22,8 @@ use super::typed::{
     ServerConfig, TlsConfig, TlsFiles, XdpMode,
 };
 use super::units::{
-    ADDRESS, ADDRESSES, BOOL, COUNT, COUNT_U32, DURATION, FIELD_NAMES, FIELDS, HOST, HOSTS,
-    INTERFACE, NAMES, PATH, SIZE, TOKEN, show_list,
+    ADDRESS, ADDRESSES, ANY_ADDRESSES, BOOL, COUNT, COUNT_U32, DURATION, FIELD_NAMES, FIELDS, HOST,
+    HOSTS, INTERFACE, NAMES, PATH, SIZE, TOKEN, show_list,
 };
 use super::{Machine, checks, routes};
 use crate::upstream::{self, Http2Mode, UpstreamConfig};
@@ -37,6 +37,7 @@ pub(super) fn read(
     let base = path.parent().unwrap_or(Path::new("")).to_owned();
     let server = reader.section("server", |s| read_server(s, machine));
     let packet = reader.section("packet", read_packet);
+    let tcp = reader.section("tcp", super::tcp::read);
     let mut tls = reader.section("tls", |s| read_tls(s, &base));
     let memory = reader.section("memory", read_memory);
     let (mut cache, max_object) = reader.section("cache", read_cache);
@@ -69,6 +70,7 @@ pub(super) fn read(
         path: path.to_owned(),
         server,
         packet,
+        tcp,
         tls,
         memory,
         cache,
@@ -95,6 +97,17 @@ fn read_server(s: &mut Section<'_, '_, '_>, machine: &Machine) -> ServerConfig {
         vec![SocketAddr::from(([0, 0, 0, 0], 443))],
         "UDP addresses served over HTTP/3; 443 is where browsers ask",
     );
+    let listen_tcp = s.optional(
+        "listen_tcp",
+        &ANY_ADDRESSES,
+        "TCP addresses served over TLS with HTTP/2 and HTTP/1.1; unset: those of `listen`; []: none",
+    );
+    let listen_clear = s.setting(
+        "listen_clear",
+        &ANY_ADDRESSES,
+        Vec::new(),
+        "TCP addresses served over HTTP/1.1 without TLS, such as behind a load balancer",
+    );
     let cores = s.setting(
         "cores",
         &CORES,
@@ -120,7 +133,13 @@ fn read_server(s: &mut Section<'_, '_, '_>, machine: &Machine) -> ServerConfig {
             );
         }
     }
-    ServerConfig { listen, cpus, name }
+    ServerConfig {
+        listen,
+        listen_tcp,
+        listen_clear,
+        cpus,
+        name,
+    }
 }
 
 fn read_packet(s: &mut Section<'_, '_, '_>) -> PacketConfig {

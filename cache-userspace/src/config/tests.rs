@@ -41,7 +41,7 @@ fn one_problem_each() {
         (
             "[server]\nxyzzy = 1",
             2,
-            "keys here are listen, cores, name",
+            "keys here are listen, listen_tcp, listen_clear, cores, name",
         ),
         ("[sever]\nname = \"a\"", 1, "did you mean [server]?"),
         ("listen = \"1.2.3.4:443\"", 1, "it belongs in [server]"),

@@ -9,6 +9,7 @@ use hugepages::PagePolicy;
 
 use super::explain::{Setting, Source};
 use super::tier::TierConfig;
+use crate::tcp::TcpBounds;
 use crate::upstream::UpstreamConfig;
 
 /// The whole effective configuration.
@@ -18,6 +19,7 @@ pub struct Config {
     pub path: PathBuf,
     pub server: ServerConfig,
     pub packet: PacketConfig,
+    pub tcp: TcpBounds,
     pub tls: TlsConfig,
     pub memory: MemoryConfig,
     pub cache: Caching,
@@ -39,6 +41,10 @@ pub struct Config {
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
     pub listen: Vec<SocketAddr>,
+    /// TCP addresses of TLS; unset: those of `listen`.
+    pub listen_tcp: Option<Vec<SocketAddr>>,
+    /// TCP addresses of HTTP/1.1 without TLS.
+    pub listen_clear: Vec<SocketAddr>,
     /// One shard each, in this order: shard i runs on `cpus[i]`.
     pub cpus: Vec<usize>,
     /// In Via and Cache-Status.

@@ -148,6 +148,15 @@ pub const ADDRESSES: Kind<Vec<SocketAddr>> = Kind {
     show: |addresses| show_list(addresses, |a| quote(&a.to_string())),
 };
 
+/// One address or a list of them, which may be empty.
+pub const ANY_ADDRESSES: Kind<Vec<SocketAddr>> = Kind {
+    parse: |node| match node.get_ref() {
+        DeValue::Array(items) if items.is_empty() => Ok(Vec::new()),
+        _ => (ADDRESSES.parse)(node),
+    },
+    show: ADDRESSES.show,
+};
+
 /// One host name, lower-cased.
 pub const HOST: Kind<String> = Kind {
     parse: named_host,

@@ -8,20 +8,24 @@
 //! A turn is synchronous and bounded by the budgets below. Between turns the loop gives way to the
 //! other tasks of its executor every [`GIVE_WAY_EVERY`].
 
+use std::cell::RefCell;
 use std::os::fd::AsFd as _;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use cache_core::io::{Datagram, Input, Now, Outbox};
+use cache_core::io::{Command, Datagram, Input, Now, Outbox, RequestEvent, RequestId};
 use cache_core::shard::Shard;
 use cache_core::stats::Stat;
 
 use super::clock;
 use super::disk::Disk;
+use super::door::Answers;
+use super::doorbell::Doorbell;
 use super::mesh::{ShardLanes, ToControl, ToShard};
 use super::packet::PacketIo;
-use super::sleep::{Sleeper, give_way, heartbeat};
+use super::sleep::{self, Sleeper, heartbeat};
 
 /// Datagrams taken in one turn, about 100 us of work.
 const RECEIVE_BUDGET: usize = 128;
@@ -33,6 +37,20 @@ const MAX_TRANSMITS: usize = 64;
 /// A busy loop lets the executor's other tasks run, and glommio reap its I/O, this often. It costs
 /// about 40 us each time: at 1 ms that was 5 % of a busy core.
 const GIVE_WAY_EVERY: Duration = Duration::from_millis(10);
+
+/// The same while there are TCP connections, whose tasks then run this often beside a busy loop.
+const GIVE_WAY_TO_TCP_EVERY: Duration = Duration::from_millis(1);
+
+/// What the loop does next.
+enum Step {
+    /// Another turn, perhaps after the other tasks had theirs.
+    Again {
+        busy: bool,
+        give_way: bool,
+    },
+    Sleep,
+    End,
+}
 
 /// Counters of the loop itself.
 #[derive(Debug, Default)]
@@ -78,6 +96,12 @@ pub struct Core {
     stats: Arc<LoopStats>,
     /// A turn is due even if nothing arrived.
     turn_due: bool,
+    /// When the sleeping loop wakes by itself.
+    armed: Option<Instant>,
+    /// Requests over TCP that wait for their answers.
+    pub(super) answers: Answers,
+    tcp_connections: usize,
+    draining: bool,
     /// Told to stop: when it does at the latest.
     stopping: Option<Instant>,
 }
@@ -102,6 +126,10 @@ impl Core {
             spin: Spin::new(spin),
             stats,
             turn_due: true,
+            armed: None,
+            answers: Answers::default(),
+            tcp_connections: 0,
+            draining: false,
             stopping: None,
         }
     }
@@ -119,26 +147,37 @@ impl Core {
     }
 
     /// Runs until the control thread says stop.
-    pub async fn run(mut self, mut sleeper: Sleeper) -> anyhow::Result<()> {
-        let beat = glommio::spawn_local(heartbeat(self.lanes.bell.clone()));
+    pub async fn run(this: Rc<RefCell<Self>>, mut sleeper: Sleeper) -> anyhow::Result<()> {
+        let bell = this.borrow().bell();
+        let beat = glommio::spawn_local(heartbeat(bell));
         let mut now = clock::now();
         let mut last_event = now.mono;
         let mut gave_way = now.mono;
-        while !self.is_over(now) {
-            if self.poll_once(now) {
-                last_event = now.mono;
-            } else if now.mono.saturating_duration_since(last_event) >= self.spin.now {
-                self.sleep(&mut sleeper).await?;
-                now = clock::now();
-                self.spin
-                    .learn(now.mono.saturating_duration_since(last_event));
-                (last_event, gave_way) = (now.mono, now.mono);
-                continue;
-            }
-            now = clock::now();
-            if now.mono.saturating_duration_since(gave_way) >= GIVE_WAY_EVERY {
-                give_way().await;
-                gave_way = now.mono;
+        loop {
+            let step = this.borrow_mut().step(now, last_event, gave_way);
+            match step {
+                Step::End => break,
+                Step::Sleep => {
+                    if this.borrow_mut().fall_asleep(&mut sleeper)? {
+                        let woken = sleeper.sleep().await;
+                        woken.context("cannot wait for the core's doorbell")?;
+                    }
+                    now = clock::now();
+                    let pause = now.mono.saturating_duration_since(last_event);
+                    this.borrow_mut().spin.learn(pause);
+                    (last_event, gave_way) = (now.mono, now.mono);
+                    continue;
+                }
+                Step::Again { busy, give_way } => {
+                    if busy {
+                        last_event = now.mono;
+                    }
+                    now = clock::now();
+                    if give_way {
+                        sleep::give_way().await;
+                        gave_way = now.mono;
+                    }
+                }
             }
         }
         beat.cancel().await;
@@ -150,21 +189,62 @@ impl Core {
             .is_some_and(|limit| self.shard.is_settled() || now.mono >= limit)
     }
 
-    async fn sleep(&mut self, sleeper: &mut Sleeper) -> anyhow::Result<()> {
+    fn step(&mut self, now: Now, last_event: Instant, gave_way: Instant) -> Step {
+        if self.is_over(now) {
+            return Step::End;
+        }
+        let busy = self.poll_once(now);
+        if !busy && now.mono.saturating_duration_since(last_event) >= self.spin.now {
+            return Step::Sleep;
+        }
+        let every = match self.tcp_connections {
+            0 => GIVE_WAY_EVERY,
+            _ => GIVE_WAY_TO_TCP_EVERY,
+        };
+        let give_way = now.mono.saturating_duration_since(gave_way) >= every;
+        Step::Again { busy, give_way }
+    }
+
+    /// False when the second look found something to do.
+    fn fall_asleep(&mut self, sleeper: &mut Sleeper) -> anyhow::Result<bool> {
+        let wake_at = self.wake_at();
         let full = self.packets.blocked_fd();
         sleeper
-            .arm(self.wake_at(), full)
+            .arm(wake_at, full)
             .context("cannot arm the core's io_uring")?;
         if self.poll_once(clock::now()) {
             sleeper.cancel();
-            return Ok(());
+            return Ok(false);
         }
         self.stats.sleeps.inc();
         self.turn_due = true;
-        sleeper
-            .sleep()
-            .await
-            .context("cannot wait for the core's doorbell")
+        self.armed = wake_at;
+        Ok(true)
+    }
+
+    /// What wakes this core.
+    pub fn bell(&self) -> Arc<Doorbell> {
+        self.lanes.bell.clone()
+    }
+
+    /// Hands news of a request over TCP to the shard, between two turns. True when the loop has to
+    /// wake up for what follows from it.
+    pub(super) fn request(&mut self, id: RequestId, event: RequestEvent) -> bool {
+        let input = Input::Request { id, event };
+        self.shard.handle(clock::now(), input, &mut self.outbox);
+        self.carry_out();
+        self.turn_due = true;
+        let due = self.shard.next_timeout();
+        let earlier = due.is_some_and(|due| self.armed.is_none_or(|armed| due < armed));
+        earlier || self.shard.wants_turn() || self.lanes.has_backlog()
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining || self.stopping.is_some()
+    }
+
+    pub(super) fn set_tcp_connections(&mut self, open: usize) {
+        self.tcp_connections = open;
     }
 
     fn wake_at(&self) -> Option<Instant> {
@@ -231,7 +311,10 @@ impl Core {
             let input = match self.lanes.from_control.recv() {
                 None => break,
                 Some(ToShard::Fetch { id, event }) => Input::Fetch { id, event },
-                Some(ToShard::Command { id, command }) => Input::Command { id, command },
+                Some(ToShard::Command { id, command }) => {
+                    self.draining |= matches!(command, Command::Drain);
+                    Input::Command { id, command }
+                }
                 Some(ToShard::Stop) => {
                     self.shard.stop(now);
                     self.stopping = Some(now.mono + SETTLE_LIMIT);
@@ -245,6 +328,7 @@ impl Core {
     }
 
     fn carry_out(&mut self) {
+        self.answers.deliver(&mut self.outbox);
         for (shard, message) in self.outbox.lanes.drain(..) {
             self.lanes.send(shard, message);
         }

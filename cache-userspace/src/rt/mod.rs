@@ -4,6 +4,7 @@
 //!  core i (pinned)                                     control thread (tokio)
 //!   glommio executor                                    upstream, admin API, signals
 //!    core_loop: packets, lanes, Shard::handle            control: lanes, commands, drain
+//!    tcp: listeners and streams; door: the tasks' way to the shard
 //!    disk: own io_uring ring, the tier's drives
 //!    sleep: own io_uring ring, doorbell                  doorbell
 //!        ^                                                   ^
@@ -11,12 +12,13 @@
 //! ```
 //!
 //! This is the only place that knows glommio, io_uring, AF_XDP and raw sockets. `unsafe` lies in the
-//! leaves: [`ring`], [`disk`], [`doorbell`], [`sleep`] and below [`packet`].
+//! leaves: [`ring`], [`disk`], [`doorbell`], [`sleep`], [`tcp`] and below [`packet`].
 
 pub mod clock;
 pub mod control;
 pub mod core_loop;
 pub mod disk;
+pub mod door;
 pub mod doorbell;
 pub mod lane;
 pub mod mesh;
@@ -24,3 +26,4 @@ pub mod packet;
 pub mod ring;
 pub mod sleep;
 pub mod spawn;
+pub mod tcp;

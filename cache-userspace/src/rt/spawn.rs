@@ -1,5 +1,7 @@
 //! Starts the thread of a core and hands back how it ends.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -10,8 +12,10 @@ use glommio::{ExecutorJoinHandle, GlommioError, LocalExecutorBuilder, Placement}
 
 use super::core_loop::{Core, CoreIo, LoopStats};
 use super::disk::{Disk, DiskPlan};
+use super::door::Door;
 use super::mesh::ShardLanes;
 use super::packet::{PacketStats, Port};
+use crate::tcp::TcpPlan;
 
 /// Registered I/O memory of an executor: glommio's least, since it does no disk I/O for us. It is
 /// locked, and RLIMIT_MEMLOCK is 8 MiB by default.
@@ -28,6 +32,8 @@ pub struct CorePlan {
     /// Where the tier's drives are, if there is a tier.
     pub disk: Option<DiskPlan>,
     pub lanes: ShardLanes,
+    /// Listeners for clients without UDP.
+    pub tcp: TcpPlan,
     pub spin: Duration,
     pub packet_stats: Arc<PacketStats>,
     pub loop_stats: Arc<LoopStats>,
@@ -74,9 +80,11 @@ async fn run(plan: CorePlan, started: mpsc::Sender<()>) -> anyhow::Result<()> {
     };
     let core = Core::new(plan.shard, io, plan.spin, plan.loop_stats);
     let sleeper = core.sleeper()?;
+    let core = Rc::new(RefCell::new(core));
+    plan.tcp.start(Door::new(&core));
     // The one who started us waits for this, or is gone.
     let _ = started.send(());
-    core.run(sleeper).await
+    Core::run(core, sleeper).await
 }
 
 impl RunningCore {

@@ -12,6 +12,7 @@ use super::error::QPACK_DECOMPRESSION_FAILED;
 use super::qpack::huffman::SLACK;
 use super::qpack::{DecodeError, Line, Lines, Name, Text, static_table};
 use crate::io::ClientRequest;
+use http::Method;
 
 /// Scratch of a shard: holds one request's fields until the next request is read into it. The
 /// default one takes no memory and has room for nothing: what to leave in the place of another.
@@ -176,12 +177,19 @@ impl FieldSection {
     fn copy_plain(&mut self, request: &ClientRequest) -> Result<(), SectionError> {
         self.clear();
         let scheme: &[u8] = if request.secure { b"https" } else { b"http" };
-        for (which, value) in [
+        let all = [
             (Pseudo::Method, request.method.as_str().as_bytes()),
-            (Pseudo::Scheme, scheme),
             (Pseudo::Authority, &request.authority),
+            (Pseudo::Scheme, scheme),
             (Pseudo::Path, &request.target),
-        ] {
+        ];
+        // CONNECT has no more than the first two.
+        let count = if request.method == Method::CONNECT {
+            2
+        } else {
+            4
+        };
+        for &(which, value) in &all[..count] {
             // As long as `:authority`, or nearly.
             let value = self.store_value(PSEUDO_NAME, Text::Plain(value))?;
             self.add_pseudo(which, value)?;
