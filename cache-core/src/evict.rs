@@ -68,7 +68,8 @@ impl Sampler {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 17;
         self.0 ^= self.0 << 5;
-        !hot || self.0.is_multiple_of(HITS_PER_SAMPLE)
+        // Not `||`: the bit is as good as random, and a branch on it would be guessed.
+        !hot | self.0.is_multiple_of(HITS_PER_SAMPLE)
     }
 }
 

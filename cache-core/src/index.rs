@@ -136,16 +136,15 @@ impl Index {
     }
 
     /// The slots that may hold the key.
-    #[inline]
+    #[inline(always)]
     pub fn candidates(&self, hash: KeyHash) -> Candidates<'_> {
         let line = self.first_line(hash);
         let wanted = USED | tag(hash);
-        let (matches, is_full) = self.scan(line, wanted);
         Candidates {
             index: self,
             line,
-            matches,
-            second: is_full.then_some(wanted | SECOND),
+            matches: self.scan(line, wanted),
+            second: Some(wanted | SECOND),
         }
     }
 
@@ -265,19 +264,26 @@ impl Index {
     }
 
     /// The lanes of a line whose slots agree with `wanted` but for the hot bit and the location, a bit
-    /// each; and whether no slot is empty.
-    #[inline]
-    fn scan(&self, line: usize, wanted: u64) -> (u8, bool) {
-        let (mut matches, mut is_full) = (0, true);
+    /// each.
+    #[inline(always)]
+    fn scan(&self, line: usize, wanted: u64) -> u8 {
+        let mut matches = 0;
         for (lane, word) in self.table.lines()[line].0.iter().enumerate() {
             let word = word.load(Ordering::Acquire);
             matches |= u8::from(word & (USED | SECOND | TAG) == wanted) << lane;
-            is_full &= word != Slot::EMPTY.0;
         }
-        (matches, is_full)
+        matches
     }
 
-    #[inline]
+    /// Whether keys of this line may be in their second ones.
+    fn is_full(&self, line: usize) -> bool {
+        let words = self.table.lines()[line].0.iter();
+        words
+            .map(|word| word.load(Ordering::Acquire))
+            .all(|word| word != Slot::EMPTY.0)
+    }
+
+    #[inline(always)]
     fn first_line(&self, hash: KeyHash) -> usize {
         let lines = self.table.lines().len() as u64;
         (((hash.0 & 0xffff_ffff) * lines) >> 32) as usize
@@ -316,15 +322,25 @@ pub(crate) struct Candidates<'a> {
     second: Option<u64>,
 }
 
+impl Candidates<'_> {
+    #[inline(never)]
+    fn turn_to_second(&mut self) -> Option<()> {
+        let wanted = self.second.take()?;
+        if self.index.is_full(self.line) {
+            self.line = self.index.other_line(self.line, wanted & TAG);
+            self.matches = self.index.scan(self.line, wanted);
+        }
+        Some(())
+    }
+}
+
 impl Iterator for Candidates<'_> {
     type Item = (SlotId, Slot);
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<(SlotId, Slot)> {
         if self.matches == 0 {
-            let wanted = self.second.take()?;
-            self.line = self.index.other_line(self.line, wanted & TAG);
-            (self.matches, _) = self.index.scan(self.line, wanted);
+            self.turn_to_second()?;
         }
         if self.matches == 0 {
             return None;

@@ -229,10 +229,16 @@ impl Purges {
         tags: impl IntoIterator<Item = TagSlot>,
         key: &[u8],
     ) -> Verdict {
-        if stamp >= self.latest.load(Ordering::Acquire) {
-            return Verdict::Valid;
+        match self.is_newest(stamp) {
+            true => Verdict::Valid,
+            false => self.judge_older(stamp, tags, key),
         }
-        self.judge_older(stamp, tags, key)
+    }
+
+    /// Whether nothing was purged since an object was stamped so.
+    #[inline]
+    pub fn is_newest(&self, stamp: u32) -> bool {
+        stamp >= self.latest.load(Ordering::Acquire)
     }
 
     pub fn stats(&self) -> &PurgeStats {

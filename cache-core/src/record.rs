@@ -8,11 +8,11 @@
 //! The second form is a large object: its body lies in the listed extents, all full but the last. The
 //! third is garbage once its fill has ended. Records begin at any byte.
 //!
-//! The header holds what an object has ([`encode`]): 16 bytes for a response 200 with a usual
+//! The header holds what an object has ([`encode`]): 15 bytes for a response 200 with a usual
 //! lifetime and a body below 64 KiB, up to [`encode::MAX_HEADER`] for one that has everything. A tag adds
 //! two bytes (four in a table of more than 65,536 slots), the list of them one.
 //!
-//! **What is checked.** The header and its tags by 24 bits of CRC-32C at every look, which notice
+//! **What is checked.** The header and its tags by a 16-bit remainder at every look, which notices
 //! every flipped bit and every two; the key by comparison with the key that is looked up; the head
 //! by 16 bits of CRC-32C whenever it is asked for, for it is about to be read anyway. What does not
 //! check is no object. Bodies in memory are not summed at each hit: at 64 KiB that would cost more than
@@ -61,6 +61,21 @@ pub(crate) struct Header {
     pub tags: TagList,
     /// The owner's number of a large object.
     pub large: u32,
+}
+
+/// What finding an object and its parts takes of its header: little enough for registers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Front {
+    pub form: Form,
+    /// As in [`Marks`].
+    pub purged_softly: bool,
+    pub stamp: u32,
+    head_check: u16,
+    /// Where the parts begin, and where the record ends.
+    key: u32,
+    head: u32,
+    tail: u32,
+    end: u32,
 }
 
 /// What few objects have.
@@ -120,6 +135,20 @@ impl Header {
     #[inline]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         encode::decode(bytes)
+    }
+
+    /// What the front of the record says, see [`Front`].
+    fn front(&self) -> Front {
+        Front {
+            form: self.form,
+            purged_softly: self.marks.purged_softly,
+            stamp: self.meta.stamp,
+            head_check: self.head_check,
+            key: self.key_start(),
+            head: self.head_start(),
+            tail: self.tail_start(),
+            end: self.record_len(),
+        }
     }
 
     /// Where the key begins, counted from the record.
@@ -189,6 +218,44 @@ impl Header {
             && self.head_len as usize <= MAX_HEAD
             && usize::from(self.tags.count) <= MAX_TAGS
     }
+}
+
+impl Front {
+    /// Of the record at the start of `bytes`, which may go on beyond it. `None`: there is no sound
+    /// header, or not the whole record.
+    #[inline(always)]
+    pub fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let front = encode::front(bytes)?;
+        let record = bytes.get(..front.end as usize)?;
+        Some((front, record))
+    }
+
+    #[inline(always)]
+    pub fn key(self, record: &[u8]) -> &[u8] {
+        part(record, self.key, self.head)
+    }
+
+    /// `None`: it is damaged.
+    pub fn head(self, record: &[u8]) -> Option<&[u8]> {
+        let head = part(record, self.head, self.tail);
+        (head_check(head) == self.head_check).then_some(head)
+    }
+
+    /// The body or the list of extents.
+    #[inline(always)]
+    pub fn tail(self, record: &[u8]) -> &[u8] {
+        part(record, self.tail, self.end)
+    }
+
+    /// Where the body or the list of extents lies in the record, and its length.
+    pub fn tail_range(self) -> (u32, u32) {
+        (self.tail, self.end - self.tail)
+    }
+}
+
+#[inline(always)]
+fn part(record: &[u8], from: u32, to: u32) -> &[u8] {
+    record.get(from as usize..to as usize).unwrap_or_default()
 }
 
 impl TagList {

@@ -25,6 +25,7 @@ mod evicted;
 mod fill;
 mod hit;
 mod layout;
+mod noted;
 mod owner;
 mod pins;
 mod reclaim;
@@ -45,9 +46,9 @@ use crate::purge::{Purges, TagSlot, Verdict};
 
 pub use evicted::Evicted;
 pub use fill::{Fill, Span};
-use hit::Found;
 pub use hit::{Body, Hit};
 pub use layout::build;
+use noted::Noted;
 use owner::Owner;
 pub use pins::{PinStats, Pinned};
 
@@ -235,6 +236,7 @@ pub struct Store {
     partitions: Vec<Partition>,
     owner: Owner,
     sampler: Sampler,
+    noted: Noted,
 }
 
 /// One partition as a shard reads it.
@@ -262,6 +264,7 @@ impl Store {
             partitions,
             owner,
             sampler: Sampler::new(shard),
+            noted: Noted::new(),
         }
     }
 
@@ -290,40 +293,41 @@ impl Store {
     /// reads and allocates nothing; the whole key is compared.
     pub fn lookup(&mut self, hash: KeyHash, key: &[u8]) -> Option<Hit<'_>> {
         let owner = self.owner(hash);
-        let partition = &mut self.partitions[usize::from(owner)];
-        let metas = (owner == self.shard).then_some(&self.owner.metas);
+        let partition = &self.partitions[usize::from(owner)];
+        let is_own = owner == self.shard;
+        let metas = is_own.then_some(&self.owner.metas);
         let near = |id| metas.into_iter().for_each(|metas| metas.bring_near(id));
-        let (id, slot, place, record) = partition.find_noting(hash, key, near)?;
-        let mut header = record.header;
-        match self.purges.judge(header.meta.stamp, record.tags(), key) {
-            Verdict::Valid => {}
-            Verdict::Soft => header.marks.purged_softly = true,
-            Verdict::Hard => return None,
-        }
-        let found = Found { header, place };
-        if owner == self.shard {
-            self.owner.pass(1);
-        }
-        let mut note = None;
-        if self.sampler.takes(slot.is_hot()) {
-            if owner == self.shard {
-                self.owner.note_hit(id);
-            } else {
-                note = Some(HitNote {
-                    owner,
-                    hash,
-                    location: slot.location(),
-                    hot: slot.is_hot(),
-                });
+        let (id, slot, look) = partition.look(hash, key, near)?;
+        let mut is_soft = false;
+        if !self.purges.is_newest(look.front.stamp) {
+            let verdict = self.purges.judge(look.front.stamp, look.tags(), key);
+            if verdict == Verdict::Hard {
+                return None;
             }
+            is_soft = verdict == Verdict::Soft;
         }
-        Some(Hit::new(partition, found, note))
+        let is_sampled = self.sampler.takes(slot.is_hot());
+        let mut note = None;
+        if is_own {
+            self.owner.pass(1);
+            if self.noted.push_if(is_sampled, id) {
+                self.noted.tell(&mut self.owner);
+            }
+        } else if is_sampled {
+            note = Some(HitNote {
+                owner,
+                hash,
+                location: slot.location(),
+                hot: slot.is_hot(),
+            });
+        }
+        Some(Hit::new(partition, look, is_soft, note))
     }
 
     /// What is known of an object, without counting it as asked for.
     pub fn peek(&self, hash: KeyHash, key: &[u8]) -> Option<ObjectMeta> {
         let partition = &self.partitions[usize::from(self.owner(hash))];
-        let (_, _, _, record) = partition.find(hash, key)?;
+        let record = partition.find(hash, key)?.record;
         let meta = record.header.meta;
         let verdict = self.purges.judge(meta.stamp, record.tags(), key);
         (verdict != Verdict::Hard).then_some(meta)
@@ -331,11 +335,12 @@ impl Store {
 
     /// Counts hits that other shards had (owner only; notes for other owners are ignored).
     pub fn note_hits(&mut self, notes: &[HitNote]) {
-        let partition = &self.partitions[usize::from(self.shard)];
-        for note in notes.iter().filter(|note| note.owner == self.shard) {
-            self.owner.pass(if note.hot { HITS_PER_SAMPLE } else { 1 });
+        let shard = self.shard;
+        let (owner, partition) = self.own();
+        for note in notes.iter().filter(|note| note.owner == shard) {
+            owner.pass(if note.hot { HITS_PER_SAMPLE } else { 1 });
             if let Some(slot) = partition.index.find(note.hash, note.location) {
-                self.owner.note_hit(slot);
+                owner.note_hit(slot);
             }
         }
     }
@@ -368,8 +373,8 @@ impl Store {
     /// Refused when the key was purged after `begin`, or something that covers the object after it
     /// was stamped.
     pub fn commit(&mut self, fill: &mut Fill) -> Result<(), StoreError> {
-        let partition = &self.partitions[usize::from(self.shard)];
-        self.owner.commit(fill, partition)
+        let (owner, partition) = self.own();
+        owner.commit(fill, partition)
     }
 
     /// Ends a fill: after `commit`, or instead of it (the object is dropped). Until then the bytes
@@ -380,8 +385,8 @@ impl Store {
 
     /// Owned bytes of a span, on any shard. `None`: its fill was released and the memory is used
     /// for something else.
-    pub fn view(&mut self, span: &Span) -> Option<Bytes> {
-        let partition = self.partitions.get_mut(usize::from(span.owner()))?;
+    pub fn view(&self, span: &Span) -> Option<Bytes> {
+        let partition = self.partitions.get(usize::from(span.owner()))?;
         span.view(partition)
     }
 
@@ -390,8 +395,8 @@ impl Store {
         if self.check_owner(hash).is_err() {
             return false;
         }
-        let partition = &self.partitions[usize::from(self.shard)];
-        self.owner.purge(hash, key, partition)
+        let (owner, partition) = self.own();
+        owner.purge(hash, key, partition)
     }
 
     /// Marks one object as stale from now on (owner only); fills of the key that are going on will not
@@ -401,15 +406,15 @@ impl Store {
         if self.check_owner(hash).is_err() {
             return false;
         }
-        let partition = &self.partitions[usize::from(self.shard)];
-        self.owner.purge_softly(hash, key, partition)
+        let (owner, partition) = self.own();
+        owner.purge_softly(hash, key, partition)
     }
 
     /// To be called after a hard purge of everything: says how many objects there were in this shard's
     /// partition, as far as they were not purged one by one, and counts anew.
     pub fn purged_all(&mut self) -> u64 {
-        let partition = &self.partitions[usize::from(self.shard)];
-        self.owner.purged_all(partition)
+        let (owner, partition) = self.own();
+        owner.purged_all(partition)
     }
 
     /// Keeps the object of a key from being evicted (owner only), now or as soon as it is stored. An object
@@ -419,8 +424,8 @@ impl Store {
     /// Past the budget or the number of pins, and where no segment is free; then nothing is pinned.
     pub fn pin(&mut self, hash: KeyHash, key: &[u8]) -> Result<Pinned, StoreError> {
         self.check_owner(hash)?;
-        let partition = &self.partitions[usize::from(self.shard)];
-        self.owner.pin(hash, key, partition)
+        let (owner, partition) = self.own();
+        owner.pin(hash, key, partition)
     }
 
     /// Takes a pin back (owner only); says whether there was one.
@@ -428,8 +433,8 @@ impl Store {
         if self.check_owner(hash).is_err() {
             return false;
         }
-        let partition = &self.partitions[usize::from(self.shard)];
-        self.owner.unpin(hash, key, partition)
+        let (owner, partition) = self.own();
+        owner.unpin(hash, key, partition)
     }
 
     /// Every pinned key of this shard's partition, and the bytes of those whose object is there.
@@ -456,13 +461,14 @@ impl Store {
     /// `sink` is shown each object that went for room since the last turn; not those that were purged,
     /// replaced or found damaged.
     pub fn turn(&mut self, sink: &mut impl FnMut(Evicted<'_>)) {
-        let own = usize::from(self.shard);
-        self.owner.show_displaced(&self.partitions[own], sink);
+        let (owner, partition) = self.own();
+        owner.show_displaced(partition, sink);
         for partition in &mut self.partitions {
             partition.log.quiesce();
             partition.extents.quiesce();
         }
-        self.owner.turn(&self.partitions[own], sink);
+        let (owner, partition) = self.own();
+        owner.turn(partition, sink);
     }
 
     /// Shards whose next [`Store::turn`] would free memory that runs short here. A shard that
@@ -483,6 +489,13 @@ impl Store {
     /// Of this shard's own partition.
     pub fn stats(&self) -> StoreStats {
         self.owner.stats(self.partitions.len())
+    }
+
+    /// The owner's side, told of all hits so far, and the partition as it reads it.
+    fn own(&mut self) -> (&mut Owner, &Partition) {
+        self.noted.tell(&mut self.owner);
+        let partition = &self.partitions[usize::from(self.shard)];
+        (&mut self.owner, partition)
     }
 
     fn check_owner(&self, hash: KeyHash) -> Result<(), StoreError> {

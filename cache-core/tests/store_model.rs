@@ -365,13 +365,13 @@ impl Model {
     fn get(&mut self, shard: u8, key: u16, keep: bool) {
         let (hash, key_bytes, owner) = self.hash(key);
         let mut note = None;
-        if let Some(mut hit) = self.stores[usize::from(shard)].lookup(hash, &key_bytes) {
+        if let Some(hit) = self.stores[usize::from(shard)].lookup(hash, &key_bytes) {
             let expected = self
                 .committed
                 .get(&key)
                 .expect("a purged or unknown object");
-            assert_eq!(u64::from(hit.meta.flags), expected.number);
-            assert_eq!(hit.meta.body_len, expected.len as u64);
+            assert_eq!(u64::from(hit.meta().flags), expected.number);
+            assert_eq!(hit.meta().body_len, expected.len as u64);
             assert_eq!(hit.head(), Some(&key_bytes[..]));
             note = hit.note;
             let body = hit.bytes().expect("an object without its bytes");

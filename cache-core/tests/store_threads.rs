@@ -107,7 +107,7 @@ impl Shard {
     fn look(&mut self) {
         let key = self.random.random_range(0..KEYS);
         let hash = self.store.hash(&key_of(key));
-        let Some(mut hit) = self.store.lookup(hash, &key_of(key)) else {
+        let Some(hit) = self.store.lookup(hash, &key_of(key)) else {
             return;
         };
         let head: [u8; 4] = hit
@@ -119,7 +119,7 @@ impl Shard {
         if let Some(body) = hit.body() {
             check(key, version, 0, body);
         }
-        let len = hit.meta.body_len as usize;
+        let len = hit.meta().body_len as usize;
         let note = hit.note;
         let body = hit.bytes().expect("an object without its bytes");
         let mut offset = 0;
@@ -182,6 +182,10 @@ impl Shard {
             matches!(result, Ok(()) | Err(StoreError::Full | StoreError::Purged)),
             "{result:?}"
         );
+        if result == Err(StoreError::Full) {
+            // Memory comes free when the others have announced, for which they must run.
+            thread::yield_now();
+        }
         self.store.release(fill);
     }
 

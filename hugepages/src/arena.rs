@@ -110,6 +110,7 @@ impl Shared {
         })
     }
 
+    #[inline]
     pub fn segments(&self) -> u32 {
         self.states.len() as u32
     }
@@ -119,11 +120,13 @@ impl Shared {
     }
 
     /// The segment's first byte, counted from the arena's.
+    #[inline]
     pub fn start(&self, segment: u32) -> usize {
         (segment as usize) << self.segment_shift
     }
 
     /// The segment's state; `None` when there is no such segment.
+    #[inline]
     pub fn state(&self, segment: u32) -> Option<State> {
         let state = self.states.get(segment as usize)?;
         Some(State(state.load(Ordering::Acquire)))

@@ -56,6 +56,7 @@ impl Memory {
     ///
     /// # Safety
     /// Nobody writes `at..at + len` while the slice is alive.
+    #[inline]
     pub unsafe fn slice(&self, at: usize, len: usize) -> &[u8] {
         assert!(self.covers(at, len));
         #[cfg(loom)]
@@ -74,6 +75,7 @@ impl Memory {
         }
     }
 
+    #[inline]
     fn covers(&self, at: usize, len: usize) -> bool {
         at <= self.region.len() && len <= self.region.len() - at
     }

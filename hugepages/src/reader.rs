@@ -1,5 +1,7 @@
 //! A shard's side of an arena: borrowed reads, views, and the announcement of quiescence.
 
+use std::cell::RefCell;
+
 use bytes::Bytes;
 
 use crate::arena::{Shared, State};
@@ -18,8 +20,10 @@ pub struct Reader {
     seen: u64,
     /// Per segment, its generation when this reader saw it retired. Generation 0 is never open.
     closed: Box<[u32]>,
-    /// Per segment, the cached view of its committed prefix as it was when the view was made.
-    views: Box<[Option<Bytes>]>,
+    /// Per segment, the cached view of its committed prefix as it was when the view was made. In a
+    /// cell, so that views can be had while other bytes are borrowed; it also keeps a reader to one
+    /// thread at a time, on which the held counts rest.
+    views: RefCell<Box<[Option<Bytes>]>>,
 }
 
 impl Reader {
@@ -29,7 +33,7 @@ impl Reader {
             number,
             seen: 0,
             closed: vec![0; segments].into(),
-            views: vec![None; segments].into(),
+            views: RefCell::new(vec![None; segments].into()),
             shared,
         }
     }
@@ -60,24 +64,22 @@ impl Reader {
     /// Committed bytes to keep for as long as wanted, on any thread. While they live their segment
     /// is not reused. Allocates only when the cached view of the segment does not reach so far.
     #[inline]
-    pub fn view(&mut self, segment: u32, offset: u32, len: u32) -> Option<Bytes> {
+    pub fn view(&self, segment: u32, offset: u32, len: u32) -> Option<Bytes> {
         let state = self.check(segment, offset, len)?;
         let range = offset as usize..offset as usize + len as usize;
-        match &self.views[segment as usize] {
+        let cached = &mut self.views.borrow_mut()[segment as usize];
+        match cached {
             Some(base) if base.len() >= range.end => Some(base.slice(range)),
-            _ => self.make_view(segment, state).map(|base| base.slice(range)),
+            _ => {
+                let base = cached.insert(self.make_view(segment, state)?);
+                Some(base.slice(range))
+            }
         }
     }
 
     /// As [`Reader::view`], only if the segment still has this generation.
     #[inline]
-    pub fn view_of(
-        &mut self,
-        segment: u32,
-        generation: u32,
-        offset: u32,
-        len: u32,
-    ) -> Option<Bytes> {
+    pub fn view_of(&self, segment: u32, generation: u32, offset: u32, len: u32) -> Option<Bytes> {
         // Where a view can be made now, the generation cannot change before this reader announces.
         let state = self.check(segment, offset, len)?;
         if state.generation() != generation {
@@ -120,22 +122,22 @@ impl Reader {
         (end <= state.committed()).then_some(state)
     }
 
-    /// Caches a view of the whole committed prefix.
+    /// A view of the whole committed prefix.
     #[cold]
-    fn make_view(&mut self, segment: u32, state: State) -> Option<&Bytes> {
+    fn make_view(&self, segment: u32, state: State) -> Option<Bytes> {
         let held = &self.shared.readers[usize::from(self.number)].held[segment as usize];
-        // Only this thread raises the count, so that it cannot pass the bound in between.
+        // Only the thread that has the reader raises the count, so that it cannot pass the bound in
+        // between.
         if held.load(Ordering::Relaxed) >= MAX_HELD {
             return None;
         }
         held.fetch_add(1, Ordering::Relaxed);
-        let base = Bytes::from_owner(View {
+        Some(Bytes::from_owner(View {
             shared: Arc::clone(&self.shared),
             number: self.number,
             segment,
             len: state.committed(),
-        });
-        Some(self.views[segment as usize].insert(base))
+        }))
     }
 
     #[cold]
@@ -144,7 +146,7 @@ impl Reader {
             let segment = self.shared.log_entry(retirement).load(Ordering::Relaxed);
             let state = State(self.shared.states[segment as usize].load(Ordering::Relaxed));
             self.closed[segment as usize] = state.generation();
-            self.views[segment as usize] = None;
+            self.views.get_mut()[segment as usize] = None;
         }
         self.seen = retirements;
         self.announce(retirements);
@@ -159,7 +161,7 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.views.fill(None);
+        self.views.get_mut().fill(None);
         self.announce(u64::MAX);
     }
 }

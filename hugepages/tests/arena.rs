@@ -44,7 +44,7 @@ fn only_committed_bytes_can_be_read() {
 
 #[test]
 fn a_view_of_an_open_segment_grows_with_it() {
-    let (mut writer, mut readers) = arena(1, 1);
+    let (mut writer, readers) = arena(1, 1);
     let segment = writer.open().unwrap();
     writer.append(segment, &[b"first"]).unwrap();
     let first = readers[0].view(segment, 0, 5).unwrap();
@@ -195,7 +195,7 @@ fn forgotten_readers_and_views_only_stop_reuse() {
 #[test]
 fn views_outlive_everything() {
     let view: Bytes = {
-        let (mut writer, mut readers) = arena(1, 1);
+        let (mut writer, readers) = arena(1, 1);
         let segment = writer.open().unwrap();
         writer.append(segment, &[&[42; 4096]]).unwrap();
         readers[0].view(segment, 0, 4096).unwrap()

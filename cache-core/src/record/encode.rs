@@ -1,41 +1,67 @@
 //! The bytes of a header.
 //!
 //! ```text
-//!  0 check   24 bits: CRC-32C of all that follows, tags included
-//!  3 parts   form:2 | status | ages | flags | tags | rare | wide      a bit for each part present
-//!  4 stored  u32, of 256 ms (a piece: its length, and that is all)
-//!  8 key     int   length
-//!    head    int   length
-//!            u16   check
-//!    body    u16   length; wide: u32
-//!    lifetime      a byte for the usual ones ([`LIFETIMES`]), else 253 u16 or 254 u32
-//!    stamp   int
-//!    [large  u32]             of the form of extents
-//!    [status u16]             unless 200
-//!    [ages   int int int]     age at store, stale-while-revalidate, stale-if-error, unless all 0
-//!    [flags  int]             unless 0
-//!    [rare   u8 u8 u8]        class, high bits of the time, marks; unless 0, 1, 0
-//!    [tags   wide:1 count:7]  and the tags
+//!  0 check    u16   makes the header with its tags, read as one number, a multiple of 65,519
+//!  2 parts    form:2 | stamp | ages | flags | tags | rare | wide      a bit for each part present
+//!  3 stored   u32, of 256 ms (a piece: its length, and that is all)
+//!  7 lengths  key:8 | head:10 | lifetime:6 | body:16
+//! 12 stamp    u8
+//! 13 head     u16   check of the head
+//! 15 [wide    u8 u8 u16]         the high bits of the lengths of key, head and body
+//!    [lifetime u16 | u32]        where its code says so ([`LIFETIMES`])
+//!    [large   u32]               of the form of extents
+//!    [stamp   u16]               its next bits
+//!    [ages    int int int]       age at store, stale-while-revalidate, stale-if-error, unless all 0
+//!    [flags   int]               unless 0
+//!    [rare    u8 u8 u8 u16 u8]   class, high bits of the time, marks, status, high bits of the
+//!                                stamp; unless 0, 1, 0, 200, 0
+//!    [tags    wide:1 count:7]    and the tags
 //! ```
-//! All little endian. An int is a byte up to 252, or 253 and a u16, or 254 and a u32.
+//! All little endian. An int is a byte up to 252, or 253 and a u16, or 254 and a u32. What nearly all
+//! objects have is two loads, and read without a look at what comes before it.
+//!
+//! **The check** is a remainder, not a CRC: a few multiplications where a CRC of an odd number of bytes
+//! takes a table or instructions that not every machine has. Modulo this prime no power of two up to
+//! the 32,759th is 1 or -1, so that no one or two flipped bits of a header of any length go unnoticed
+//! where its length stays what it was; of all other damage one in 65,519 does, and meets the
+//! comparison of the key.
 
-use super::{Form, Header, Marks, TagList};
+use super::{Form, Front, Header, Marks, TagList};
 use crate::purge::TagSlot;
 use crate::store::ObjectMeta;
 
 /// No header with its tags is longer.
 pub(super) const MAX_HEADER: usize = 192;
-const CHECK_BYTES: usize = 3;
-/// Of a header that has nothing special: what the fixed part and a piece have in common.
-const FIXED: usize = 8;
+/// Bytes of the check.
+const CHECK: usize = 2;
+/// What every header is a multiple of.
+const PRIME: u64 = 65_519;
+/// 2^64 modulo the prime.
+const WORD: u64 = ((1 << 64) % PRIME as u128) as u64;
+/// Of a piece.
+const PIECE: usize = 7;
+/// Of a header that has nothing special.
+const USUAL: usize = 15;
 
 const FORM: u8 = 0b11;
-const STATUS: u8 = 1 << 2;
+const STAMP: u8 = 1 << 2;
 const AGES: u8 = 1 << 3;
 const FLAGS: u8 = 1 << 4;
 const TAGS: u8 = 1 << 5;
 const RARE: u8 = 1 << 6;
 const WIDE: u8 = 1 << 7;
+
+// Not zero, so that zeroed memory is no header.
+const CONTIGUOUS: u8 = 1;
+const EXTENTS: u8 = 2;
+const IS_PIECE: u8 = 3;
+
+/// Bits of the lengths where there is no wide part.
+const KEY_BITS: u32 = 8;
+const HEAD_BITS: u32 = 10;
+const LIFETIME_BITS: u32 = 6;
+const BODY_BITS: u32 = 16;
+const LENGTHS_BITS: u32 = KEY_BITS + HEAD_BITS + LIFETIME_BITS + BODY_BITS;
 
 const USUAL_STATUS: u16 = 200;
 /// Times are kept to a quarter of a second.
@@ -60,6 +86,9 @@ const LIFETIMES: [u32; 48] = [
     172_800, 259_200, 345_600, 432_000, 604_800, 864_000, 1_209_600, 2_419_200, 2_592_000,
     2_678_400, 5_184_000, 7_776_000, 15_552_000, 31_536_000, 31_557_600, 63_072_000,
 ];
+/// Codes of lifetimes that come in a part of their own.
+const LIFETIME_16: u8 = 62;
+const LIFETIME_32: u8 = 63;
 
 /// A header as it is written.
 #[derive(Clone, Debug)]
@@ -77,23 +106,23 @@ impl AsRef<[u8]> for Encoded {
 pub(super) fn encode(header: &Header, tags: &[TagSlot]) -> (TagList, Encoded) {
     let mut out = Encoded {
         bytes: [0; MAX_HEADER],
-        len: CHECK_BYTES,
+        len: CHECK,
     };
     let list = match header.form {
         Form::Piece => out.put_piece(header),
         Form::Contiguous | Form::Extents => out.put_object(header, tags),
     };
-    let check = checksum(&out.as_ref()[CHECK_BYTES..]);
-    out.bytes[..CHECK_BYTES].copy_from_slice(&check);
+    let check = (PRIME - remainder(out.as_ref())) % PRIME;
+    out.bytes[..CHECK].copy_from_slice(&(check as u16).to_le_bytes());
     (list, out)
 }
 
 impl Encoded {
     fn put_piece(&mut self, header: &Header) -> TagList {
-        self.put(&[form_bits(header.form)]);
+        self.put(&[IS_PIECE]);
         self.put(&(header.meta.body_len as u32).to_le_bytes());
         TagList {
-            start: FIXED as u8,
+            start: PIECE as u8,
             ..TagList::default()
         }
     }
@@ -103,20 +132,28 @@ impl Encoded {
         let parts = parts(header, tags);
         let has = |part| parts & part != 0;
         let time = meta.stored_unix_ms.min(MAX_TIME);
+        let code = lifetime_code(meta.lifetime_s);
         self.put(&[parts]);
         self.put(&((time >> TIME_SHIFT) as u32).to_le_bytes());
-        self.put_int(u32::from(header.key_len));
-        self.put_int(header.head_len);
+        self.put(&lengths(header, code).to_le_bytes()[..(LENGTHS_BITS / 8) as usize]);
+        let stamp = meta.stamp.to_le_bytes();
+        self.put(&stamp[..1]);
         self.put(&header.head_check.to_le_bytes());
-        let body_bytes = if has(WIDE) { 4 } else { 2 };
-        self.put(&(meta.body_len as u32).to_le_bytes()[..body_bytes]);
-        self.put_lifetime(meta.lifetime_s);
-        self.put_int(meta.stamp);
+        if has(WIDE) {
+            let (key, head) = (header.key_len >> KEY_BITS, header.head_len >> HEAD_BITS);
+            self.put(&[key as u8, head as u8]);
+            self.put(&((meta.body_len >> BODY_BITS) as u16).to_le_bytes());
+        }
+        match code {
+            LIFETIME_16 => self.put(&(meta.lifetime_s as u16).to_le_bytes()),
+            LIFETIME_32 => self.put(&meta.lifetime_s.to_le_bytes()),
+            _ => {}
+        }
         if header.form == Form::Extents {
             self.put(&header.large.to_le_bytes());
         }
-        if has(STATUS) {
-            self.put(&meta.status.to_le_bytes());
+        if has(STAMP) {
+            self.put(&stamp[1..3]);
         }
         if has(AGES) {
             self.put_int(meta.age_at_store_s);
@@ -128,6 +165,8 @@ impl Encoded {
         }
         if has(RARE) {
             self.put(&[meta.class, era(time), header.marks.bits()]);
+            self.put(&meta.status.to_le_bytes());
+            self.put(&stamp[3..]);
         }
         self.put_tags(tags)
     }
@@ -150,27 +189,14 @@ impl Encoded {
         }
     }
 
-    fn put_lifetime(&mut self, seconds: u32) {
-        match LIFETIMES.iter().position(|usual| *usual == seconds) {
-            Some(code) => self.put(&[code as u8]),
-            None => self.put_long(seconds),
-        }
-    }
-
     fn put_int(&mut self, n: u32) {
-        match u8::try_from(n) {
-            Ok(n) if n < INT_16 => self.put(&[n]),
-            _ => self.put_long(n),
-        }
-    }
-
-    fn put_long(&mut self, n: u32) {
-        match u16::try_from(n) {
-            Ok(n) => {
+        match n {
+            0..253 => self.put(&[n as u8]),
+            253..0x1_0000 => {
                 self.put(&[INT_16]);
-                self.put(&n.to_le_bytes());
+                self.put(&(n as u16).to_le_bytes());
             }
-            Err(_) => {
+            0x1_0000.. => {
                 self.put(&[INT_32]);
                 self.put(&n.to_le_bytes());
             }
@@ -183,32 +209,55 @@ impl Encoded {
     }
 }
 
-fn form_bits(form: Form) -> u8 {
-    // Not zero, so that zeroed memory is no header.
-    match form {
-        Form::Contiguous => 1,
-        Form::Extents => 2,
-        Form::Piece => 3,
-    }
-}
-
 fn parts(header: &Header, tags: &[TagSlot]) -> u8 {
     let meta = &header.meta;
     let when = |present: bool, part: u8| if present { part } else { 0 };
     let ages = meta.age_at_store_s | meta.stale_while_revalidate_s | meta.stale_if_error_s;
-    let is_rare = meta.class != 0 || era(meta.stored_unix_ms) != USUAL_ERA;
-    let is_rare = is_rare || header.marks != Marks::default();
-    form_bits(header.form)
-        | when(meta.status != USUAL_STATUS, STATUS)
+    let is_rare = meta.class != 0
+        || era(meta.stored_unix_ms) != USUAL_ERA
+        || header.marks != Marks::default()
+        || meta.status != USUAL_STATUS
+        || meta.stamp >> 24 != 0;
+    let is_wide = header.key_len >> KEY_BITS != 0
+        || header.head_len >> HEAD_BITS != 0
+        || meta.body_len >> BODY_BITS != 0;
+    let form = match header.form {
+        Form::Contiguous => CONTIGUOUS,
+        Form::Extents => EXTENTS,
+        Form::Piece => IS_PIECE,
+    };
+    form | when(meta.stamp >> 8 != 0, STAMP)
         | when(ages != 0, AGES)
         | when(meta.flags != 0, FLAGS)
         | when(!tags.is_empty(), TAGS)
         | when(is_rare, RARE)
-        | when(meta.body_len > u64::from(u16::MAX), WIDE)
+        | when(is_wide, WIDE)
+}
+
+fn lifetime_code(seconds: u32) -> u8 {
+    let usual = LIFETIMES.iter().position(|usual| *usual == seconds);
+    match usual {
+        Some(code) => code as u8,
+        None if seconds <= u32::from(u16::MAX) => LIFETIME_16,
+        None => LIFETIME_32,
+    }
+}
+
+/// The low bits of the lengths, and the lifetime's code.
+fn lengths(header: &Header, code: u8) -> u64 {
+    let low = |n: u64, bits: u32| n & ((1 << bits) - 1);
+    let body = low(header.meta.body_len, BODY_BITS);
+    let lifetime = body << LIFETIME_BITS | u64::from(code);
+    let head = lifetime << HEAD_BITS | low(u64::from(header.head_len), HEAD_BITS);
+    head << KEY_BITS | low(u64::from(header.key_len), KEY_BITS)
 }
 
 fn era(time: u64) -> u8 {
     (time.min(MAX_TIME) >> TIME_BITS) as u8
+}
+
+fn time_of(era: u8, stored: u32) -> u64 {
+    u64::from(era) << TIME_BITS | u64::from(stored) << TIME_SHIFT
 }
 
 impl Marks {
@@ -225,117 +274,231 @@ impl Marks {
     }
 }
 
-/// Takes fields one after the other.
-struct Fields<'a>(&'a [u8]);
+/// What a header begins with, of objects.
+struct Start {
+    parts: u8,
+    stored: u32,
+    key_len: u16,
+    head_len: u32,
+    lifetime: u8,
+    body_len: u32,
+    stamp: u8,
+    head_check: u16,
+}
+
+impl Start {
+    #[inline(always)]
+    fn of(bytes: &[u8; 16]) -> Self {
+        let (low, high) = words(bytes);
+        let lengths = low >> 56 | high << 8;
+        let bits = |shift: u32, bits: u32| (lengths >> shift) as u32 & ((1 << bits) - 1);
+        Self {
+            parts: (low >> 16) as u8,
+            stored: (low >> 24) as u32,
+            key_len: bits(0, KEY_BITS) as u16,
+            head_len: bits(KEY_BITS, HEAD_BITS),
+            lifetime: bits(KEY_BITS + HEAD_BITS, LIFETIME_BITS) as u8,
+            body_len: bits(KEY_BITS + HEAD_BITS + LIFETIME_BITS, BODY_BITS),
+            stamp: (high >> 32) as u8,
+            head_check: (high >> 40) as u16,
+        }
+    }
+
+    /// The lifetime of a header that has nothing special.
+    #[inline(always)]
+    fn usual(&self) -> Option<u32> {
+        let lifetime = LIFETIMES.get(usize::from(self.lifetime));
+        lifetime.copied().filter(|_| self.parts == CONTIGUOUS)
+    }
+
+    /// Of a header that has nothing special.
+    #[inline(always)]
+    fn front(&self) -> Front {
+        let head = USUAL as u32 + u32::from(self.key_len);
+        let tail = head + self.head_len;
+        Front {
+            form: Form::Contiguous,
+            purged_softly: false,
+            stamp: u32::from(self.stamp),
+            head_check: self.head_check,
+            key: USUAL as u32,
+            head,
+            tail,
+            end: tail + self.body_len,
+        }
+    }
+
+    #[inline(always)]
+    fn header(&self, form: Form, lifetime_s: u32) -> Header {
+        Header {
+            form,
+            meta: ObjectMeta {
+                status: USUAL_STATUS,
+                stored_unix_ms: time_of(USUAL_ERA, self.stored),
+                lifetime_s,
+                body_len: u64::from(self.body_len),
+                stamp: u32::from(self.stamp),
+                ..ObjectMeta::default()
+            },
+            key_len: self.key_len,
+            head_len: self.head_len,
+            head_check: self.head_check,
+            marks: Marks::default(),
+            tags: TagList {
+                start: USUAL as u8,
+                ..TagList::default()
+            },
+            large: 0,
+        }
+    }
+}
+
+/// The usual header's first eight bytes, and its other seven.
+#[inline(always)]
+fn words(bytes: &[u8; 16]) -> (u64, u64) {
+    let both = u128::from_le_bytes(*bytes);
+    (both as u64, (both >> 64) as u64 & ((1 << 56) - 1))
+}
 
 #[inline]
 pub(super) fn decode(bytes: &[u8]) -> Option<Header> {
-    let mut fields = Fields(bytes);
-    let check: [u8; CHECK_BYTES] = fields.take()?;
-    let [parts] = fields.take()?;
-    let time = u32::from_le_bytes(fields.take()?);
-    let header = match parts & FORM {
-        1 => fields.object(Form::Contiguous, parts, time)?,
-        2 => fields.object(Form::Extents, parts, time)?,
-        3 if parts & !FORM == 0 => piece(time),
+    match bytes.first_chunk() {
+        Some(start) => decode_from(start, bytes),
+        None => decode_short(bytes),
+    }
+}
+
+/// `start` is what `bytes` begin with.
+#[inline]
+fn decode_from(start: &[u8; 16], bytes: &[u8]) -> Option<Header> {
+    let fixed = Start::of(start);
+    match fixed.usual() {
+        Some(lifetime_s) => is_sound(start).then(|| fixed.header(Form::Contiguous, lifetime_s)),
+        None if fixed.parts == IS_PIECE => decode_piece(bytes),
+        None => decode_any(&fixed, bytes),
+    }
+}
+
+/// Whether a header that has nothing special is what was written.
+#[inline(always)]
+fn is_sound(start: &[u8; 16]) -> bool {
+    let (low, high) = words(start);
+    (low % PRIME + high % PRIME * WORD).is_multiple_of(PRIME)
+}
+
+/// The part of [`decode`] that finding an object takes.
+#[inline(always)]
+pub(super) fn front(bytes: &[u8]) -> Option<Front> {
+    if let Some(start) = bytes.first_chunk() {
+        let fixed = Start::of(start);
+        if fixed.usual().is_some() {
+            return is_sound(start).then(|| fixed.front());
+        }
+    }
+    front_of_any(bytes)
+}
+
+#[inline(never)]
+fn front_of_any(bytes: &[u8]) -> Option<Front> {
+    decode(bytes).map(|header| header.front())
+}
+
+/// The last record of a segment may be shorter than what is read of others.
+#[cold]
+fn decode_short(bytes: &[u8]) -> Option<Header> {
+    if bytes.len() < USUAL {
+        return decode_piece(bytes);
+    }
+    let mut start = [0; 16];
+    start[..bytes.len()].copy_from_slice(bytes);
+    decode_from(&start, bytes)
+}
+
+#[inline(never)]
+fn decode_piece(bytes: &[u8]) -> Option<Header> {
+    let bytes: &[u8; PIECE] = bytes.first_chunk()?;
+    let [_, _, parts, a, b, c, d] = *bytes;
+    let mut header = Header::piece(u32::from_le_bytes([a, b, c, d]) as usize);
+    header.tags.start = PIECE as u8;
+    let is_sound = parts == IS_PIECE && remainder(bytes) == 0;
+    (is_sound && header.is_possible()).then_some(header)
+}
+
+/// Of an object that has more than usual.
+#[inline(never)]
+fn decode_any(fixed: &Start, bytes: &[u8]) -> Option<Header> {
+    let mut fields = Fields(bytes.get(USUAL..)?);
+    let form = match fixed.parts & FORM {
+        CONTIGUOUS => Form::Contiguous,
+        EXTENTS => Form::Extents,
         _ => return None,
     };
-    let mut header = header;
+    let mut header = fixed.header(form, 0);
+    fields.parts(fixed, &mut header)?;
     header.tags.start = (bytes.len() - fields.0.len()) as u8;
-    let checked = bytes.get(CHECK_BYTES..header.key_start() as usize)?;
-    (checksum(checked) == check && header.is_possible()).then_some(header)
+    let checked = bytes.get(..header.key_start() as usize)?;
+    (header.is_possible() && remainder(checked) == 0).then_some(header)
 }
 
-fn piece(len: u32) -> Header {
-    Header::piece(len as usize)
-}
+/// Takes fields one after the other.
+struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
-    #[inline]
-    fn object(&mut self, form: Form, parts: u8, time: u32) -> Option<Header> {
-        let has = |part| parts & part != 0;
-        let key_len = u16::try_from(self.int()?).ok()?;
-        let head_len = self.int()?;
-        let head_check = u16::from_le_bytes(self.take()?);
-        let body_len = match has(WIDE) {
-            true => u32::from_le_bytes(self.take()?),
-            false => u32::from(u16::from_le_bytes(self.take()?)),
-        };
-        let lifetime_s = self.lifetime()?;
-        let stamp = self.int()?;
-        let large = match form {
-            Form::Extents => u32::from_le_bytes(self.take()?),
-            Form::Contiguous | Form::Piece => 0,
-        };
-        let status = match has(STATUS) {
-            true => u16::from_le_bytes(self.take()?),
-            false => USUAL_STATUS,
-        };
-        let [age, revalidate, error] = match has(AGES) {
-            true => [self.int()?, self.int()?, self.int()?],
-            false => [0; 3],
-        };
-        let flags = if has(FLAGS) { self.int()? } else { 0 };
-        let [class, era, marks] = match has(RARE) {
-            true => self.take()?,
-            false => [0, USUAL_ERA, 0],
-        };
-        let [tags] = if has(TAGS) { self.take()? } else { [0] };
-        let meta = ObjectMeta {
-            status,
-            stored_unix_ms: u64::from(era) << TIME_BITS | u64::from(time) << TIME_SHIFT,
-            age_at_store_s: age,
-            lifetime_s,
-            stale_while_revalidate_s: revalidate,
-            stale_if_error_s: error,
-            flags,
-            body_len: u64::from(body_len),
-            stamp,
-            class,
-        };
-        Some(Header {
-            form,
-            meta,
-            key_len,
-            head_len,
-            head_check,
-            marks: Marks::of(marks),
-            tags: TagList {
-                start: 0,
-                count: tags & !WIDE_TAGS,
-                wide: tags & WIDE_TAGS != 0,
-            },
-            large,
-        })
-    }
-
-    #[inline]
-    fn lifetime(&mut self) -> Option<u32> {
-        let [code] = self.take()?;
-        match LIFETIMES.get(usize::from(code)) {
-            Some(usual) => Some(*usual),
-            None => self.long(code),
+    fn parts(&mut self, fixed: &Start, header: &mut Header) -> Option<()> {
+        let has = |part| fixed.parts & part != 0;
+        let meta = &mut header.meta;
+        if has(WIDE) {
+            let [key, head, body @ ..] = self.take::<4>()?;
+            header.key_len |= u16::from(key) << KEY_BITS;
+            header.head_len |= u32::from(head) << HEAD_BITS;
+            meta.body_len |= u64::from(u16::from_le_bytes(body)) << BODY_BITS;
         }
+        meta.lifetime_s = match fixed.lifetime {
+            LIFETIME_16 => u32::from(u16::from_le_bytes(self.take()?)),
+            LIFETIME_32 => u32::from_le_bytes(self.take()?),
+            code => *LIFETIMES.get(usize::from(code))?,
+        };
+        if header.form == Form::Extents {
+            header.large = u32::from_le_bytes(self.take()?);
+        }
+        if has(STAMP) {
+            meta.stamp |= u32::from(u16::from_le_bytes(self.take()?)) << 8;
+        }
+        if has(AGES) {
+            meta.age_at_store_s = self.int()?;
+            meta.stale_while_revalidate_s = self.int()?;
+            meta.stale_if_error_s = self.int()?;
+        }
+        if has(FLAGS) {
+            meta.flags = self.int()?;
+        }
+        if has(RARE) {
+            let [class, era, marks] = self.take()?;
+            meta.class = class;
+            meta.stored_unix_ms = time_of(era, fixed.stored);
+            header.marks = Marks::of(marks);
+            meta.status = u16::from_le_bytes(self.take()?);
+            let [high] = self.take()?;
+            meta.stamp |= u32::from(high) << 24;
+        }
+        if has(TAGS) {
+            let [tags] = self.take()?;
+            header.tags.count = tags & !WIDE_TAGS;
+            header.tags.wide = tags & WIDE_TAGS != 0;
+        }
+        Some(())
     }
 
-    #[inline]
     fn int(&mut self) -> Option<u32> {
         let [first] = self.take()?;
-        match first < INT_16 {
-            true => Some(u32::from(first)),
-            false => self.long(first),
-        }
-    }
-
-    fn long(&mut self, first: u8) -> Option<u32> {
         match first {
             INT_16 => Some(u32::from(u16::from_le_bytes(self.take()?))),
             INT_32 => Some(u32::from_le_bytes(self.take()?)),
-            _ => None,
+            u8::MAX => None,
+            small => Some(u32::from(small)),
         }
     }
 
-    #[inline]
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (field, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
@@ -343,9 +506,14 @@ impl Fields<'_> {
     }
 }
 
-fn checksum(bytes: &[u8]) -> [u8; CHECK_BYTES] {
-    let [a, b, c, _] = crc32c::crc32c(bytes).to_le_bytes();
-    [a, b, c]
+/// What is left of these bytes, read as one number, modulo the prime.
+fn remainder(bytes: &[u8]) -> u64 {
+    let words = bytes.chunks(8).rev().map(|chunk| {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        u64::from_le_bytes(word)
+    });
+    words.fold(0, |rest, word| (rest * WORD + word % PRIME) % PRIME)
 }
 
 #[cfg(test)]
@@ -399,6 +567,7 @@ mod tests {
         let mut around = bytes.as_ref().to_vec();
         around.extend([0xa5; 100]);
         let mut read = Header::decode(&around).unwrap();
+        assert_eq!(front(&around), Some(read.front()));
         assert_eq!(read.key_start() as usize, bytes.as_ref().len());
         assert!(read.tags(&around).eq(tags.iter().copied()));
         let time = written.meta.stored_unix_ms.min(MAX_TIME) >> TIME_SHIFT << TIME_SHIFT;
@@ -410,14 +579,17 @@ mod tests {
 
     #[test]
     fn headers_survive_encoding() {
-        assert_eq!(survives(usual(), &[]).as_ref().len(), 16);
-        assert_eq!(survives(usual(), &tags(2, 30_000)).as_ref().len(), 21);
+        assert_eq!(survives(usual(), &[]).as_ref().len(), USUAL);
+        assert_eq!(
+            survives(usual(), &tags(2, 30_000)).as_ref().len(),
+            USUAL + 5
+        );
         for form in [Form::Contiguous, Form::Extents] {
             for tags in [tags(0, 0), tags(1, 1), tags(32, 2_000), tags(32, 3_000)] {
                 assert!(survives(full(form), &tags).as_ref().len() <= MAX_HEADER);
             }
         }
-        assert_eq!(survives(Header::piece(60_000), &[]).as_ref().len(), FIXED);
+        assert_eq!(survives(Header::piece(60_000), &[]).as_ref().len(), PIECE);
     }
 
     #[test]
@@ -442,7 +614,7 @@ mod tests {
         for lifetime_s in LIFETIMES {
             let mut header = usual();
             header.meta.lifetime_s = lifetime_s;
-            assert_eq!(survives(header, &[]).as_ref().len(), 16);
+            assert_eq!(survives(header, &[]).as_ref().len(), USUAL);
         }
     }
 

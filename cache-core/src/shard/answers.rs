@@ -69,10 +69,10 @@ impl Shard {
         wish: &Wish<'_>,
         now: Now,
     ) -> Result<Answered, Forward> {
-        let Some(mut hit) = self.store.lookup(hash, &self.scratch.key) else {
+        let Some(hit) = self.store.lookup(hash, &self.scratch.key) else {
             return Err(Forward::UriMiss);
         };
-        let meta = hit.meta;
+        let meta = hit.meta();
         let fresh = standing(&hit, now);
         let stale = fresh.state != State::Fresh;
         let revalidate = match judge(wish, &lifetime(&meta), fresh) {
@@ -338,10 +338,10 @@ pub(super) fn data_header(len: usize) -> Bytes {
 
 /// How an object stands now. A soft purge ends its lifetime, so that the windows of RFC 5861 begin.
 pub(super) fn standing(hit: &Hit<'_>, now: Now) -> Freshness {
-    let meta = &hit.meta;
-    let fresh = freshness::fresh_at(&lifetime(meta), meta.stored_unix_ms, now.unix_ms);
-    match hit.purged_softly {
-        true => freshness::ended(&lifetime(meta), fresh),
+    let meta = hit.meta();
+    let fresh = freshness::fresh_at(&lifetime(&meta), meta.stored_unix_ms, now.unix_ms);
+    match hit.purged_softly() {
+        true => freshness::ended(&lifetime(&meta), fresh),
         false => fresh,
     }
 }

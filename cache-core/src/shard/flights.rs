@@ -108,13 +108,14 @@ impl Shard {
         let Some(hit) = self.store.lookup(target.hash, &target.key) else {
             return false;
         };
+        let meta = hit.meta();
         let times = Lifetime {
-            lifetime_s: hit.meta.lifetime_s,
-            initial_age_s: hit.meta.age_at_store_s,
+            lifetime_s: meta.lifetime_s,
+            initial_age_s: meta.age_at_store_s,
             ..Lifetime::default()
         };
-        let fresh = freshness::fresh_at(&times, hit.meta.stored_unix_ms, now.unix_ms);
-        fresh.state == State::Fresh && !hit.purged_softly
+        let fresh = freshness::fresh_at(&times, meta.stored_unix_ms, now.unix_ms);
+        fresh.state == State::Fresh && !hit.purged_softly()
     }
 
     /// Tells a late subscriber what the others know.

@@ -32,7 +32,7 @@ impl Shard {
         let Some(hit) = self.store.lookup(target.hash, &target.key) else {
             return (headers, false);
         };
-        let head = hit.head().filter(|_| hit.meta.status == 200);
+        let head = hit.head().filter(|_| hit.meta().status == 200);
         let (mut etag, mut modified) = ([0; MAX_VALIDATOR], [0; MAX_VALIDATOR]);
         let etag = head.and_then(|head| head::find_field(head, b"etag", &mut etag));
         let modified =
@@ -76,10 +76,10 @@ impl Shard {
     }
 
     fn take_out(&mut self, target: &Target) -> Option<Kept> {
-        let mut hit = self.store.lookup(target.hash, &target.key)?;
-        let body_len = hit.meta.body_len;
+        let hit = self.store.lookup(target.hash, &target.key)?;
+        let body_len = hit.meta().body_len;
         Some(Kept {
-            status: StatusCode::from_u16(hit.meta.status).ok()?,
+            status: StatusCode::from_u16(hit.meta().status).ok()?,
             headers: head::decode_static(hit.head()?)?,
             tags: hit.tags().collect(),
             body_len,
@@ -112,8 +112,9 @@ impl Shard {
                     stale_if_error: Some(target.stale_if_error_s),
                     ..RequestDirectives::default()
                 };
-                let times = lifetime(&hit.meta);
-                hit.meta.status < 500 && wants::may_stand_in(&wants, &times, standing(&hit, now))
+                let meta = hit.meta();
+                let times = lifetime(&meta);
+                meta.status < 500 && wants::may_stand_in(&wants, &times, standing(&hit, now))
             });
         if usable {
             out.fetches.push(FetchCommand::Cancel { id });

@@ -58,10 +58,10 @@ impl Span {
         self.owner
     }
 
-    pub(super) fn view(&self, partition: &mut Partition) -> Option<Bytes> {
+    pub(super) fn view(&self, partition: &Partition) -> Option<Bytes> {
         let reader = match self.arena {
-            ArenaKind::Log => &mut partition.log,
-            ArenaKind::Extents => &mut partition.extents,
+            ArenaKind::Log => &partition.log,
+            ArenaKind::Extents => &partition.extents,
         };
         reader.view_of(self.segment, self.generation, self.offset, self.len)
     }

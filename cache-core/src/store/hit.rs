@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{HitNote, ObjectMeta, Partition};
 use crate::index::{Slot, SlotId};
 use crate::purge::TagSlot;
-use crate::record::{self, Form, Header};
+use crate::record::{self, Form, Front, Header};
 use crate::store::KeyHash;
 
 const CACHE_LINE: usize = 64;
@@ -13,20 +13,28 @@ const CACHE_LINE: usize = 64;
 /// An object found by [`super::Store::lookup`], borrowed until the store is used again.
 #[derive(Debug)]
 pub struct Hit<'a> {
-    pub meta: ObjectMeta,
-    /// A soft purge covers the object: it is stale, whatever its lifetime says.
-    pub purged_softly: bool,
     /// Set for a sampled part of the hits on other shards' objects: send it to the owner.
     pub note: Option<HitNote>,
-    partition: &'a mut Partition,
-    found: Found,
+    /// A soft purge of more than the object's key covers it.
+    is_soft: bool,
+    look: Look<'a>,
+    partition: &'a Partition,
 }
 
-/// A record whose header and key were checked.
+/// A record as a reader looks at it: its header is read no further than it takes to find the parts.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Found {
-    pub header: Header,
-    pub place: Place,
+pub(super) struct Look<'a> {
+    pub front: Front,
+    place: Place,
+    pub bytes: &'a [u8],
+}
+
+/// A record and the slot that names it.
+#[derive(Debug)]
+pub(super) struct Found<'a> {
+    pub id: SlotId,
+    pub slot: Slot,
+    pub record: Record<'a>,
 }
 
 /// A whole record, as far as its header can tell.
@@ -58,79 +66,93 @@ impl Place {
 }
 
 impl<'a> Hit<'a> {
-    pub(super) fn new(partition: &'a mut Partition, found: Found, note: Option<HitNote>) -> Self {
+    #[inline(always)]
+    pub(super) fn new(
+        partition: &'a Partition,
+        look: Look<'a>,
+        is_soft: bool,
+        note: Option<HitNote>,
+    ) -> Self {
         Self {
-            meta: found.header.meta,
-            purged_softly: found.header.marks.purged_softly,
             note,
+            is_soft,
+            look,
             partition,
-            found,
         }
+    }
+
+    /// All that is known of the object, read from its header at each call.
+    pub fn meta(&self) -> ObjectMeta {
+        // Sound a moment ago; should memory fail just now, what is left has no lifetime.
+        self.look
+            .header()
+            .map(|header| header.meta)
+            .unwrap_or_default()
+    }
+
+    /// A soft purge covers the object: it is stale, whatever its lifetime says.
+    pub fn purged_softly(&self) -> bool {
+        self.is_soft || self.look.front.purged_softly
     }
 
     /// The bytes given to [`super::Store::begin`] as `head`. `None`: they are damaged (treat as a
     /// miss).
-    pub fn head(&self) -> Option<&[u8]> {
-        let header = &self.found.header;
-        let head = self.part(header.head_start(), header.head_len)?;
-        header.is_head(head).then_some(head)
+    pub fn head(&self) -> Option<&'a [u8]> {
+        self.look.front.head(self.look.bytes)
     }
 
     /// The body, where it is contiguous (64 KiB or less).
-    pub fn body(&self) -> Option<&[u8]> {
-        let header = &self.found.header;
-        match header.form {
-            Form::Contiguous => self.part(header.tail_start(), header.tail_len()),
-            Form::Extents | Form::Piece => None,
-        }
+    #[inline]
+    pub fn body(&self) -> Option<&'a [u8]> {
+        let Look { front, bytes, .. } = self.look;
+        (front.form == Form::Contiguous).then(|| front.tail(bytes))
     }
 
     /// Slots of the object's surrogate keys; [`TagSlot::ANY`] for one that had too many.
-    pub fn tags(&self) -> impl Iterator<Item = TagSlot> {
-        let header = &self.found.header;
-        let record = self.part(0, header.key_start());
-        header.tags(record.unwrap_or_default())
+    pub fn tags(&self) -> impl Iterator<Item = TagSlot> + use<'a> {
+        self.look.tags()
     }
 
     /// Owned bytes of the body, valid for as long as they are kept; no copy. `None`: the body
     /// cannot be had any more (treat as a miss).
-    pub fn bytes(&mut self) -> Option<Body> {
-        let Found { header, place } = self.found;
-        if header.form == Form::Extents {
+    pub fn bytes(&self) -> Option<Body> {
+        let Look { front, place, .. } = self.look;
+        if front.form == Form::Extents {
             return self.extents();
         }
-        let offset = place.offset + header.tail_start();
-        let log = &mut self.partition.log;
-        let first = log.view(place.segment, offset, header.tail_len())?;
+        let (offset, len) = front.tail_range();
+        let log = &self.partition.log;
         Some(Body {
-            first,
+            first: log.view(place.segment, place.offset + offset, len)?,
             rest: Vec::new(),
         })
     }
 
-    fn extents(&mut self) -> Option<Body> {
-        let Found { header, place } = self.found;
-        let Partition { log, extents, .. } = &mut *self.partition;
-        let offset = place.offset + header.tail_start();
-        let list = log.read(place.segment, offset, header.tail_len())?;
-        let mut views = record::unlist(list)
-            .enumerate()
-            .map(|(i, (extent, generation))| {
-                let len = record::extent_len(header.meta.body_len, i);
-                extents.view_of(extent, generation, 0, len)
-            });
+    fn extents(&self) -> Option<Body> {
+        let body_len = self.meta().body_len;
+        let list = record::unlist(self.look.front.tail(self.look.bytes));
+        let mut views = list.enumerate().map(|(i, (extent, generation))| {
+            let len = record::extent_len(body_len, i);
+            let extents = &self.partition.extents;
+            extents.view_of(extent, generation, 0, len)
+        });
         Some(Body {
             first: views.next()??,
             rest: views.collect::<Option<_>>()?,
         })
     }
+}
 
-    /// Part of the record. It was readable when it was found and stays so while this borrows the
-    /// readers.
-    fn part(&self, from: u32, len: u32) -> Option<&[u8]> {
-        let place = self.found.place;
-        let log = &self.partition.log;
-        log.read(place.segment, place.offset + from, len)
+impl<'a> Look<'a> {
+    fn header(&self) -> Option<Header> {
+        Header::decode(self.bytes)
+    }
+
+    pub fn tags(&self) -> impl Iterator<Item = TagSlot> + use<'a> {
+        let bytes = self.bytes;
+        self.header()
+            .into_iter()
+            .flat_map(|header| header.tags(bytes))
     }
 }
 
@@ -158,7 +180,7 @@ impl Body {
 
 impl<'a> Record<'a> {
     /// The record that `bytes` begin with, if it is sound and whole.
-    #[inline]
+    #[inline(always)]
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let header = Header::decode(bytes)?;
         let bytes = bytes.get(..header.record_len() as usize)?;
@@ -192,30 +214,36 @@ impl<'a> Record<'a> {
 }
 
 impl Partition {
-    /// The object of a key, purged or not: its slot and its record.
-    #[inline]
-    pub(super) fn find(
-        &self,
-        hash: KeyHash,
-        key: &[u8],
-    ) -> Option<(SlotId, Slot, Place, Record<'_>)> {
-        self.find_noting(hash, key, |_| {})
-    }
-
-    /// The same; slots that are about to be looked at are named first, so that what belongs to them can
-    /// be brought near.
-    #[inline]
-    pub(super) fn find_noting(
-        &self,
-        hash: KeyHash,
-        key: &[u8],
-        mut note: impl FnMut(SlotId),
-    ) -> Option<(SlotId, Slot, Place, Record<'_>)> {
+    /// The object of a key, purged or not.
+    pub(super) fn find(&self, hash: KeyHash, key: &[u8]) -> Option<Found<'_>> {
         self.index.candidates(hash).find_map(|(id, slot)| {
-            note(id);
             let place = Place::of(slot.location(), self.log_shift);
             let record = self.record_of(place, key)?;
-            Some((id, slot, place, record))
+            Some(Found { id, slot, record })
+        })
+    }
+
+    /// The same for a look-up, which is all about time. Slots that are about to be looked at are named
+    /// first, so that what belongs to them can be brought near.
+    #[inline(always)]
+    pub(super) fn look(
+        &self,
+        hash: KeyHash,
+        key: &[u8],
+        near: impl Fn(SlotId),
+    ) -> Option<(SlotId, Slot, Look<'_>)> {
+        self.index.candidates(hash).find_map(|(id, slot)| {
+            let place = Place::of(slot.location(), self.log_shift);
+            let bytes = self.bytes_at(place)?;
+            near(id);
+            let (front, bytes) = Front::read(bytes)?;
+            let is_it = front.form != Form::Piece && front.key(bytes) == key;
+            let look = Look {
+                front,
+                place,
+                bytes,
+            };
+            is_it.then_some((id, slot, look))
         })
     }
 
@@ -229,12 +257,18 @@ impl Partition {
     /// The record at a place, if there is a sound one.
     #[inline]
     pub(super) fn record(&self, place: Place) -> Option<Record<'_>> {
+        Record::parse(self.bytes_at(place)?)
+    }
+
+    /// What is committed at a place and beyond; its first lines are asked for.
+    #[inline(always)]
+    fn bytes_at(&self, place: Place) -> Option<&[u8]> {
         let bytes = self.log.read_on(place.segment, place.offset)?;
         // Where the key begins is known only when the header is there: do not wait for one after
         // the other.
         if let Some(next_line) = bytes.get(CACHE_LINE) {
             hugepages::prefetch(next_line);
         }
-        Record::parse(bytes)
+        Some(bytes)
     }
 }

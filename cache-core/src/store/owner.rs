@@ -251,9 +251,10 @@ impl Owner {
 
     pub fn purge_softly(&mut self, hash: KeyHash, key: &[u8], partition: &Partition) -> bool {
         self.stop_fills(hash, key);
-        let Some((slot, entry, _, record)) = partition.find(hash, key) else {
+        let Some(found) = partition.find(hash, key) else {
             return false;
         };
+        let (slot, entry, record) = (found.id, found.slot, found.record);
         if self.is_purged(&record) || self.mark_stale(slot, entry, hash, &record, partition) {
             return !self.is_purged(&record);
         }

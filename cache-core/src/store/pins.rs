@@ -205,8 +205,8 @@ impl Owner {
         key: &[u8],
         partition: &'a Partition,
     ) -> Option<(SlotId, Slot, Record<'a>)> {
-        let (slot, entry, _, record) = partition.find(hash, key)?;
-        (!self.is_purged(&record)).then_some((slot, entry, record))
+        let found = partition.find(hash, key)?;
+        (!self.is_purged(&found.record)).then_some((found.id, found.slot, found.record))
     }
 
     fn keep(

@@ -122,7 +122,7 @@ fn name(i: usize) -> Vec<u8> {
 fn slot(store: &Store, key: &[u8]) -> crate::index::SlotId {
     let hash = store.hash(key);
     let partition = &store.partitions[usize::from(store.owner(hash))];
-    partition.find(hash, key).unwrap().0
+    partition.find(hash, key).unwrap().id
 }
 
 /// Looks without being counted as a hit.

@@ -9,7 +9,7 @@ fn damaged_records_are_misses() {
     put(&mut stores, &name(0), 300).unwrap();
     let store = &stores[0];
     let hash = store.hash(&name(0));
-    let (_, _, _, record) = store.partitions[0].find(hash, &name(0)).unwrap();
+    let record = store.partitions[0].find(hash, &name(0)).unwrap().record;
     let head = record.header.head_start() as usize;
     let checked = head + record.header.head_len as usize;
     let mut bytes = record.bytes.to_vec();

@@ -17,8 +17,8 @@ fn every_shard_finds_what_the_owner_committed() {
         put(&mut stores, &key, len).unwrap();
         for store in &mut stores {
             let hash = store.hash(&key);
-            let mut hit = store.lookup(hash, &key).unwrap();
-            assert_eq!((hit.meta.status, hit.meta.body_len), (200, len as u64));
+            let hit = store.lookup(hash, &key).unwrap();
+            assert_eq!((hit.meta().status, hit.meta().body_len), (200, len as u64));
             assert_eq!(hit.head(), Some(&b"the head"[..]));
             assert_eq!(hit.body().is_some(), len as u64 <= MAX_CONTIGUOUS);
             assert!(hit.body().is_none_or(|bytes| bytes == body(&key, len)));

@@ -96,7 +96,7 @@ fn purges_by_tag_reach_what_carries_it_and_nothing_later() {
         for (key, tags) in cases {
             let hash = stores[0].hash(key);
             let hit = stores[0].lookup(hash, key).unwrap();
-            assert_eq!(hit.purged_softly, !tags.is_empty());
+            assert_eq!(hit.purged_softly(), !tags.is_empty());
         }
         purge(&stores[0], &Purge::Tag(slots[8]), false);
         assert_eq!(found(&mut stores), [true, true, false, false]);
@@ -123,15 +123,15 @@ fn a_soft_purge_of_a_key_marks_its_object_and_no_later_one() {
             turn(&mut stores);
         }
         for store in &mut stores {
-            let mut hit = store.lookup(hash, &key).unwrap();
-            assert!(hit.purged_softly && hit.head() == Some(b"the head"));
+            let hit = store.lookup(hash, &key).unwrap();
+            assert!(hit.purged_softly() && hit.head() == Some(b"the head"));
             assert_eq!(joined(&hit.bytes().unwrap()), body(&key, len));
         }
         let after = stores[owner].stats();
         assert_eq!(after.objects, before.objects);
         assert!((before.bytes..before.bytes + 8).contains(&after.bytes));
         put(&mut stores, &key, len).unwrap();
-        assert!(!stores[owner].lookup(hash, &key).unwrap().purged_softly);
+        assert!(!stores[owner].lookup(hash, &key).unwrap().purged_softly());
         assert!(stores[owner].purge(hash, &key));
         assert!(!stores[owner].purge_softly(hash, &key));
     }
