@@ -5,7 +5,7 @@
 //!  store evicts ------------.                          |          .----> TierEvents
 //!                           v                          v          |
 //!        admit ---> writer: open segments          reader: fetches
-//!   (ghosts, rates)   |  one lane a device             |  one read a fetch
+//!  (history, rates)   |  one lane a device             |  one read a fetch
 //!                     '-------------> DiskCommands <---'
 //!                                          |  the shell
 //!                                      DiskDone
@@ -24,10 +24,12 @@
 mod admit;
 mod bytes;
 pub mod format;
+mod history;
 mod index;
 mod io;
 mod lane;
 mod ledger;
+mod rate;
 mod reader;
 mod record;
 mod recovery;
@@ -46,15 +48,18 @@ use hugepages::blocks::Pool;
 use crate::io::{FetchId, Now};
 use crate::purge::Verdict;
 use crate::store::{Evicted, KeyHash, ObjectMeta};
-use admit::{Ghosts, Rate};
+use admit::{Admission, Leaving};
+use history::Sight;
 use index::Inserted;
 use lane::{Step, UnderWay};
 use ledger::Ledger;
+use rate::Rate;
 use reader::Reader;
 use record::UNIT;
 use segment::{Identity, Table};
 use writer::Writer;
 
+pub use history::BYTES_PER_GHOST;
 pub use io::{
     Bypass, DiskCommand, DiskDone, Durability, IoId, Offered, Refusal, Ticket, TierEvent,
 };
@@ -75,8 +80,11 @@ pub struct TierConfig {
     pub max_write_blocks: usize,
     /// Objects that the index has room for, at 14.4 bytes each.
     pub max_objects: u64,
-    /// Hashes of objects that were offered once, at 4 bytes each.
+    /// Objects that are remembered as having left memory, at 12 bytes each.
     pub max_ghosts: usize,
+    /// Bytes written at most for each byte missed, beside a head start of half the tier; pinned and
+    /// pre-warmed objects come on top. `None`: whatever was asked for twice is written.
+    pub write_share: Option<f64>,
     /// Percent of the segments that may hold pinned objects.
     pub pinned_percent: u8,
     /// Body bytes that a fetch hands out before any [`Tier::credit`] (and what its last read brings).
@@ -98,6 +106,7 @@ impl Default for TierConfig {
             max_write_blocks: 32,
             max_objects: 1 << 20,
             max_ghosts: 1 << 16,
+            write_share: Some(DEFAULT_WRITE_SHARE),
             pinned_percent: 25,
             read_window: 256 << 10,
             write_bytes_per_second: None,
@@ -115,6 +124,9 @@ impl TierConfig {
     }
 }
 
+/// Below 0.15, for footers and padding to be within that.
+pub const DEFAULT_WRITE_SHARE: f64 = 0.142;
+
 /// Bursts of the two limits, in seconds' worth.
 const BURST_SECONDS: f64 = 1.0;
 const DAILY_BURST_SECONDS: f64 = 3_600.0;
@@ -126,7 +138,7 @@ pub struct Tier {
     ledger: Ledger,
     writer: Writer,
     reader: Reader,
-    ghosts: Ghosts,
+    admission: Admission,
     rates: Vec<Rate>,
     next_io: u64,
     under_way: HashMap<IoId, Target, RandomState>,
@@ -154,7 +166,12 @@ impl Tier {
             Rate::new(daily, DAILY_BURST_SECONDS),
         ];
         let mut tier = Self {
-            ghosts: Ghosts::new(config.max_ghosts),
+            admission: Admission::new(
+                ledger.geometry.shard_bytes(),
+                ledger.space.held_bytes(),
+                config.write_share,
+                config.max_ghosts,
+            ),
             rates: rates.into_iter().flatten().collect(),
             writer: Writer::new(pool, ledger.geometry.devices()),
             reader: Reader::new(),
@@ -217,12 +234,20 @@ impl Tier {
     }
 
     fn decide(&mut self, now: Now, object: &Evicted<'_>, bypass: Bypass) -> Offered {
-        match self.known(object, bypass) {
-            true => Offered::Known,
-            false => match self.admit(now, object, bypass) {
-                Ok(()) => Offered::Written,
-                Err(refusal) => Offered::Declined(refusal),
-            },
+        let sought = match bypass {
+            Bypass::No => {
+                let leaving = leaving(now, object);
+                let served = self.ledger.stats.served_bytes;
+                Some((leaving, self.admission.see(&leaving, served)))
+            }
+            Bypass::Prewarmed | Bypass::Pinned => None,
+        };
+        if self.known(object, bypass) {
+            return Offered::Known;
+        }
+        match self.admit(now, object, bypass, sought) {
+            Ok(()) => Offered::Written,
+            Err(refusal) => Offered::Declined(refusal),
         }
     }
 
@@ -241,7 +266,13 @@ impl Tier {
         entry.pinned || bypass != Bypass::Pinned
     }
 
-    fn admit(&mut self, now: Now, object: &Evicted<'_>, bypass: Bypass) -> Result<(), Refusal> {
+    fn admit(
+        &mut self,
+        now: Now,
+        object: &Evicted<'_>,
+        bypass: Bypass,
+        sought: Option<(Leaving, Sight)>,
+    ) -> Result<(), Refusal> {
         if self.writer.stopping {
             return Err(Refusal::Stopping);
         }
@@ -253,9 +284,8 @@ impl Tier {
         if verdict == Verdict::Hard {
             return Err(Refusal::Purged);
         }
-        let second = object.requests >= 2 || bypass != Bypass::No;
-        if !second && !self.ghosts.take_or_note(object.hash) {
-            return Err(Refusal::FirstHit);
+        if let Some((leaving, sight)) = &sought {
+            self.admission.judge(leaving, *sight)?;
         }
         let pinned = bypass == Bypass::Pinned;
         let bytes = offered_bytes(object);
@@ -263,10 +293,15 @@ impl Tier {
         if !pinned && !rates.all(|rate| rate.allows(now.mono, bytes)) {
             return Err(Refusal::RateLimit);
         }
-        self.write(object, bypass)
+        let written = self.write(object, bypass)?;
+        if sought.is_some() {
+            self.admission.wrote(written);
+        }
+        Ok(())
     }
 
-    fn write(&mut self, object: &Evicted<'_>, bypass: Bypass) -> Result<(), Refusal> {
+    /// Bytes of the record.
+    fn write(&mut self, object: &Evicted<'_>, bypass: Bypass) -> Result<u64, Refusal> {
         let pinned = bypass == Bypass::Pinned;
         if !self.ledger.has_room() {
             return Err(Refusal::IndexFull);
@@ -275,9 +310,8 @@ impl Tier {
             return Err(Refusal::DeviceFailed);
         }
         let put = self.writer.put(&mut self.ledger, object, bypass)?;
-        for rate in &mut self.rates {
-            rate.spend(u64::from(put.units * UNIT));
-        }
+        let written = u64::from(put.units * UNIT);
+        self.rates.iter_mut().for_each(|rate| rate.spend(written));
         let version = version_of(object);
         let entry = self
             .ledger
@@ -286,7 +320,7 @@ impl Tier {
         match self.ledger.insert(object.hash, entry) {
             // Written for nothing; at the bound that `max_objects` keeps, this is rare.
             Inserted::Full => Err(Refusal::IndexFull),
-            Inserted::New | Inserted::Replaced(_) | Inserted::Older => Ok(()),
+            Inserted::New | Inserted::Replaced(_) | Inserted::Older => Ok(written),
         }
     }
 
@@ -296,10 +330,15 @@ impl Tier {
             Offered::Written => (&mut stats.admitted, Some(&mut stats.admitted_bytes)),
             Offered::Known => (&mut stats.known, None),
             Offered::Declined(refusal) => match refusal {
-                Refusal::FirstHit => (
-                    &mut stats.declined_first_hit,
-                    Some(&mut stats.declined_first_hit_bytes),
+                Refusal::Unpopular => (
+                    &mut stats.declined_unpopular,
+                    Some(&mut stats.declined_unpopular_bytes),
                 ),
+                Refusal::Budget => (
+                    &mut stats.declined_budget,
+                    Some(&mut stats.declined_budget_bytes),
+                ),
+                Refusal::Expires => (&mut stats.declined_expires, None),
                 Refusal::RateLimit => (
                     &mut stats.declined_rate,
                     Some(&mut stats.declined_rate_bytes),
@@ -552,6 +591,8 @@ impl Tier {
         stats.index_bytes = ledger.index.bytes();
         stats.write_blocks = self.writer.blocks() as u64;
         stats.pinned_segments = u64::from(ledger.space.pinned_segments());
+        stats.missed_bytes = self.admission.missed();
+        stats.price_milli = (self.admission.price() * 1000.0) as u64;
         for segment in ledger.space.iter() {
             stats.object_bytes += segment.units * u64::from(UNIT);
             stats.pinned_objects += u64::from(segment.pinned);
@@ -566,15 +607,30 @@ impl Tier {
 }
 
 fn offered_bytes(object: &Evicted<'_>) -> u64 {
-    let body: usize = object.body.iter().map(|part| part.len()).sum();
-    (object.key.len() + object.head.len() + body) as u64
+    (object.key.len() + object.head.len()) as u64 + body_bytes(object)
+}
+
+fn leaving(now: Now, object: &Evicted<'_>) -> Leaving {
+    let meta = &object.meta;
+    let stored_s = now.unix_ms.saturating_sub(meta.stored_unix_ms) / 1000;
+    let usable = u64::from(meta.lifetime_s) + u64::from(meta.stale_while_revalidate_s);
+    Leaving {
+        hash: object.hash,
+        bytes: body_bytes(object),
+        requests: object.requests,
+        usable_s: usable.saturating_sub(stored_s + u64::from(meta.age_at_store_s)),
+        now_s: (now.unix_ms / 1000) as u32,
+    }
+}
+
+fn body_bytes(object: &Evicted<'_>) -> u64 {
+    object.body.iter().map(|part| part.len() as u64).sum()
 }
 
 /// As [`index::version`] of the record that it becomes.
 fn version_of(object: &Evicted<'_>) -> u16 {
-    let body: usize = object.body.iter().map(|part| part.len()).sum();
     index::version(&ObjectMeta {
-        body_len: body as u64,
+        body_len: body_bytes(object),
         ..object.meta
     })
 }

@@ -94,7 +94,12 @@ pub enum Offered {
 /// Why an offer was declined. Each has a counter in [`super::TierStats`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    FirstHit,
+    /// Others were asked for more, and there is a budget for bytes written.
+    Unpopular,
+    /// What was missed does not allow for more bytes written yet.
+    Budget,
+    /// It cannot be served any more by the time it is likely to be asked for.
+    Expires,
     RateLimit,
     NoBuffer,
     NoSegment,
@@ -107,7 +112,7 @@ pub enum Refusal {
     Stopping,
 }
 
-/// Whether an object need not have been asked for twice.
+/// Whether an object need not be worth its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bypass {
     No,

@@ -180,6 +180,11 @@ impl Space {
         self.segments.iter().filter(held).count() as u32
     }
 
+    /// Bytes of the segments that are not free.
+    pub fn held_bytes(&self) -> u64 {
+        (self.segments.len() - self.free.len()) as u64 * self.units_per_segment * u64::from(UNIT)
+    }
+
     /// A free segment that nobody reads.
     pub fn take_free(&mut self) -> Option<u32> {
         let readable = |segment: &u32| self.segments[*segment as usize].readers == 0;

@@ -66,9 +66,18 @@ tier_stats! {
     /// Offered and taken.
     admitted,
     admitted_bytes,
-    /// Declined because they were asked for once.
-    declined_first_hit,
-    declined_first_hit_bytes,
+    /// Declined because others are asked for more.
+    declined_unpopular,
+    declined_unpopular_bytes,
+    /// Declined because enough was written for what was missed (`write_share`).
+    declined_budget,
+    declined_budget_bytes,
+    /// Declined because they will be stale when they are likely to be asked for.
+    declined_expires,
+    /// Body bytes that left memory and had not come from the tier.
+    missed_bytes,
+    /// What an object's score must be above to be taken, in thousandths of a return to memory (gauge).
+    price_milli,
     /// Declined because of the limits of bytes per second or drive writes per day.
     declined_rate,
     declined_rate_bytes,

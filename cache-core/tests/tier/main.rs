@@ -11,6 +11,8 @@ mod disk;
 mod model;
 mod world;
 
+use std::time::Duration;
+
 use cache_core::tier::{Bypass, Offered, TierStats};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -32,6 +34,8 @@ fn plan(seed: u64, faults: Faults) -> Plan {
         longest_body: [60_000, 300_000, 700_000][rng.random_range(0..3)],
         faults,
         rate: [None, None, Some(2_000_000)][rng.random_range(0..3)],
+        drive_writes_per_day: None,
+        write_share: [None, Some(0.1), Some(0.5)][rng.random_range(0..3)],
     }
 }
 
@@ -220,5 +224,50 @@ fn what_was_taken_is_served() {
                 world.restart();
             }
         }
+    }
+}
+
+/// Offers for days what nobody has seen before, and gives what was written a day.
+fn written_a_day(drive_writes_per_day: Option<f64>, shards: u8) -> (f64, TierStats) {
+    const DAYS: u64 = 4;
+    let plan = Plan {
+        device_mib: 8 * u64::from(shards),
+        devices: 1,
+        shards,
+        shard: 0,
+        rate: None,
+        drive_writes_per_day,
+        write_share: None,
+        max_write_blocks: 8,
+        max_objects: 10_000,
+        longest_body: 100_000,
+        ..plan(7, Faults::default())
+    };
+    let mut world = World::new(plan);
+    let minutes = DAYS * 24 * 60;
+    for _ in 0..minutes {
+        world.pass(Duration::from_secs(60));
+        let number = world.any_key();
+        let version = world.new_version(number);
+        world.offer(number, version, 2, Bypass::Prewarmed);
+        world.settle();
+    }
+    let stats = world.tier.stats();
+    let times = stats.record_bytes as f64 / stats.capacity_bytes as f64;
+    (times / DAYS as f64, stats)
+}
+
+/// In times of the shard's own part, however many shards there are; what bypasses admission too.
+#[test]
+fn drives_are_written_no_more_often_a_day_than_allowed() {
+    let (unlimited, stats) = written_a_day(None, 1);
+    assert!(unlimited > 4.0, "{unlimited}");
+    assert_eq!(stats.declined_rate, 0);
+    for shards in [1, 3] {
+        let (limited, stats) = written_a_day(Some(1.5), shards);
+        // A burst of an hour's worth on top, and one object.
+        assert!((1.4..1.53).contains(&limited), "{shards}: {limited}");
+        assert!(stats.declined_rate > 100 && stats.declined_rate_bytes > 1 << 20);
+        assert!(stats.served == 0 && stats.admitted > 10);
     }
 }

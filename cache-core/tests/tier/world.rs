@@ -61,6 +61,8 @@ pub struct Plan {
     pub longest_body: usize,
     pub faults: Faults,
     pub rate: Option<u64>,
+    pub drive_writes_per_day: Option<f64>,
+    pub write_share: Option<f64>,
 }
 
 /// A fetch as its caller sees it.
@@ -166,6 +168,10 @@ impl World {
         self.trace = (self.trace ^ value)
             .wrapping_mul(0x0100_0000_01b3)
             .rotate_left(23);
+    }
+
+    pub fn pass(&mut self, time: Duration) {
+        self.millis += time.as_millis() as u64;
     }
 
     /// One thing that happens.
@@ -793,10 +799,11 @@ fn config(plan: &Plan, life: u64) -> TierConfig {
         max_write_blocks: plan.max_write_blocks,
         max_objects: plan.max_objects,
         max_ghosts: 64,
+        write_share: plan.write_share,
         pinned_percent: 25,
         read_window: 100_000,
         write_bytes_per_second: plan.rate,
-        drive_writes_per_day: None,
+        drive_writes_per_day: plan.drive_writes_per_day,
         discard: true,
         life: plan.seed << 16 | life,
     }

@@ -50,7 +50,9 @@ pub struct TierConfig {
     pub write_buffer: u64,
     /// Objects of a shard that can be found; `None`: by the tier's size.
     pub max_objects: Option<u64>,
-    /// Objects of a shard that are remembered as asked for once.
+    /// Bytes written at most for each byte missed; 0: whatever was asked for twice is written.
+    pub write_share: f64,
+    /// Objects of a shard that are remembered as having left memory.
     pub max_ghosts: usize,
     /// Part of the tier that may hold pinned objects.
     pub pinned_share: f32,
@@ -71,6 +73,7 @@ impl TierConfig {
             max_write_blocks: (self.write_buffer / BLOCK_BYTES as u64) as usize,
             max_objects: self.objects_of(shard_bytes),
             max_ghosts: self.max_ghosts,
+            write_share: (self.write_share > 0.0).then_some(self.write_share),
             pinned_percent: (self.pinned_share * 100.0) as u8,
             read_window: self.read_window,
             write_bytes_per_second: limit(self.write_limit),
@@ -87,7 +90,7 @@ impl TierConfig {
         let devices = self.devices.len() as u64;
         let blocks = self.max_reads as u64 * BLOCK_BYTES as u64 + self.write_buffer;
         let objects = self.objects_of(self.size.saturating_mul(devices) / shards.max(1));
-        blocks + objects * 144 / 10 + self.max_ghosts as u64 * 4
+        blocks + objects * 144 / 10 + self.max_ghosts as u64 * tier::BYTES_PER_GHOST
     }
 
     fn objects_of(&self, shard_bytes: u64) -> u64 {
@@ -104,6 +107,7 @@ impl TierConfig {
             segment: u64::from(DEFAULT_SEGMENT_BYTES),
             write_limit: 128 << 20,
             drive_writes_per_day: 0.0,
+            write_share: tier::DEFAULT_WRITE_SHARE,
             discard: Discard::Auto,
             max_reads: 64,
             read_window: 256 << 10,
@@ -158,6 +162,13 @@ pub(super) fn read(s: &mut Section<'_, '_, '_>, base: &Path) -> TierConfig {
             0.0..=1000.0,
             "how often the tier may be written over in a day, as drives are rated; 0.0: no limit",
         ),
+        write_share: s.bounded(
+            "write_share",
+            &TIMES,
+            d.write_share,
+            0.0..=10.0,
+            "bytes written at most for each byte missed, the most asked for first; 0.0: whatever was asked for twice",
+        ),
         discard: s.setting(
             "discard",
             &DISCARD,
@@ -195,7 +206,7 @@ pub(super) fn read(s: &mut Section<'_, '_, '_>, base: &Path) -> TierConfig {
             &COUNT,
             d.max_ghosts,
             1024..=1 << 28,
-            "objects of a shard remembered as asked for once, 4 bytes each: the second time they are admitted",
+            "objects of a shard of which is remembered how often memory lost them, 12 bytes each",
         ),
         pinned_share: s.bounded(
             "pinned_share",
