@@ -15,10 +15,23 @@ pub struct ShardConfig {
     pub shards: u8,
     /// The node's name in Via and Cache-Status, e.g. `popcache` (a token of RFC 9110).
     pub node_name: String,
+    /// What tells this node from others of its name in CDN-Loop: a token.
+    pub node_id: String,
+    pub role: Role,
     /// Origins in the order of the configuration; an [`crate::io::OriginId`] is an index into this.
     pub origins: Vec<OriginRoute>,
     pub caching: Caching,
     pub limits: Limits,
+}
+
+/// Whom a node serves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// Users: what is meant for caches (Surrogate-Control, surrogate keys) ends here.
+    #[default]
+    Edge,
+    /// Edges: they get what is meant for caches too, so that they keep and purge by it.
+    Shield,
 }
 
 /// What holds for responses that do not say it themselves.

@@ -69,6 +69,8 @@ shard_stats! {
     tcp_requests,
     /// Requests that broke a rule and were reset or answered 4xx by us.
     requests_refused,
+    /// Requests that had been here before (508).
+    loops_refused,
     /// Answered from the cache while fresh.
     hits,
     /// Answered from the cache while stale, a fetch going on behind it.

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use crate::purging::{Purging, PurgingError};
 use crate::status::{
-    BackendStatus, MemoryStatus, OriginStatus, ShardStatus, StatusDocument, XdpStatus,
+    BackendStatus, MemoryStatus, NodeStatus, OriginStatus, ShardStatus, StatusDocument, XdpStatus,
 };
 
 pub use orders::{PurgeOrder, PurgeReport};
@@ -76,6 +76,8 @@ pub struct Sources {
     /// Counters of what runs each shard (packet I/O, loop), shown beside the shard's own.
     pub runtime: Vec<Reading<Vec<(&'static str, u64)>>>,
     pub upstream: Reading<Vec<OriginStatus>>,
+    /// Shields and addresses of origins.
+    pub nodes: Reading<Vec<NodeStatus>>,
     /// Counters of the XDP program, summed over the CPUs.
     pub xdp: Reading<Vec<(String, u64)>>,
     pub commands: mpsc::Sender<ShardCommand>,
@@ -178,6 +180,7 @@ impl NodeHandle {
                 })
                 .collect(),
             origins: (sources.upstream)(),
+            nodes: (sources.nodes)(),
             warnings: facts.warnings.clone(),
         }
     }
@@ -278,6 +281,7 @@ pub(crate) mod tests {
                     ..OriginStatus::default()
                 }]
             }),
+            nodes: Box::new(Vec::new),
             xdp: Box::new(Vec::new),
             commands,
             purging: Mutex::new(Purging::new(purges.writer().expect("the only one"), None)),

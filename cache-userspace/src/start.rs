@@ -37,7 +37,7 @@ use crate::rt::packet::{PacketStats, UdpSocket, open_sockets};
 use crate::rt::spawn::{CorePlan, RunningCore, spawn};
 use crate::status::BackendStatus;
 use crate::tcp::stats::TcpStats;
-use crate::upstream::Upstream;
+use crate::upstream::{Upstream, UpstreamConfig};
 use crate::xdp::{Xdp, XdpOptions, random_cid_keys};
 use crate::{admin, config, tls_files};
 use ports::Ports;
@@ -64,7 +64,11 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
     let mut tiers = memory.recover(&config, shards)?.into_iter();
     let mut steering = Steering::new(&config, &listen, shards)?;
     let quic = QuicSetup::new(tls, steering.cid_keys, &config.limits)?;
-    let upstream = Upstream::new(config.upstream.clone())?;
+    let node_id = node_id()?;
+    let upstream = Upstream::new(UpstreamConfig {
+        node_id: node_id.clone(),
+        ..config.upstream.clone()
+    })?;
 
     let ports = Ports::open(&config, &listen, sockets, steering.xdp.as_mut())?;
     let (lanes, control_lanes) =
@@ -74,7 +78,7 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
     for (((number, lanes), store), port) in (0..).zip(lanes).zip(stores).zip(ports.ports) {
         let mut shard = shard(
             &config,
-            number,
+            (number, &node_id),
             store,
             &quic,
             counters.shards[usize::from(number)].clone(),
@@ -210,7 +214,7 @@ fn build_store(
 
 fn shard(
     config: &Config,
-    number: u8,
+    (number, node_id): (u8, &str),
     store: Store,
     quic: &QuicSetup,
     stats: Arc<ShardStats>,
@@ -219,6 +223,8 @@ fn shard(
         shard: number,
         shards: config.server.cpus.len() as u8,
         node_name: config.server.name.clone(),
+        node_id: node_id.to_owned(),
+        role: config.server.role,
         origins: config.routes(),
         caching: Caching {
             device: config.server.name.clone(),
@@ -234,6 +240,11 @@ fn shard(
         random()?,
         false,
     ))
+}
+
+/// What tells this process from others of its name, in hexadecimal.
+fn node_id() -> anyhow::Result<String> {
+    Ok(format!("{:08x}", u32::from_ne_bytes(random()?)))
 }
 
 fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
@@ -363,7 +374,11 @@ fn sources(
     Sources {
         shards: counters.shards.clone(),
         runtime: counters.runtime(),
-        upstream: Box::new(move || upstream.snapshot().into_iter().map(Into::into).collect()),
+        nodes: {
+            let upstream = upstream.clone();
+            Box::new(move || upstream.nodes())
+        },
+        upstream: Box::new(move || upstream.snapshot()),
         xdp: Box::new(move || {
             let Some(xdp) = &xdp else { return Vec::new() };
             let counters = xdp

@@ -6,7 +6,6 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 
 use crate::config::explain::rounded;
-use crate::upstream::OriginSnapshot;
 
 /// The answer to `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +22,9 @@ pub struct StatusDocument {
     pub memory: MemoryStatus,
     pub shards: Vec<ShardStatus>,
     pub origins: Vec<OriginStatus>,
+    /// Shields, and addresses of origins.
+    #[serde(default)]
+    pub nodes: Vec<NodeStatus>,
     pub warnings: Vec<String>,
 }
 
@@ -61,39 +63,8 @@ pub struct ShardStatus {
     pub counters: BTreeMap<String, u64>,
 }
 
-/// Fetches from one origin.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct OriginStatus {
-    pub name: String,
-    pub started: u64,
-    pub ok: u64,
-    /// By kind, named after RFC 9209.
-    pub failed: BTreeMap<String, u64>,
-    pub cancelled: u64,
-    pub bytes: u64,
-    pub reused: u64,
-    pub retried: u64,
-    pub connections_made: u64,
-    pub connections_open: u64,
-}
-
-impl From<OriginSnapshot> for OriginStatus {
-    fn from(snapshot: OriginSnapshot) -> Self {
-        let failed = snapshot.failed.into_iter();
-        Self {
-            name: snapshot.name,
-            started: snapshot.started,
-            ok: snapshot.ok,
-            failed: failed.map(|(kind, n)| (kind.to_owned(), n)).collect(),
-            cancelled: snapshot.cancelled,
-            bytes: snapshot.bytes,
-            reused: snapshot.reused,
-            retried: snapshot.retried,
-            connections_made: snapshot.connections_made,
-            connections_open: snapshot.connections_open,
-        }
-    }
-}
+/// Fetches for one origin, and one node that they go to.
+pub use crate::upstream::{NodeSnapshot as NodeStatus, OriginSnapshot as OriginStatus};
 
 impl ShardStatus {
     pub fn new(shard: usize, cpu: usize, counters: &[(&'static str, u64)]) -> Self {
@@ -128,6 +99,7 @@ impl StatusDocument {
         self.write_shards(&mut out);
         self.write_bounds(&mut out);
         self.write_origins(&mut out);
+        self.write_nodes(&mut out);
         for warning in &self.warnings {
             let _ = writeln!(out, "warning: {warning}");
         }
@@ -248,7 +220,52 @@ impl StatusDocument {
             if !failed.is_empty() {
                 let _ = writeln!(out, "origin {} failed: {}", origin.name, failed.join(", "));
             }
+            let more = [
+                ("shield_answers", origin.shield_answers),
+                ("shield_hits", origin.shield_hits),
+                ("failed_over", origin.failed_over),
+                ("retries_refused", origin.retries_refused),
+                ("hedged", origin.hedged),
+                ("hedges_won", origin.hedges_won),
+                ("hedges_refused", origin.hedges_refused),
+            ];
+            let more = BTreeMap::from(more.map(|(name, n)| (name.to_owned(), n)));
+            let more: Vec<String> = nonzero(&more).collect();
+            if !more.is_empty() {
+                let _ = writeln!(out, "origin {}: {}", origin.name, more.join(", "));
+            }
         }
+    }
+
+    fn write_nodes(&self, out: &mut String) {
+        if self.nodes.is_empty() {
+            return;
+        }
+        let head = [
+            "node", "tier", "url", "state", "flying", "requests", "hits", "failures", "probes",
+            "ejected", "opened", "bytes", "p50", "p95",
+        ];
+        let mut rows = vec![head.map(str::to_owned).to_vec()];
+        for node in &self.nodes {
+            rows.push(vec![
+                node.name.clone(),
+                node.tier.clone(),
+                node.url.clone(),
+                node.state.clone(),
+                node.in_flight.to_string(),
+                node.requests.to_string(),
+                node.hits.to_string(),
+                node.failures.to_string(),
+                node.probes_failed.to_string(),
+                node.ejections.to_string(),
+                node.breaker_opened.to_string(),
+                rounded(node.bytes),
+                milliseconds(node.p50_us),
+                milliseconds(node.p95_us),
+            ]);
+        }
+        out.push('\n');
+        write_table(out, &rows);
     }
 
     /// All shards as one.
@@ -297,6 +314,12 @@ fn ratio(hits: u64, misses: u64) -> String {
         0 => "-".to_owned(),
         all => format!("{:.1}%", hits as f64 * 100.0 / all as f64),
     }
+}
+
+fn milliseconds(micros: Option<u64>) -> String {
+    micros.map_or("-".to_owned(), |micros| {
+        format!("{:.1}ms", micros as f64 / 1_000.0)
+    })
 }
 
 /// Right-aligned columns, the first one left-aligned.
@@ -392,6 +415,7 @@ mod tests {
                 bytes: 2 << 20,
                 ..OriginStatus::default()
             }],
+            nodes: Vec::new(),
             warnings: vec!["the certificate is self-signed".to_owned()],
         }
     }
@@ -438,6 +462,31 @@ warning: the certificate is self-signed
             page.contains("\npins      4, 2 kept in 3 KiB of 4 KiB\n"),
             "{page}"
         );
+    }
+
+    #[test]
+    fn nodes_are_shown_with_their_state() {
+        let mut document = document();
+        document.origins[0].shield_hits = 4;
+        document.nodes = vec![NodeStatus {
+            name: "ams".to_owned(),
+            tier: "shield".to_owned(),
+            url: "https://ams.test".to_owned(),
+            state: "ejected".to_owned(),
+            requests: 9,
+            ejections: 1,
+            p95_us: Some(1_250),
+            ..NodeStatus::default()
+        }];
+        let page = document.page();
+        let expected = "\
+origin demo: shield_hits 4
+
+node    tier               url    state  flying  requests  hits  failures  probes  ejected  opened  bytes  p50    p95
+ams   shield  https://ams.test  ejected       0         9     0         0       0        1       0    0 B    -  1.2ms
+warning: the certificate is self-signed
+";
+        assert!(page.ends_with(expected), "{page}");
     }
 
     #[test]

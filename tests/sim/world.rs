@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use cache_core::config::{Caching, ClientFields, OriginRoute, ShardConfig};
+use cache_core::config::{Caching, ClientFields, OriginRoute, Role, ShardConfig};
 use cache_core::conn::quic::{CidKeys, QuicSetup};
 use cache_core::io::{Command, Datagram, DiskDone, FetchId, Input, Now, Outbox, ShardId};
 use cache_core::purge::{self as purging, Purger, Purges};
@@ -635,6 +635,8 @@ fn nodes(
                 shard: index as ShardId,
                 shards: plan.shards,
                 node_name: "popcache".to_owned(),
+                node_id: "0".to_owned(),
+                role: Role::Edge,
                 origins: vec![OriginRoute {
                     name: "simulated".to_owned(),
                     hosts: vec![tls::SERVER_NAME.to_owned()],

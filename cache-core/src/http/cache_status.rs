@@ -1,5 +1,10 @@
 //! Cache-Status (RFC 9211): how a request was answered, for whoever debugs.
 
+use http::{HeaderMap, HeaderName};
+use sfv::{BareItem, List, ListEntry, Parser};
+
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
 /// Why a request was forwarded (RFC 9211 section 2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forward {
@@ -49,6 +54,30 @@ impl Forward {
             Self::Stale => "stale",
             Self::Bypass => "bypass",
         }
+    }
+}
+
+/// Whether the nearest cache upstream, the last one of the list, answered from what it had. False
+/// where there is no readable Cache-Status.
+pub fn nearest_was_hit(headers: &HeaderMap) -> bool {
+    let mut list = Vec::new();
+    for value in headers.get_all(CACHE_STATUS) {
+        if !list.is_empty() {
+            list.extend_from_slice(b", ");
+        }
+        list.extend_from_slice(value.as_bytes());
+    }
+    let Ok(list) = Parser::new(&list).parse::<List>() else {
+        return false;
+    };
+    let hit = |parameters: &sfv::Parameters| {
+        parameters
+            .get("hit")
+            .is_some_and(|hit| *hit == BareItem::Boolean(true))
+    };
+    match list.last() {
+        Some(ListEntry::Item(cache)) => hit(&cache.params),
+        _ => false,
     }
 }
 
@@ -113,6 +142,28 @@ mod tests {
         let mut out = Vec::new();
         write(&mut out, "popcache", &status);
         String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn the_nearest_cache_is_the_last_one() {
+        let was_hit = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(CACHE_STATUS, http::HeaderValue::from_static(value));
+            }
+            nearest_was_hit(&headers)
+        };
+        assert!(was_hit(&[
+            "origin-cache; fwd=uri-miss",
+            "shield; hit; ttl=3"
+        ]));
+        assert!(was_hit(&["\"a shield, quoted\"; hit"]));
+        assert!(!was_hit(&[
+            "origin-cache; hit, shield; fwd=stale; collapsed"
+        ]));
+        assert!(!was_hit(&["shield; hit=?0"]));
+        assert!(!was_hit(&["not a ; ; list; hit"]));
+        assert!(!was_hit(&[]));
     }
 
     fn forwarded(why: Forward) -> CacheStatus {

@@ -10,6 +10,7 @@ pub mod freshness;
 pub mod invalidate;
 pub mod key;
 pub mod key_rules;
+pub mod loops;
 pub mod pattern;
 pub mod proxy_status;
 pub mod range;

@@ -361,7 +361,7 @@ impl Shard {
         }
         let head = FlightHead {
             meta,
-            encoded: Bytes::from(head::encode_static(status, headers)),
+            encoded: Bytes::from(head::encode_for(self.config.role, status, headers)),
             tags: keys.slots,
             length,
             stored: times.is_some(),

@@ -132,7 +132,7 @@ impl Shard {
                     confirmed: false,
                     detail: None,
                 };
-                let fields = head::encode_static(status, &headers);
+                let fields = head::encode_for(self.config.role, status, &headers);
                 self.scratch.status.clear();
                 cache_status::write(&mut self.scratch.status, &self.config.node_name, &verdict);
                 let dynamic = Dynamic {

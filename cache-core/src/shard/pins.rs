@@ -107,7 +107,7 @@ mod tests {
     use hugepages::{Backing, PagePolicy};
 
     use super::*;
-    use crate::config::{Caching, ClientFields, Limits, OriginRoute, ShardConfig};
+    use crate::config::{Caching, ClientFields, Limits, OriginRoute, Role, ShardConfig};
     use crate::conn::quic::QuicSetup;
     use crate::io::{Command, FetchCommand, FetchEvent, FetchId, Input, PinStats};
     use crate::purge::Purges;
@@ -139,6 +139,8 @@ mod tests {
                 shard: 0,
                 shards: 1,
                 node_name: "popcache".to_owned(),
+                node_id: "0".to_owned(),
+                role: Role::Edge,
                 origins: vec![OriginRoute {
                     name: "demo".to_owned(),
                     hosts: vec!["edge.test".to_owned()],

@@ -8,6 +8,7 @@ use quinn_proto::{Dir, Event, ReadError, StreamEvent, StreamId, VarInt};
 
 use super::answers::Answered;
 use super::{LaneMessage, Shard};
+use crate::config::ShardConfig;
 use crate::conn::client::{Client, varint};
 use crate::conn::h3::error::{H3_NO_ERROR, H3_REQUEST_REJECTED};
 use crate::conn::h3::head::{self, Dynamic};
@@ -19,11 +20,12 @@ use crate::http::cache_status::Forward;
 use crate::http::conditional::Conditions;
 use crate::http::forward::{self, Shown};
 use crate::http::key::{self, BadRequest};
+use crate::http::loops;
 use crate::http::request::{self, Handling};
 use crate::http::routes::RouteId;
 use crate::http::vary;
 use crate::http::wants;
-use crate::io::{Now, OriginId, Outbox};
+use crate::io::{FetchErrorKind, Now, OriginId, Outbox};
 use crate::store::KeyHash;
 
 /// What reading a request stream came to.
@@ -305,6 +307,9 @@ impl Shard {
                 let response = self.look_up(conn, id, section, place, head_only, now, out);
                 Begun::Answered(response)
             }
+            Handling::Bypass { .. } | Handling::PassOn if self.is_loop(section) => {
+                Begun::Answered(self.refuse_loop(conn, id))
+            }
             Handling::Bypass { head_only } => {
                 self.stats.bypassed.inc();
                 let mut target = target(&self.scratch.key, hash, origin);
@@ -349,6 +354,9 @@ impl Shard {
         if varies {
             let mut target = self.target(section, hash, origin, route);
             if !self.select(&mut target) {
+                if self.is_loop(section) {
+                    return self.refuse_loop(conn, id);
+                }
                 let request = PassRequest::shared(target, head_only, Forward::Bypass);
                 let request = request.of_parts(&wish.conditions);
                 return self.pass(conn, id, request, now, out);
@@ -379,6 +387,7 @@ impl Shard {
                 self.revalidate(target, now, out);
                 answered.rest
             }
+            Err(_) if self.is_loop(section) => self.refuse_loop(conn, id),
             Err(why) if directives.no_store => {
                 let request = PassRequest::shared(target, head_only, why);
                 let request = request.of_parts(&wish.conditions);
@@ -399,6 +408,21 @@ impl Shard {
         }
     }
 
+    /// Whether the request has been here before. Asked only where something would be fetched: what is
+    /// answered from memory goes no further.
+    fn is_loop(&self, section: &FieldSection) -> bool {
+        let ShardConfig {
+            node_name, node_id, ..
+        } = &self.config;
+        loops::is_loop(section.fields(), node_name, node_id)
+    }
+
+    /// 508: the request would be fetched from itself.
+    fn refuse_loop(&mut self, conn: &mut impl Client, id: StreamId) -> Option<Response> {
+        self.stats.loops_refused.inc();
+        self.answer_failed(conn, id, FetchErrorKind::LoopDetected)
+    }
+
     /// What to ask the origin for a request whose key is in the scratch.
     fn target(
         &self,
@@ -412,7 +436,9 @@ impl Shard {
             origin: &self.config.origins[usize::from(origin.0)].client_fields,
             key: &self.config.caching.routes.rules(route).key,
         };
-        target.headers = Arc::new(forward::shared(section, shown));
+        let mut headers = forward::shared(section, shown);
+        loops::copy_trace(section.fields(), &mut headers);
+        target.headers = Arc::new(headers);
         target.route = route;
         target
     }

@@ -75,6 +75,9 @@ pub struct Ticket {
 pub enum Outcome {
     /// It answered, whatever it said.
     Ok,
+    /// It answered that it cannot (502, 503, 504): others of its tier may do better, but as long as
+    /// it says so itself there is no need to refuse in its place.
+    Unwell,
     Failed,
     /// The fetch was given up for reasons that are not the node's.
     Unknown,
@@ -162,18 +165,26 @@ impl Policy {
             .iter()
             .find_map(|tier| self.choose(tier, key, tried, usable))
             .or_else(|| self.choose(&tiers[1], key, tried, closed));
-        let Some(id) = node else {
-            self.routes[usize::from(route.0)].unavailable += u64::from(tried.is_empty());
-            return None;
-        };
-        let node = &mut self.nodes[usize::from(id.0)];
-        node.in_flight += 1;
-        Some(Ticket {
-            node: id,
-            route,
-            tier: node.tier,
-            kind: node.breaker.begin(),
-        })
+        if node.is_none() && tried.is_empty() {
+            self.routes[usize::from(route.0)].unavailable += 1;
+        }
+        node.map(|id| self.begin(route, id))
+    }
+
+    /// A second node for a fetch whose first is slow: of the same tier, so that a slow shield does not
+    /// send its edges past it.
+    pub fn pick_beside(
+        &mut self,
+        now: Instant,
+        first: (RouteId, Tier),
+        key: u64,
+        tried: &[NodeId],
+    ) -> Option<Ticket> {
+        let (route, tier) = first;
+        let usable = |id: NodeId| self.node(id).is_usable(now, &self.settings);
+        let tier = &self.routes[usize::from(route.0)].tiers[tier as usize];
+        let node = self.choose(tier, key, tried, usable)?;
+        Some(self.begin(route, node))
     }
 
     /// A node began to answer after `time`.
@@ -186,12 +197,13 @@ impl Policy {
         let breaker = self.settings.breaker.clone();
         let node = self.node_mut(ticket.node);
         node.in_flight = node.in_flight.saturating_sub(1);
-        let ok = match outcome {
-            Outcome::Ok => Some(true),
-            Outcome::Failed => Some(false),
-            Outcome::Unknown => None,
+        let (answered, ok) = match outcome {
+            Outcome::Ok => (Some(true), Some(true)),
+            Outcome::Unwell => (Some(true), Some(false)),
+            Outcome::Failed => (Some(false), Some(false)),
+            Outcome::Unknown => (None, None),
         };
-        node.breaker.ended(now, ticket.kind, ok, &breaker);
+        node.breaker.ended(now, ticket.kind, answered, &breaker);
         node.failures += u64::from(ok == Some(false));
         let Some(ok) = ok else { return };
         self.nodes[usize::from(ticket.node.0)]
@@ -274,6 +286,17 @@ impl Policy {
             retries_refused: route.retries_refused,
             hedges_refused: route.hedges_refused,
             unavailable: route.unavailable,
+        }
+    }
+
+    fn begin(&mut self, route: RouteId, id: NodeId) -> Ticket {
+        let node = self.node_mut(id);
+        node.in_flight += 1;
+        Ticket {
+            node: id,
+            route,
+            tier: node.tier,
+            kind: node.breaker.begin(),
         }
     }
 

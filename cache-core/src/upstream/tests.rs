@@ -232,6 +232,31 @@ fn hedges_wait_for_the_slowest_twentieth_and_have_a_budget() {
 }
 
 #[test]
+fn a_node_that_says_it_is_unwell_is_ejected_but_not_refused() {
+    let mut w = world(0, 2, false, |_| ());
+    for key in 0..100 {
+        let ticket = w.pick(key, &[]).expect("an address");
+        w.policy.ended(w.now, ticket, Outcome::Unwell);
+    }
+    let mut states = [w.state(0), w.state(1)];
+    states.sort_unstable();
+    assert_eq!(states, ["ejected", "up"]);
+}
+
+#[test]
+fn a_slow_shield_does_not_send_its_edges_past_it() {
+    let mut w = world(2, 1, false, |_| ());
+    let first = w.pick(0, &[]).expect("a shield").node;
+    let mut beside = |tried: &[NodeId]| {
+        let now = w.now;
+        let ticket = w.policy.pick_beside(now, (ROUTE, Tier::Shield), 0, tried);
+        ticket.map(|ticket| ticket.node)
+    };
+    assert_eq!(beside(&[first]), Some(NodeId(1 - first.0)));
+    assert_eq!(beside(&[NodeId(0), NodeId(1)]), None);
+}
+
+#[test]
 fn a_cancelled_fetch_teaches_nothing() {
     let mut w = world(0, 1, false, |_| ());
     for _ in 0..100 {

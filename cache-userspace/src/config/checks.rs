@@ -6,8 +6,8 @@ use std::path::Path;
 use hugepages::PagePolicy;
 
 use super::kinds::MIN_SHARD_RAM;
+use super::origins::{FoundOrigin, FoundShield};
 use super::raw::{Problem, Reader};
-use super::read::FoundOrigin;
 use super::routes::FoundClass;
 use super::typed::{Backend, Config};
 use super::units::show_size;
@@ -73,6 +73,35 @@ pub(super) fn origins(reader: &mut Reader<'_, '_>, found: &[FoundOrigin]) {
     }
 }
 
+/// Every shield has a name of its own and serves origins that there are.
+pub(super) fn shields(
+    reader: &mut Reader<'_, '_>,
+    shields: &[FoundShield],
+    origins: &[FoundOrigin],
+) {
+    let known: Vec<&str> = origins
+        .iter()
+        .filter_map(|found| Some(found.origin.as_ref()?.name.as_str()))
+        .collect();
+    let mut names: Vec<&str> = Vec::new();
+    for shield in shields {
+        for origin in &shield.origins {
+            if !known.contains(&origin.as_str()) {
+                let message = format!("origins: there is no [[origin]] named {origin:?}");
+                reader.problem(shield.origins_at.clone(), message, None);
+            }
+        }
+        let Some(endpoint) = &shield.endpoint else {
+            continue;
+        };
+        if names.contains(&endpoint.name.as_str()) {
+            let message = format!("shield {:?} is defined twice", endpoint.name);
+            reader.problem(shield.at.clone(), message, None);
+        }
+        names.push(&endpoint.name);
+    }
+}
+
 /// Settings that contradict each other.
 pub(super) fn across(reader: &mut Reader<'_, '_>, config: &Config) {
     listen_once(reader, config);
@@ -98,6 +127,28 @@ pub(super) fn across(reader: &mut Reader<'_, '_>, config: &Config) {
             .span("upstream", "total_timeout")
             .or_else(|| reader.span("upstream", "first_byte_timeout"));
         reader.problem(at, message, None);
+    }
+    let (outlier, breaker) = (&upstream.policy.outlier, &upstream.policy.breaker);
+    for (most, is_most, least, is_least) in [
+        (
+            "max_ejection",
+            outlier.max_ejection,
+            "ejection",
+            outlier.ejection,
+        ),
+        (
+            "breaker_max_open",
+            breaker.max_open,
+            "breaker_open",
+            breaker.open,
+        ),
+    ] {
+        if is_most < is_least {
+            let at = reader
+                .span("upstream", most)
+                .or_else(|| reader.span("upstream", least));
+            reader.problem(at, format!("{most} is shorter than {least}"), None);
+        }
     }
 }
 
@@ -213,6 +264,19 @@ pub(super) fn files(config: &mut Config) -> Vec<Problem> {
         {
             problems.push(Problem {
                 line: config.line_in("origin", index, "ca"),
+                column: None,
+                message: format!("ca: {error:#}"),
+                hint: None,
+            });
+        }
+    }
+    for (index, shield) in config.upstream.shields.iter().enumerate() {
+        let endpoint = &shield.endpoint;
+        if let Some(path) = &endpoint.ca
+            && let Err(error) = crate::tls_files::load_authorities(path)
+        {
+            problems.push(Problem {
+                line: config.line_in("shield", index, "ca"),
                 column: None,
                 message: format!("ca: {error:#}"),
                 hint: None,

@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 
-use cache_core::config::ClientCacheControl;
+use cache_core::config::{ClientCacheControl, Role};
 use hugepages::PagePolicy;
 use toml::de::DeValue;
 
 use super::tier::Discard;
 use super::typed::{Backend, XdpMode};
 use super::units::{
-    Invalid, Kind, Node, PATH, SIZE, number, parse_size, quote, show_list, show_size, text, word,
+    Invalid, Kind, Node, PATH, SIZE, number, one_or_more, parse_size, quote, show_list, show_size,
+    text, word,
 };
 
 /// Shards are numbered by one byte of the connection id.
@@ -222,6 +223,41 @@ pub const SOCKET_PATH: Kind<PathBuf> = Kind {
         }
     },
     show: |path| (PATH.show)(path),
+};
+
+const ROLES: [(&str, Role); 2] = [("edge", Role::Edge), ("shield", Role::Shield)];
+
+pub const ROLE: Kind<Role> = Kind {
+    parse: |node| word(node, &ROLES),
+    show: |role| show_word(&ROLES, *role),
+};
+
+/// One URL or a list of them.
+pub const ORIGIN_URLS: Kind<Vec<http::Uri>> = Kind {
+    parse: |node| {
+        one_or_more(
+            node,
+            "a URL such as \"https://origin.example\"",
+            ORIGIN_URL.parse,
+        )
+    },
+    show: |urls| match &urls[..] {
+        [url] => (ORIGIN_URL.show)(url),
+        urls => show_list(urls, ORIGIN_URL.show),
+    },
+};
+
+pub const HEALTH_PATH: Kind<String> = Kind {
+    parse: |node| {
+        let what = "a path such as \"/healthz\"";
+        let found = text(node, what)?;
+        let plain = found.bytes().all(|b| b.is_ascii_graphic());
+        match found.starts_with('/') && plain {
+            true => Ok(found.to_owned()),
+            false => Err(Invalid::new(node, format!("{found:?} is not {what}"))),
+        }
+    },
+    show: |path| quote(path),
 };
 
 pub const ORIGIN_URL: Kind<http::Uri> = Kind {

@@ -13,6 +13,7 @@
 mod checks;
 pub mod explain;
 mod kinds;
+mod origins;
 pub mod raw;
 mod read;
 mod route_kinds;

@@ -7,14 +7,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cache_core::config::{Caching, ClientFields, Limits};
+use cache_core::config::{Caching, Limits, Role};
 use cache_core::store::StoreConfig;
 use hugepages::PagePolicy;
 
 use super::kinds::{
     BACKEND, CLIENT_CACHE_CONTROL, CORES, Cores, DEFAULT_SOCKET, LOG_LEVEL, MAX_SHARDS,
-    MIN_SHARD_RAM, ORIGIN_URL, PAGES, POWER_OF_TWO, SHARE, SIZE_U32, SIZE_USIZE, SOCKET_PATH,
-    XDP_MODE,
+    MIN_SHARD_RAM, PAGES, POWER_OF_TWO, ROLE, SHARE, SIZE_U32, SIZE_USIZE, SOCKET_PATH, XDP_MODE,
 };
 use super::raw::{Problem, Reader, Section};
 use super::typed::{
@@ -22,11 +21,11 @@ use super::typed::{
     ServerConfig, TlsConfig, TlsFiles, XdpMode,
 };
 use super::units::{
-    ADDRESS, ADDRESSES, ANY_ADDRESSES, BOOL, COUNT, COUNT_U32, DURATION, FIELD_NAMES, FIELDS, HOST,
-    HOSTS, INTERFACE, NAMES, PATH, SIZE, TOKEN, show_list,
+    ADDRESS, ADDRESSES, ANY_ADDRESSES, BOOL, COUNT, COUNT_U32, DURATION, FIELD_NAMES, INTERFACE,
+    NAMES, PATH, SIZE, TOKEN, show_list,
 };
-use super::{Machine, checks, routes};
-use crate::upstream::{self, Http2Mode, UpstreamConfig};
+use super::{Machine, checks, origins, routes};
+use crate::upstream::UpstreamConfig;
 
 /// Reads every section, then checks them against each other.
 pub(super) fn read(
@@ -47,13 +46,15 @@ pub(super) fn read(
     checks::classes(&mut reader, &classes);
     let class_bytes = classes.iter().map(|class| class.ram).collect();
     cache.routes = routes::read_routes(&mut reader, classes);
-    let found = reader.sections("origin", |s| read_origin(s, &base));
-    let (bounds, http2) = reader.section("upstream", read_upstream);
+    let found = reader.sections("origin", |s| origins::read_origin(s, &base));
+    let shields = reader.sections("shield", |s| origins::read_shield(s, &base));
+    let (bounds, http2) = reader.section("upstream", origins::read_upstream);
     let admin = reader.section("admin", |s| read_admin(s, &base));
     let limits = reader.section("limits", |s| read_limits(s, max_object));
     let log = reader.section("log", read_log);
 
     checks::origins(&mut reader, &found);
+    checks::shields(&mut reader, &shields, &found);
     let origins: Vec<OriginConfig> = found.into_iter().filter_map(|f| f.origin).collect();
     if tls.names.is_empty() {
         tls.names = names_of(&origins);
@@ -61,7 +62,11 @@ pub(super) fn read(
     let upstream = UpstreamConfig {
         origins: origins
             .iter()
-            .map(|origin| upstream_origin(origin, http2))
+            .map(|origin| origins::upstream_origin(origin, http2))
+            .collect(),
+        shields: shields
+            .into_iter()
+            .filter_map(|found| found.shield(http2))
             .collect(),
         node_name: server.name.clone(),
         ..bounds
@@ -133,12 +138,19 @@ fn read_server(s: &mut Section<'_, '_, '_>, machine: &Machine) -> ServerConfig {
             );
         }
     }
+    let role = s.setting(
+        "role",
+        &ROLE,
+        Role::Edge,
+        "edge serves users; shield serves edges, and passes on to them what is meant for caches",
+    );
     ServerConfig {
         listen,
         listen_tcp,
         listen_clear,
         cpus,
         name,
+        role,
     }
 }
 
@@ -320,131 +332,6 @@ fn read_cache(s: &mut Section<'_, '_, '_>) -> (Caching, u64) {
         "largest object kept; a larger one is streamed through",
     );
     (cache, max_object)
-}
-
-/// An origin as far as it could be read, for the checks across origins.
-pub(super) struct FoundOrigin {
-    pub origin: Option<OriginConfig>,
-    pub at: Option<std::ops::Range<usize>>,
-    pub hosts_at: Option<std::ops::Range<usize>>,
-}
-
-fn read_origin(s: &mut Section<'_, '_, '_>, base: &Path) -> FoundOrigin {
-    let name = s.required("name", &TOKEN, "how status and the log call it");
-    let hosts = s.required(
-        "hosts",
-        &HOSTS,
-        "host names of requests that go there; \"*\" is any",
-    );
-    let url = s.required("url", &ORIGIN_URL, "http:// or https:// with host and port");
-    let ca = s.optional(
-        "ca",
-        &PATH,
-        "PEM file of authorities trusted for its certificate; unset: the public ones",
-    );
-    let server_name = s.optional(
-        "server_name",
-        &HOST,
-        "the name verified by TLS; unset: the host of url",
-    );
-    let client_fields = s.setting(
-        "client_fields",
-        &FIELDS,
-        ClientFields::default(),
-        "fields of clients' requests that it sees; each makes variants and lets clients shape what others get",
-    );
-    if ca.is_some()
-        && url
-            .as_ref()
-            .is_some_and(|u| u.scheme_str() != Some("https"))
-    {
-        s.refuse("ca", "ca: the url is http, so no certificate is verified");
-    }
-    let origin = match (name, hosts, url) {
-        (Some(name), Some(hosts), Some(url)) => Some(OriginConfig {
-            name,
-            hosts,
-            url,
-            ca: ca.map(|ca| base.join(ca)),
-            server_name,
-            client_fields,
-        }),
-        _ => None,
-    };
-    FoundOrigin {
-        origin,
-        at: s.at(),
-        hosts_at: s.span("hosts"),
-    }
-}
-
-fn read_upstream(s: &mut Section<'_, '_, '_>) -> (UpstreamConfig, Http2Mode) {
-    let d = UpstreamConfig::default();
-    let timeout = Duration::from_millis(1)..=Duration::from_secs(86_400);
-    let bounds = UpstreamConfig {
-        connect_timeout: s.bounded(
-            "connect_timeout",
-            &DURATION,
-            d.connect_timeout,
-            timeout.clone(),
-            "DNS, TCP and TLS together, and the wait for a free connection",
-        ),
-        first_byte_timeout: s.bounded(
-            "first_byte_timeout",
-            &DURATION,
-            d.first_byte_timeout,
-            timeout.clone(),
-            "from the request to the response head",
-        ),
-        idle_timeout: s.bounded(
-            "idle_timeout",
-            &DURATION,
-            d.idle_timeout,
-            timeout.clone(),
-            "longest pause within a body",
-        ),
-        total_timeout: s.bounded(
-            "total_timeout",
-            &DURATION,
-            d.total_timeout,
-            timeout,
-            "a whole fetch, so that a trickling origin cannot hold a flight for ever",
-        ),
-        max_connections: s.bounded(
-            "max_connections",
-            &COUNT,
-            d.max_connections,
-            1..=65_536,
-            "connections to one origin; past it fetches wait up to connect_timeout",
-        ),
-        max_fetches: s.bounded(
-            "max_fetches",
-            &COUNT,
-            d.max_fetches,
-            1..=1 << 20,
-            "fetches of the whole node at a time; past it a fetch fails at once",
-        ),
-        ..d
-    };
-    let http2 = s.setting(
-        "http2",
-        &BOOL,
-        false,
-        "offer HTTP/2 to https origins; off, since HTTP/1.1 fetches do not block each other",
-    );
-    match http2 {
-        true => (bounds, Http2Mode::Negotiate),
-        false => (bounds, Http2Mode::Off),
-    }
-}
-
-fn upstream_origin(origin: &OriginConfig, http2: Http2Mode) -> upstream::OriginConfig {
-    upstream::OriginConfig {
-        ca: origin.ca.clone(),
-        server_name: origin.server_name.clone(),
-        http2,
-        ..upstream::OriginConfig::new(origin.name.clone(), origin.url.clone())
-    }
 }
 
 fn read_admin(s: &mut Section<'_, '_, '_>, base: &Path) -> AdminConfig {

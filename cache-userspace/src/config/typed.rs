@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cache_core::config::{Caching, ClientFields, Limits, OriginRoute};
+use cache_core::config::{Caching, ClientFields, Limits, OriginRoute, Role};
 use hugepages::PagePolicy;
 
 use super::explain::{Setting, Source};
@@ -49,6 +49,7 @@ pub struct ServerConfig {
     pub cpus: Vec<usize>,
     /// In Via and Cache-Status.
     pub name: String,
+    pub role: Role,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,14 +111,16 @@ pub struct OriginConfig {
     pub name: String,
     /// Lower-case, without port; `*` is every host.
     pub hosts: Vec<String>,
-    /// Scheme and authority.
-    pub url: http::Uri,
+    /// Scheme and authority of each of its addresses.
+    pub urls: Vec<http::Uri>,
     /// PEM file of the authorities that may sign the origin's certificate; absent: the public ones.
     pub ca: Option<PathBuf>,
     /// The name verified by TLS, where it is not the host of `url`.
     pub server_name: Option<String>,
     /// Which fields of clients' requests it gets to see.
     pub client_fields: ClientFields,
+    /// What a health check asks for; `None`: there are none.
+    pub health_path: Option<String>,
 }
 
 #[derive(Clone, Debug)]

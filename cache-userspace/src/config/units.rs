@@ -106,6 +106,22 @@ pub const PATHS: Kind<Vec<PathBuf>> = Kind {
     show: |paths| show_list(paths, |path| quote(&path.display().to_string())),
 };
 
+/// One beginning of URL paths or a list of them.
+pub const PATH_PREFIXES: Kind<Vec<String>> = Kind {
+    parse: |node| one_or_more(node, "the beginning of a URL path", path_prefix),
+    show: |paths| show_list(paths, |path| quote(path)),
+};
+
+fn path_prefix(node: &Node<'_>) -> Result<String, Invalid> {
+    match text(node, "the beginning of a URL path such as \"/emotes/\"")? {
+        path if path.starts_with('/') => Ok(path.to_owned()),
+        path => Err(Invalid::new(
+            node,
+            format!("{path:?} does not begin with `/`, as the paths of URLs do"),
+        )),
+    }
+}
+
 /// A token of RFC 9110 section 5.6.2, as Via and Cache-Status need it.
 pub const TOKEN: Kind<String> = Kind {
     parse: |node| match text(node, "a name")? {
@@ -119,6 +135,12 @@ pub const TOKEN: Kind<String> = Kind {
         },
     },
     show: |value| quote(value),
+};
+
+/// One such name or a list of them.
+pub const TOKENS: Kind<Vec<String>> = Kind {
+    parse: |node| one_or_more(node, "a name", TOKEN.parse),
+    show: |names| show_list(names, |name| quote(name)),
 };
 
 /// A network interface's name: at most 15 bytes (IFNAMSIZ), without `/` and spaces.

@@ -93,6 +93,7 @@ impl Control {
             waiting: waiting.clone(),
         };
         let (gone_sender, mut gone) = watch::channel(0);
+        self.upstream.start_probes();
         let listener = Listen {
             bell: self.lanes.bell,
             lanes,

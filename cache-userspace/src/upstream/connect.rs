@@ -1,10 +1,10 @@
-//! From an origin's URL to a connection that takes requests: name lookup, TCP, TLS, HTTP.
+//! From a node's URL to a connection that takes requests: name lookup, TCP, TLS, HTTP.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,14 +15,14 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::sync::{Mutex, Notify};
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
-use super::config::{Http2Mode, OriginConfig, UpstreamError};
+use super::config::{ClientIdentity, Endpoint, Http2Mode, UpstreamError};
 use super::failure::Place;
 
 /// Bytes of a response head, and of what is read ahead of a body over HTTP/1.1.
@@ -85,15 +85,31 @@ impl StreamLimit {
 /// Runs a connection; must be polled for requests to proceed.
 pub(super) type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 
-/// Everything needed to connect to one origin.
+/// Everything needed to connect to one node.
 pub(super) struct Dialer {
     pub(super) place: Place,
     pub(super) scheme: Scheme,
+    pub(super) url: String,
     host: String,
     port: u16,
     tls: Option<Tls>,
     http2: Http2Mode,
     limit: Duration,
+    names: Names,
+}
+
+/// The addresses of the node's name. One look-up at a time.
+struct Names {
+    ttl: Duration,
+    known: Mutex<Option<Known>>,
+    /// Counts connections, so that they begin with another address each.
+    turn: AtomicUsize,
+    stale: AtomicU64,
+}
+
+struct Known {
+    at: Instant,
+    addresses: Vec<SocketAddr>,
 }
 
 struct Tls {
@@ -103,22 +119,46 @@ struct Tls {
 
 impl Dialer {
     /// Reads the `ca` file, if any, and checks the URL.
-    pub(super) fn new(origin: &OriginConfig, limit: Duration) -> Result<Self, UpstreamError> {
-        let (scheme, host, port) = split_url(origin)?;
+    pub(super) fn new(
+        endpoint: &Endpoint,
+        limit: Duration,
+        dns_ttl: Duration,
+    ) -> Result<Self, UpstreamError> {
+        let (scheme, host, port) = split_url(endpoint)?;
         let tls = if scheme == Scheme::HTTPS {
-            Some(Tls::new(origin, &host)?)
+            Some(Tls::new(endpoint, &host)?)
         } else {
             None
         };
+        let url = endpoint.url.to_string().trim_end_matches('/').to_owned();
         Ok(Self {
-            place: Place::new(&origin.name, origin.url.to_string().trim_end_matches('/')),
+            place: Place::new(format!("{} at {url}", endpoint.label())),
             scheme,
+            url,
             host,
             port,
             tls,
-            http2: origin.http2,
+            http2: endpoint.http2,
             limit,
+            names: Names {
+                ttl: dns_ttl,
+                known: Mutex::new(None),
+                turn: AtomicUsize::new(0),
+                stale: AtomicU64::new(0),
+            },
         })
+    }
+
+    /// The URL's authority.
+    pub(super) fn authority(&self) -> &str {
+        self.url
+            .split_once("//")
+            .map_or("", |(_, authority)| authority)
+    }
+
+    /// Look-ups that failed while older addresses were known.
+    pub(super) fn dns_stale(&self) -> u64 {
+        self.names.stale.load(Ordering::Relaxed)
     }
 
     /// The protocol that every connection will speak, where it is known before the first.
@@ -181,16 +221,54 @@ impl Dialer {
         Err(last.unwrap_or_else(|| self.no_address()))
     }
 
+    /// The addresses to try, in turn. Looked up at most once in `dns_ttl`; where that fails, those of
+    /// the last time go on being used.
     async fn look_up(&self) -> Result<Vec<SocketAddr>, FetchError> {
-        let addresses: Vec<_> = tokio::net::lookup_host((self.host.as_str(), self.port))
-            .await
+        let mut known = self.names.known.lock().await;
+        let fresh = |known: &Known| known.at.elapsed() < self.names.ttl;
+        if !known.as_ref().is_some_and(fresh) {
+            match (self.resolve().await, known.as_mut()) {
+                (Ok(addresses), _) => {
+                    let at = Instant::now();
+                    *known = Some(Known { at, addresses });
+                }
+                (Err(error), Some(known)) => {
+                    tracing::warn!(%error, "the former addresses are used on");
+                    self.names.stale.fetch_add(1, Ordering::Relaxed);
+                    known.at = Instant::now();
+                }
+                (Err(error), None) => return Err(error),
+            }
+        }
+        let mut addresses = known
+            .as_ref()
+            .map(|known| known.addresses.clone())
+            .unwrap_or_default();
+        let turn = self.names.turn.fetch_add(1, Ordering::Relaxed);
+        let first = turn % addresses.len().max(1);
+        addresses.rotate_left(first);
+        Ok(addresses)
+    }
+
+    async fn resolve(&self) -> Result<Vec<SocketAddr>, FetchError> {
+        // Time must be left for the addresses of before.
+        let limit = self.limit / 2;
+        let found = timeout(
+            limit,
+            tokio::net::lookup_host((self.host.as_str(), self.port)),
+        );
+        let found = match found.await {
+            Ok(found) => found,
+            Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
+        };
+        let addresses: Vec<_> = found
             .map_err(|error| self.place.dns(&self.host, &error))?
             .take(MAX_ADDRESSES)
             .collect();
-        if addresses.is_empty() {
-            return Err(self.no_address());
+        match addresses.is_empty() {
+            true => Err(self.no_address()),
+            false => Ok(addresses),
         }
-        Ok(addresses)
     }
 
     fn no_address(&self) -> FetchError {
@@ -258,10 +336,10 @@ where
     Ok((Sender::Http2 { sender, limit }, driver))
 }
 
-fn split_url(origin: &OriginConfig) -> Result<(Scheme, String, u16), UpstreamError> {
-    let url = &origin.url;
+fn split_url(endpoint: &Endpoint) -> Result<(Scheme, String, u16), UpstreamError> {
+    let url = &endpoint.url;
     let refuse = |problem| UpstreamError::Url {
-        name: origin.name.clone(),
+        name: endpoint.label(),
         url: url.to_string(),
         problem,
     };
@@ -292,34 +370,58 @@ fn split_url(origin: &OriginConfig) -> Result<(Scheme, String, u16), UpstreamErr
 }
 
 impl Tls {
-    fn new(origin: &OriginConfig, host: &str) -> Result<Self, UpstreamError> {
-        let wanted = origin.server_name.as_deref().unwrap_or(host);
+    fn new(endpoint: &Endpoint, host: &str) -> Result<Self, UpstreamError> {
+        let label = endpoint.label();
+        let wanted = endpoint.server_name.as_deref().unwrap_or(host);
         let name =
             ServerName::try_from(wanted.to_owned()).map_err(|_| UpstreamError::ServerName {
-                name: origin.name.clone(),
+                name: label.clone(),
                 server_name: wanted.to_owned(),
             })?;
-        let roots = match &origin.ca {
-            Some(path) => read_roots(&origin.name, path)?,
+        let roots = match &endpoint.ca {
+            Some(path) => read_roots(&label, path)?,
             None => RootCertStore {
                 roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
             },
         };
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
+        let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| UpstreamError::Tls {
-                name: origin.name.clone(),
+                name: label.clone(),
                 problem: error.to_string(),
             })?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = alpn(origin.http2);
+            .with_root_certificates(roots);
+        let mut config = match &endpoint.identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => {
+                let refuse = |problem: String| UpstreamError::Identity {
+                    name: label.clone(),
+                    path: identity.certificate.clone(),
+                    problem,
+                };
+                let (chain, key) = read_identity(identity).map_err(refuse)?;
+                builder
+                    .with_client_auth_cert(chain, key)
+                    .map_err(|error| refuse(error.to_string()))?
+            }
+        };
+        config.alpn_protocols = alpn(endpoint.http2);
         Ok(Self {
             connector: TlsConnector::from(Arc::new(config)),
             name,
         })
     }
+}
+
+type Chain = Vec<CertificateDer<'static>>;
+
+fn read_identity(identity: &ClientIdentity) -> Result<(Chain, PrivateKeyDer<'static>), String> {
+    let chain = CertificateDer::pem_file_iter(&identity.certificate)
+        .and_then(Iterator::collect::<Result<Chain, _>>)
+        .map_err(|error| error.to_string())?;
+    let key = PrivateKeyDer::from_pem_file(&identity.key).map_err(|error| error.to_string())?;
+    Ok((chain, key))
 }
 
 fn alpn(mode: Http2Mode) -> Vec<Vec<u8>> {
@@ -352,13 +454,20 @@ fn read_roots(name: &str, path: &Path) -> Result<RootCertStore, UpstreamError> {
 mod tests {
     use http::Uri;
 
+    use super::super::config::OriginConfig;
     use super::*;
 
+    fn dial(endpoint: &Endpoint) -> Result<Dialer, UpstreamError> {
+        Dialer::new(endpoint, Duration::from_secs(1), Duration::from_secs(1))
+    }
+
+    fn endpoint(url: &'static str) -> Endpoint {
+        let origin = OriginConfig::new("demo", Uri::from_static(url));
+        origin.endpoints().next().expect("one url")
+    }
+
     fn dialer(url: &'static str) -> Result<Dialer, UpstreamError> {
-        Dialer::new(
-            &OriginConfig::new("demo", Uri::from_static(url)),
-            Duration::from_secs(1),
-        )
+        dial(&endpoint(url))
     }
 
     #[test]
@@ -390,11 +499,11 @@ mod tests {
     #[test]
     fn a_ca_file_must_hold_certificates() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let mut origin = OriginConfig::new("demo", Uri::from_static("https://o"));
+        let mut origin = endpoint("https://o");
         origin.ca = Some(file.path().to_owned());
-        let error = Dialer::new(&origin, Duration::from_secs(1)).err().unwrap();
+        let error = dial(&origin).err().unwrap();
         assert!(error.to_string().contains("no certificate"), "{error}");
         origin.ca = Some(file.path().with_extension("absent"));
-        assert!(Dialer::new(&origin, Duration::from_secs(1)).is_err());
+        assert!(dial(&origin).is_err());
     }
 }

@@ -8,27 +8,31 @@ use cache_core::io::{FetchError, FetchErrorKind};
 
 use super::connect::{MAX_HEAD_BYTES, MAX_HEAD_FIELDS};
 
-/// Which origin an error is about, for its detail.
+/// Which origin or node an error is about, for its detail.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
-    name: String,
-    url: String,
+    what: String,
 }
 
 impl Place {
-    pub(super) fn new(name: &str, url: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            url: url.to_owned(),
-        }
+    pub(super) fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into() }
     }
 
-    /// A failure at this origin.
+    /// A failure there.
     pub(super) fn error(&self, kind: FetchErrorKind, what: impl std::fmt::Display) -> FetchError {
         FetchError {
             kind,
-            detail: format!("origin {:?} at {}: {what}", self.name, self.url),
+            detail: format!("{}: {what}", self.what),
         }
+    }
+
+    /// No node is left to be asked.
+    pub(super) fn unavailable(&self) -> FetchError {
+        self.error(
+            FetchErrorKind::Unavailable,
+            "every address has failed too often and is left alone for a while; see its nodes in `popcache status`",
+        )
     }
 
     /// The name lookup of `host` failed.
@@ -77,16 +81,23 @@ impl Place {
 
     /// The TLS handshake with `server_name` failed.
     pub(super) fn tls(&self, server_name: &str, error: &io::Error) -> FetchError {
-        let advice = match error
-            .get_ref()
-            .and_then(|e| e.downcast_ref::<rustls::Error>())
-        {
-            Some(rustls::Error::InvalidCertificate(problem)) => certificate_advice(problem),
-            Some(_) => "check the origin's TLS versions and ciphers",
-            None => "check that this port speaks TLS",
+        let cause = error.get_ref().and_then(|e| e.downcast_ref());
+        let (kind, advice) = match cause {
+            Some(rustls::Error::InvalidCertificate(problem)) => {
+                (FetchErrorKind::TlsCertificate, certificate_advice(problem))
+            }
+            Some(rustls::Error::AlertReceived(_)) => (
+                FetchErrorKind::TlsError,
+                "see why the origin refused: a client certificate it wants, its TLS versions, its name",
+            ),
+            Some(_) => (
+                FetchErrorKind::TlsError,
+                "check the origin's TLS versions and ciphers",
+            ),
+            None => (FetchErrorKind::TlsError, "check that this port speaks TLS"),
         };
         self.error(
-            FetchErrorKind::TlsError,
+            kind,
             format_args!("TLS with {server_name} failed: {error}; {advice}"),
         )
     }

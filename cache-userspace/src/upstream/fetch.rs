@@ -1,21 +1,24 @@
 //! One fetch: a task that asks an origin and tells the shard, at the shard's pace.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cache_core::http::cache_status;
 use cache_core::io::{FetchError, FetchErrorKind, FetchEvent, FetchId};
+use cache_core::upstream::{RouteId, Tier};
 use http::Response;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::ask::Answer;
 use super::events::{Credit, EventSender, ShardGone};
-use super::failure::{self, Place};
-use super::fields::{self, Outgoing};
+use super::failure::Place;
+use super::fields::{self, Outgoing, ResponseHead};
+use super::fleet::{Fleet, Node};
 use super::lease::{After, Lease};
-use super::pool::{Freshness, Pool};
 use super::stats::{OriginStats, count};
 
 /// Body bytes of one event, as [`FetchEvent::Body`] promises.
@@ -33,7 +36,14 @@ pub(super) struct Timeouts {
 pub(super) struct Fetch {
     pub(super) id: FetchId,
     pub(super) outgoing: Outgoing,
-    pub(super) pool: Arc<Pool>,
+    pub(super) fleet: Arc<Fleet>,
+    pub(super) route: RouteId,
+    /// The hash of what is asked for.
+    pub(super) key: u64,
+    /// A second node may be asked when the first is slow.
+    pub(super) may_hedge: bool,
+    /// The origin.
+    pub(super) place: Place,
     pub(super) stats: Arc<OriginStats>,
     pub(super) timeouts: Timeouts,
     pub(super) credit: Arc<Credit>,
@@ -64,57 +74,41 @@ impl Fetch {
     /// free before the shard knows.
     pub(super) async fn run(&self) -> Result<(), Stop> {
         let deadline = Instant::now() + self.timeouts.total;
-        let late = |kind| self.place().total_timeout(kind, self.timeouts.total);
-        let (response, lease) = timeout_at(deadline, self.ask())
+        let late = |kind| self.place.total_timeout(kind, self.timeouts.total);
+        let answer = timeout_at(deadline, self.ask())
             .await
             .map_err(|_| late(FetchErrorKind::ResponseTimeout))??;
-        timeout_at(deadline, self.tell(response, lease))
-            .await
-            .map_err(|_| late(FetchErrorKind::BodyTimeout))?
-    }
-
-    /// Gets the response head, from a second connection where a pooled one turned out closed.
-    async fn ask(&self) -> Result<(Response<Incoming>, Lease), FetchError> {
-        let mut lease = self.pool.checkout(Freshness::Any).await?;
-        let error = match self.send(&mut lease).await? {
-            Ok(response) => return Ok((response, lease)),
-            Err(error) => error,
-        };
-        let again = self.may_retry(&lease, &error);
-        if !failure::stream_only(&error) {
-            lease.discard();
+        let outcome = answer.outcome();
+        let Answer {
+            response,
+            lease,
+            going,
+            ..
+        } = answer;
+        let told = timeout_at(deadline, self.tell(response, lease, going.node())).await;
+        match told {
+            Ok(Ok(())) => going.end(outcome),
+            Ok(Err(Stop::Failed(error))) => {
+                going.failed(&error);
+                return Err(error.into());
+            }
+            Ok(Err(Stop::Unwanted)) => return Err(Stop::Unwanted),
+            // Its client may have been the slow one.
+            Err(_) => return Err(late(FetchErrorKind::BodyTimeout).into()),
         }
-        if !again {
-            return Err(self.place().before_head(&error));
-        }
-        // Its place may be the one that the second connection needs.
-        drop(lease);
-        tracing::debug!(%error, "a pooled connection did not take the request, asking again");
-        count(&self.stats.retried);
-        let mut lease = self.pool.checkout(Freshness::New).await?;
-        match self.send(&mut lease).await? {
-            Ok(response) => Ok((response, lease)),
-            Err(error) => Err(self.place().before_head(&error)),
-        }
-    }
-
-    async fn send(
-        &self,
-        lease: &mut Lease,
-    ) -> Result<hyper::Result<Response<Incoming>>, FetchError> {
-        let request = self.outgoing.request(lease.form());
-        timeout(self.timeouts.first_byte, lease.send(request))
-            .await
-            .map_err(|_| self.place().head_timeout(self.timeouts.first_byte))
-    }
-
-    fn may_retry(&self, lease: &Lease, error: &hyper::Error) -> bool {
-        lease.reused && self.outgoing.method().is_safe() && failure::may_retry(error)
+        Ok(())
     }
 
     /// Passes the response on.
-    async fn tell(&self, response: Response<Incoming>, lease: Lease) -> Result<(), Stop> {
-        let (head, body) = fields::response_head(response, self.outgoing.method(), self.place())?;
+    async fn tell(
+        &self,
+        response: Response<Incoming>,
+        lease: Lease,
+        node: &Node,
+    ) -> Result<(), Stop> {
+        let place = &node.pool.dialer.place;
+        let (head, body) = fields::response_head(response, self.outgoing.method(), place)?;
+        self.count_answer(node, &head);
         let length = head.length;
         let event = FetchEvent::Head {
             status: head.status,
@@ -122,33 +116,52 @@ impl Fetch {
             length,
         };
         self.events.send(self.id, event).await?;
-        let received = self.pass_body(body, length).await?;
+        let received = self.pass_body(body, length, node).await?;
         match (lease.give_back().await, length) {
             (After::Surplus, Some(declared)) => {
                 let received = format_args!("more than {received}");
-                Err(self.place().wrong_length(declared, received).into())
+                Err(place.wrong_length(declared, received).into())
             }
             _ => Ok(()),
         }
     }
 
+    fn count_answer(&self, node: &Node, head: &ResponseHead) {
+        let hit = cache_status::nearest_was_hit(&head.headers);
+        if hit {
+            count(&node.stats.hits);
+        }
+        if node.tier == Tier::Shield {
+            count(&self.stats.shield_answers);
+            self.stats
+                .shield_hits
+                .fetch_add(u64::from(hit), Ordering::Relaxed);
+        }
+    }
+
     /// Passes the body on and returns its length.
-    async fn pass_body(&self, mut body: Incoming, length: Option<u64>) -> Result<u64, Stop> {
+    async fn pass_body(
+        &self,
+        mut body: Incoming,
+        length: Option<u64>,
+        node: &Node,
+    ) -> Result<u64, Stop> {
+        let place = &node.pool.dialer.place;
         let mut received = 0;
-        while let Some(frame) = self.next_frame(&mut body, received).await? {
-            let frame = frame.map_err(|error| self.place().in_body(&error, length, received))?;
+        while let Some(frame) = self.next_frame(&mut body, received, place).await? {
+            let frame = frame.map_err(|error| place.in_body(&error, length, received))?;
             // Trailers belong to this hop's framing; nobody behind us asked for them.
             let Ok(data) = frame.into_data() else {
                 continue;
             };
             received += data.len() as u64;
             if let Some(length) = length.filter(|&length| received > length) {
-                return Err(self.place().wrong_length(length, received).into());
+                return Err(place.wrong_length(length, received).into());
             }
-            self.deliver(data).await?;
+            self.deliver(data, node).await?;
         }
         if let Some(length) = length.filter(|&length| received != length) {
-            return Err(self.place().wrong_length(length, received).into());
+            return Err(place.wrong_length(length, received).into());
         }
         Ok(received)
     }
@@ -157,25 +170,27 @@ impl Fetch {
         &self,
         body: &mut Incoming,
         received: u64,
+        place: &Place,
     ) -> Result<Option<hyper::Result<hyper::body::Frame<Bytes>>>, FetchError> {
         timeout(self.timeouts.idle, body.frame())
             .await
-            .map_err(|_| self.place().body_timeout(self.timeouts.idle, received))
+            .map_err(|_| place.body_timeout(self.timeouts.idle, received))
     }
 
     /// Delivers as credit comes in. Meanwhile nothing is read from the connection beyond what its
     /// buffers hold.
-    async fn deliver(&self, mut data: Bytes) -> Result<(), ShardGone> {
+    async fn deliver(&self, mut data: Bytes, node: &Node) -> Result<(), ShardGone> {
         while !data.is_empty() {
             let taken = self.credit.take(data.len().min(MAX_CHUNK)).await;
             let chunk = data.split_to(taken);
             self.events.send(self.id, FetchEvent::Body(chunk)).await?;
-            self.stats.bytes.fetch_add(taken as u64, Ordering::Relaxed);
+            let add = |counter: &AtomicU64| counter.fetch_add(taken as u64, Ordering::Relaxed);
+            add(&self.stats.bytes);
+            add(&node.stats.bytes);
+            if node.tier == Tier::Shield {
+                add(&self.stats.shield_bytes);
+            }
         }
         Ok(())
-    }
-
-    fn place(&self) -> &Place {
-        &self.pool.dialer.place
     }
 }

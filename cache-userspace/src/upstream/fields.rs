@@ -4,6 +4,7 @@
 //! belonged to another hop. A shard sees end-to-end fields only.
 
 use bytes::Bytes;
+use cache_core::http::loops;
 use cache_core::io::{FetchError, FetchErrorKind, FetchRequest};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -25,7 +26,8 @@ pub(super) struct Identity {
 
 impl Identity {
     /// `name` must be a pseudonym for both Via (RFC 9110 section 7.6.3) and CDN-Loop (RFC 8586).
-    pub(super) fn new(name: &str) -> Result<Self, UpstreamError> {
+    /// `id` tells this node from others of that name.
+    pub(super) fn new(name: &str, id: &str) -> Result<Self, UpstreamError> {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
         let refused = || UpstreamError::NodeName(name.to_owned());
         if name.is_empty() || !name.bytes().all(plain) {
@@ -34,7 +36,7 @@ impl Identity {
         // One fetch answers clients of several HTTP versions, so there is no single received
         // protocol to name; 1.1 is what origins expect of a cache.
         let via = HeaderValue::try_from(format!("1.1 {name}")).map_err(|_| refused())?;
-        let cdn_loop = HeaderValue::try_from(name).map_err(|_| refused())?;
+        let cdn_loop = loops::cdn_info(name, id).ok_or_else(refused)?;
         let capability = HeaderValue::try_from(format!("{name}=\"Surrogate/1.0\""));
         Ok(Self {
             via,
@@ -57,7 +59,6 @@ pub(super) enum Form {
 #[derive(Debug)]
 pub(super) struct Outgoing {
     method: Method,
-    scheme: Scheme,
     authority: Authority,
     host: HeaderValue,
     target: PathAndQuery,
@@ -69,7 +70,6 @@ impl Outgoing {
     /// Refuses an authority or target that cannot stand in a request head.
     pub(super) fn new(
         request: FetchRequest,
-        scheme: Scheme,
         identity: &Identity,
         place: &Place,
     ) -> Result<Self, FetchError> {
@@ -98,7 +98,6 @@ impl Outgoing {
         }
         Ok(Self {
             method: request.method,
-            scheme,
             authority,
             host,
             target,
@@ -112,7 +111,7 @@ impl Outgoing {
     }
 
     /// The head in one of its forms.
-    pub(super) fn request(&self, form: Form) -> Request<Full<Bytes>> {
+    pub(super) fn request(&self, form: Form, scheme: &Scheme) -> Request<Full<Bytes>> {
         let mut parts = http::uri::Parts::default();
         parts.path_and_query = Some(self.target.clone());
         let mut headers = self.headers.clone();
@@ -121,7 +120,7 @@ impl Outgoing {
                 headers.insert(header::HOST, self.host.clone());
             }
             Form::Pseudo => {
-                parts.scheme = Some(self.scheme.clone());
+                parts.scheme = Some(scheme.clone());
                 parts.authority = Some(self.authority.clone());
             }
         }
@@ -288,7 +287,7 @@ mod tests {
     use super::*;
 
     fn place() -> Place {
-        Place::new("demo", "http://o")
+        Place::new("origin \"demo\" at http://o")
     }
 
     fn outgoing(
@@ -305,8 +304,8 @@ mod tests {
             body: Bytes::new(),
             window: 0,
         };
-        let identity = Identity::new("popcache").expect("a token");
-        Outgoing::new(request, Scheme::HTTP, &identity, &place())
+        let identity = Identity::new("popcache", "7f").expect("a token");
+        Outgoing::new(request, &identity, &place())
     }
 
     fn fields(list: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -333,10 +332,10 @@ mod tests {
     #[test]
     fn both_forms_carry_the_clients_authority() {
         let outgoing = outgoing(b"edge.test:8443", b"/a?b=c", HeaderMap::new()).unwrap();
-        let origin = outgoing.request(Form::Origin);
+        let origin = outgoing.request(Form::Origin, &Scheme::HTTP);
         assert_eq!(origin.uri(), "/a?b=c");
         assert_eq!(origin.headers()["host"], "edge.test:8443");
-        let pseudo = outgoing.request(Form::Pseudo);
+        let pseudo = outgoing.request(Form::Pseudo, &Scheme::HTTP);
         assert_eq!(pseudo.uri(), "http://edge.test:8443/a?b=c");
         assert!(!pseudo.headers().contains_key("host"));
     }
@@ -357,7 +356,7 @@ mod tests {
         ]);
         let sent = outgoing(b"edge.test", b"/", client)
             .unwrap()
-            .request(Form::Origin);
+            .request(Form::Origin, &Scheme::HTTP);
         let headers = sent.headers();
         for gone in [
             "connection",
@@ -375,7 +374,7 @@ mod tests {
         let via: Vec<_> = headers.get_all("via").iter().collect();
         assert_eq!(via, ["2 front", "1.1 popcache"]);
         let cdn_loop: Vec<_> = headers.get_all("cdn-loop").iter().collect();
-        assert_eq!(cdn_loop, ["other", "popcache"]);
+        assert_eq!(cdn_loop, ["other", "popcache; node=7f"]);
     }
 
     #[test]
@@ -383,7 +382,7 @@ mod tests {
         let client = fields(&[("accept-encoding", "br")]);
         let sent = outgoing(b"edge.test", b"/", client)
             .unwrap()
-            .request(Form::Origin);
+            .request(Form::Origin, &Scheme::HTTP);
         assert_eq!(sent.headers()["accept-encoding"], "br");
     }
 
@@ -401,9 +400,9 @@ mod tests {
 
     #[test]
     fn a_node_name_must_be_a_plain_token() {
-        assert!(Identity::new("pop-1.fra").is_ok());
+        assert!(Identity::new("pop-1.fra", "0").is_ok());
         for name in ["", "a b", "a,b", "p\u{f6}p", "a;b"] {
-            assert!(Identity::new(name).is_err(), "{name:?}");
+            assert!(Identity::new(name, "0").is_err(), "{name:?}");
         }
     }
 

@@ -1,61 +1,77 @@
 //! The upstream: carries out the shards' [`FetchCommand`]s on the control thread (tokio, hyper).
 //!
 //! ```text
-//!   shard's commands -> Upstream::command -> one task a fetch -> Pool (one an origin) -> connections
-//!   shard's events   <- EventSender (bounded) <---'   ^
-//!   shard's credit   -----------------------------> Credit
+//!   shard's commands -> Upstream::command -> one task a fetch -> Fleet: which node -> its Pool -> connections
+//!   shard's events   <- EventSender (bounded) <---'   ^            ^
+//!   shard's credit   -----------------------------> Credit     probes
 //! ```
 //!
 //! A fetch reads from its origin only what the shard has given credit for, plus what one connection
 //! buffers (at most 64 KiB over HTTP/1.1 and 256 KiB a stream over HTTP/2). Every wait is bounded in
-//! time, and by number: `max_fetches` for all, `max_connections` for an origin.
+//! time, and by number: `max_fetches` for all, `max_connections` for a node. A
+//! node is a shield or one address of an origin; which one is asked is [`cache_core::upstream`]'s
+//! decision, carried out in `ask`.
 //!
 //! - `config`: what it is told; `events`: the edge to the shards; `stats`: what is counted.
-//! - `fetch`: one fetch from request to end; `fields`: heads in and out.
+//! - `fetch`: one fetch from request to end; `ask`: to its head; `fields`: heads in and out.
+//! - `fleet`: the nodes and the policy; `probe`: active checks.
 //! - `pool`, `lease`, `connect`: the connections; `failure`: errors in the terms of RFC 9209.
 
+mod ask;
 mod config;
 mod connect;
 mod events;
 mod failure;
 mod fetch;
 mod fields;
+mod fleet;
 mod lease;
 mod pool;
+mod probe;
 mod stats;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use cache_core::io::{
     FetchCommand, FetchError, FetchErrorKind, FetchEvent, FetchId, FetchRequest, OriginId, ShardId,
 };
+use cache_core::upstream::{RouteId, spread};
+use http::{Method, header};
 use tokio::task::AbortHandle;
 
-pub use config::{Http2Mode, OriginConfig, UpstreamConfig, UpstreamError};
+pub use config::{
+    ClientIdentity, Endpoint, Http2Mode, OriginConfig, ShieldConfig, UpstreamConfig, UpstreamError,
+};
 pub use events::{EventSender, event_channel};
-pub use stats::{OriginSnapshot, UpstreamStats};
+pub use stats::{NodeSnapshot, OriginSnapshot, UpstreamStats};
 
-use connect::Dialer;
 use events::Credit;
+use failure::Place;
 use fetch::{Fetch, Stop, Timeouts};
 use fields::{Identity, Outgoing};
-use pool::Pool;
+use fleet::Fleet;
 use stats::{OriginStats, count};
 
 /// Fetches from all origins for all shards. Dropping it ends every fetch without an event.
 pub struct Upstream {
     origins: Vec<Origin>,
+    fleet: Arc<Fleet>,
     identity: Identity,
     timeouts: Timeouts,
+    probe_timeout: Duration,
+    hedge_paths: Vec<String>,
     max_fetches: usize,
     flying: Arc<Flying>,
+    probes: Option<AbortHandle>,
 }
 
 struct Origin {
-    pool: Arc<Pool>,
+    route: RouteId,
+    place: Place,
     stats: Arc<OriginStats>,
 }
 
@@ -63,23 +79,33 @@ impl Upstream {
     /// Checks the configuration and reads the `ca` files. Connects to nothing yet.
     pub fn new(config: UpstreamConfig) -> Result<Self, UpstreamError> {
         config::check(&config)?;
-        let identity = Identity::new(&config.node_name)?;
-        let origins = config
-            .origins
-            .iter()
-            .map(|origin| Origin::new(origin, &config))
-            .collect::<Result<_, _>>()?;
+        let identity = Identity::new(&config.node_name, &config.node_id)?;
+        let seed = spread::stable_hash(&[config.node_id.as_bytes()]);
+        let fleet = Arc::new(Fleet::new(&config, seed)?);
+        let origins = (0..).zip(&config.origins);
+        let origins = origins.map(|(number, origin)| Origin::new(RouteId(number), origin));
         Ok(Self {
-            origins,
+            origins: origins.collect(),
+            fleet,
             identity,
             timeouts: Timeouts {
                 first_byte: config.first_byte_timeout,
                 idle: config.idle_timeout,
                 total: config.total_timeout,
             },
+            probe_timeout: config.probe_timeout,
+            hedge_paths: config.hedge_paths,
             max_fetches: config.max_fetches,
             flying: Arc::default(),
+            probes: None,
         })
+    }
+
+    /// Begins to probe the nodes that have a health path. Must be called within a tokio runtime,
+    /// which then runs the probes.
+    pub fn start_probes(&mut self) {
+        let probes = tokio::spawn(probe::run(self.fleet.clone(), self.probe_timeout));
+        self.probes = Some(probes.abort_handle());
     }
 
     /// Carries out one command of a shard; its answers go to `events` (see [`FetchCommand`]). Returns
@@ -103,7 +129,8 @@ impl Upstream {
 
     /// A handle on the counters.
     pub fn stats(&self) -> UpstreamStats {
-        UpstreamStats::new(self.origins.iter().map(|o| o.stats.clone()).collect())
+        let origins = self.origins.iter().map(|origin| origin.stats.clone());
+        UpstreamStats::new(origins.collect(), self.fleet.clone())
     }
 
     fn start(
@@ -133,9 +160,8 @@ impl Upstream {
         request: FetchRequest,
         events: &EventSender,
     ) -> Result<Fetch, FetchError> {
-        let dialer = &origin.pool.dialer;
         if self.in_flight() >= self.max_fetches {
-            return Err(dialer.place.error(
+            return Err(origin.place.error(
                 FetchErrorKind::LimitReached,
                 format_args!(
                     "{} fetches are in flight already; raise max_fetches",
@@ -144,21 +170,33 @@ impl Upstream {
             ));
         }
         let credit = Arc::new(Credit::new(request.window));
-        let outgoing = Outgoing::new(
-            request,
-            dialer.scheme.clone(),
-            &self.identity,
-            &dialer.place,
-        )?;
+        let key = spread::stable_hash(&[&request.authority, &request.target]);
+        let may_hedge = self.may_hedge(&request);
+        let outgoing = Outgoing::new(request, &self.identity, &origin.place)?;
         Ok(Fetch {
             id,
             outgoing,
-            pool: origin.pool.clone(),
+            fleet: self.fleet.clone(),
+            route: origin.route,
+            key,
+            may_hedge,
+            place: origin.place.clone(),
             stats: origin.stats.clone(),
             timeouts: self.timeouts,
             credit,
             events: events.clone(),
         })
+    }
+
+    /// Second requests are for what is small: not for parts of what is large, and for the paths that
+    /// are configured.
+    fn may_hedge(&self, request: &FetchRequest) -> bool {
+        matches!(request.method, Method::GET | Method::HEAD)
+            && !request.headers.contains_key(header::RANGE)
+            && self
+                .hedge_paths
+                .iter()
+                .any(|path| request.target.starts_with(path.as_bytes()))
     }
 
     fn origin(&self, id: OriginId) -> Result<&Origin, FetchError> {
@@ -175,6 +213,9 @@ impl Upstream {
 
 impl Drop for Upstream {
     fn drop(&mut self) {
+        if let Some(probes) = &self.probes {
+            probes.abort();
+        }
         for (_, flight) in self.flying.lock().drain() {
             flight.task.abort();
         }
@@ -182,16 +223,12 @@ impl Drop for Upstream {
 }
 
 impl Origin {
-    fn new(origin: &OriginConfig, config: &UpstreamConfig) -> Result<Self, UpstreamError> {
-        let dialer = Dialer::new(origin, config.connect_timeout)?;
-        let stats = Arc::new(OriginStats::new(&origin.name));
-        let pool = Pool::new(
-            dialer,
-            config.max_connections,
-            config.connect_timeout,
-            stats.clone(),
-        );
-        Ok(Self { pool, stats })
+    fn new(route: RouteId, origin: &OriginConfig) -> Self {
+        Self {
+            route,
+            place: Place::new(format!("origin {:?}", origin.name)),
+            stats: Arc::new(OriginStats::new(&origin.name)),
+        }
     }
 }
 

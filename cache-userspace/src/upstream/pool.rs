@@ -1,4 +1,4 @@
-//! The connections of one origin: bounded, kept alive, handed from fetch to fetch.
+//! The connections of one node: bounded, kept alive, handed from fetch to fetch.
 //!
 //! ```text
 //!            checkout                                   give_back
@@ -29,7 +29,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::connect::{Dialer, Driver, Protocol, Sender, StreamLimit};
 use super::lease::{Lease, Requests, Stream};
-use super::stats::OriginStats;
+use super::stats::NodeStats;
 
 /// A connection without requests is closed after this long, give or take as long again.
 const KEEP_IDLE: Duration = Duration::from_secs(60);
@@ -39,7 +39,7 @@ pub(super) struct Pool {
     pub(super) dialer: Dialer,
     max: usize,
     patience: Duration,
-    pub(super) stats: Arc<OriginStats>,
+    pub(super) stats: Arc<NodeStats>,
     state: Mutex<State>,
 }
 
@@ -96,7 +96,7 @@ impl Pool {
         dialer: Dialer,
         max: usize,
         patience: Duration,
-        stats: Arc<OriginStats>,
+        stats: Arc<NodeStats>,
     ) -> Arc<Self> {
         let speaks = dialer.protocol();
         Arc::new(Self {
@@ -358,7 +358,7 @@ async fn drive(
     slot: Slot,
     id: u64,
     surplus: Arc<AtomicBool>,
-    stats: Arc<OriginStats>,
+    stats: Arc<NodeStats>,
 ) {
     let result = loop {
         tokio::select! {

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::frame::{FrameHeader, kind, write_varint};
 use super::qpack::{self, Line, Lines, Name, static_table};
+use crate::config::Role;
 use crate::http::targeted::SURROGATE_CONTROL;
 use crate::http::{decimal, surrogate_key};
 
@@ -23,14 +24,21 @@ pub struct Dynamic<'a> {
     pub cache_status: &'a [u8],
 }
 
-/// Encodes what stays the same of a response head: section prefix, `:status` and the fields, but
-/// for hop-by-hop fields, Age, Cache-Status and surrogate keys. No frame header.
+/// Encodes what stays the same of a response head for users: section prefix, `:status` and the
+/// fields, but for hop-by-hop fields, Age, Cache-Status, and what is meant for caches (surrogate keys,
+/// Surrogate-Control). No frame header.
 pub fn encode_static(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
+    encode_for(Role::Edge, status, headers)
+}
+
+/// The same for those whom a node of this role serves.
+pub fn encode_for(role: Role, status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
     let mut out = Vec::with_capacity(32 + headers.len() * 32);
     qpack::write_prefix(&mut out);
     qpack::write_field(&mut out, b":status", status.as_str().as_bytes());
     for (name, value) in headers {
-        if !is_left_out(name, headers) {
+        let left_out = is_left_out(name, headers) || (role == Role::Edge && is_for_caches(name));
+        if !left_out {
             qpack::write_field(&mut out, name.as_str().as_bytes(), value.as_bytes());
         }
     }
@@ -259,8 +267,12 @@ fn is_left_out(name: &HeaderName, headers: &HeaderMap) -> bool {
             name.as_str(),
             "keep-alive" | "proxy-connection" | "cache-status"
         );
-    let internal = surrogate_key::is_internal(name) || *name == SURROGATE_CONTROL;
-    fixed || internal || is_named_by_connection(name, headers)
+    fixed || is_named_by_connection(name, headers)
+}
+
+/// What an origin says to caches and not to users.
+fn is_for_caches(name: &HeaderName) -> bool {
+    surrogate_key::is_internal(name) || *name == SURROGATE_CONTROL
 }
 
 fn is_named_by_connection(name: &HeaderName, headers: &HeaderMap) -> bool {
@@ -364,6 +376,17 @@ mod tests {
             field("etag", "\"abc\""),
         ];
         assert_eq!(decode(&out), want);
+    }
+
+    #[test]
+    fn an_edge_gets_what_is_for_caches() {
+        let head = encode_for(Role::Shield, StatusCode::OK, &stored());
+        let more = [
+            field("surrogate-control", "max-age=1"),
+            field("surrogate-key", "emotes emote-3"),
+            field("cache-tag", "emotes"),
+        ];
+        assert_eq!(decode(&head)[4..], more);
     }
 
     #[test]

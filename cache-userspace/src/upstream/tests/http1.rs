@@ -39,7 +39,7 @@ async fn a_request_goes_out_in_full_and_its_answer_comes_back() {
     lines.sort_unstable();
     let expected = [
         "accept-encoding: identity",
-        "cdn-loop: popcache",
+        "cdn-loop: popcache; node=0",
         "host: edge.test",
         "surrogate-capability: popcache=\"Surrogate/1.0\"",
         "via: 1.1 popcache",

@@ -99,7 +99,8 @@ async fn a_request_names_the_clients_authority_and_this_node() {
     shard.get("/x");
     let answer = shard.answer().await.expect("an answer");
     let seen = String::from_utf8(answer.body).expect("text");
-    let expected = "HTTP/2.0 edge.test /x host=false via=\"1.1 popcache\" loop=\"popcache\"";
+    let expected =
+        "HTTP/2.0 edge.test /x host=false via=\"1.1 popcache\" loop=\"popcache; node=0\"";
     assert_eq!(seen, expected);
     assert_eq!(answer.length, Some(expected.len() as u64));
 }

@@ -4,6 +4,7 @@
 mod http1;
 mod http2;
 mod limits;
+mod nodes;
 mod origin;
 mod timeouts;
 mod tls;
@@ -203,10 +204,14 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
         .expect("nothing happened")
 }
 
-/// One origin at `url`, patient in everything.
+/// One origin at `url`, patient in everything; whom it asks does not depend on how loaded the
+/// machine is.
 fn config(url: &str) -> UpstreamConfig {
     let url: Uri = url.parse().expect("a url");
+    let mut policy = cache_core::upstream::Settings::default();
+    policy.hedges.budget.percent = 0;
     UpstreamConfig {
+        policy,
         origins: vec![OriginConfig::new("demo", url)],
         connect_timeout: PATIENCE,
         first_byte_timeout: PATIENCE,

@@ -166,7 +166,7 @@ async fn a_certificate_for_another_name_is_refused() {
         http2: Http2Mode::Off,
     };
     let error = ask(&url, trust).await.expect_err("a wrong name");
-    assert_eq!(error.kind, FetchErrorKind::TlsError, "{error}");
+    assert_eq!(error.kind, FetchErrorKind::TlsCertificate, "{error}");
     assert!(error.detail.contains("set server_name"), "{error}");
 }
 
@@ -183,7 +183,7 @@ async fn an_unknown_authority_is_refused() {
             http2: Http2Mode::Off,
         };
         let error = ask(&url, trust).await.expect_err("an unknown issuer");
-        assert_eq!(error.kind, FetchErrorKind::TlsError, "{error}");
+        assert_eq!(error.kind, FetchErrorKind::TlsCertificate, "{error}");
         assert!(error.detail.contains("set ca"), "{error}");
     }
 }
