@@ -61,11 +61,33 @@ const METRICS: [Metric; 4] = [
     },
 ];
 
+/// A benchmark of hits: over what, against whom.
+struct Suite {
+    bench: &'static str,
+    cases: &'static [Case],
+    servers: &'static [Kind],
+}
+
+const HTTP3: Suite = Suite {
+    bench: "hit",
+    cases: &CASES,
+    servers: &SERVERS,
+};
+
+/// Each request of HTTP/1.1 has a connection of its own, as many as there are streams of HTTP/2.
+const TCP: Suite = Suite {
+    bench: "h2",
+    cases: &TCP_CASES,
+    servers: &[Kind::Popcache, Kind::Nginx],
+};
+
 struct Case {
     name: &'static str,
     template: &'static str,
     connections: usize,
     streams: usize,
+    /// What the client is told beside this.
+    more: &'static str,
 }
 
 const ONE_K: &str = "/size/1024?v={}";
@@ -78,32 +100,63 @@ const CASES: [Case; 5] = [
         template: ONE_K,
         connections: 50,
         streams: 4,
+        more: "",
     },
     Case {
         name: "4k-16x32",
         template: FOUR_K,
         connections: 16,
         streams: 32,
+        more: "",
     },
     Case {
         name: "4k-50x1",
         template: FOUR_K,
         connections: 50,
         streams: 1,
+        more: "",
     },
     Case {
         name: "64k-16x4",
         template: SIXTY_FOUR_K,
         connections: 16,
         streams: 4,
+        more: "",
     },
     Case {
         name: "4k-1x1",
         template: FOUR_K,
         connections: 1,
         streams: 1,
+        more: "",
     },
 ];
+
+const TCP_CASES: [Case; 4] = [
+    tcp("h2-4k", FOUR_K, 16, 32),
+    tcp("h2-1k", ONE_K, 16, 32),
+    tcp("h1-4k", FOUR_K, 64, 1),
+    tcp("h1-1k", ONE_K, 64, 1),
+];
+
+const fn tcp(
+    name: &'static str,
+    template: &'static str,
+    connections: usize,
+    streams: usize,
+) -> Case {
+    Case {
+        name,
+        template,
+        connections,
+        streams,
+        more: if streams == 1 {
+            " --http 1"
+        } else {
+            " --http 2"
+        },
+    }
+}
 
 /// What the operator asked for.
 #[derive(Clone, Debug)]
@@ -150,11 +203,23 @@ impl Pace {
 /// # Errors
 /// Where nothing could be measured at all.
 pub fn run(options: &Options) -> Result<ExitCode> {
+    run_suite(&HTTP3, options)
+}
+
+/// The same over HTTP/2 and HTTP/1.1.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_tcp(options: &Options) -> Result<ExitCode> {
+    run_suite(&TCP, options)
+}
+
+fn run_suite(suite: &Suite, options: &Options) -> Result<ExitCode> {
     let began = Instant::now();
-    let cases = chosen(options)?;
+    let cases = chosen(suite, options)?;
     catch_interrupts()?;
     let site = Site::build(&Plan {
-        kinds: &SERVERS,
+        kinds: suite.servers,
         server_cores: &[0],
         client_core: Some(1),
         templates: &[ONE_K, FOUR_K, SIXTY_FOUR_K],
@@ -168,7 +233,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let mut bench = Bench::new(&site, options, cases);
     bench.warm()?;
     bench.measure(began)?;
-    let figures = bench.figures();
+    let figures = bench.figures(suite.bench);
     let broken = site.broken || bench.failed;
     drop(site);
     figures.publish(options.json.as_deref())?;
@@ -179,18 +244,23 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     })
 }
 
-fn chosen(options: &Options) -> Result<Vec<&'static Case>> {
+fn chosen(suite: &Suite, options: &Options) -> Result<Vec<&'static Case>> {
     let wanted = |case: &&Case| {
         options
             .only
             .as_ref()
             .is_none_or(|part| case.name.contains(part.as_str()))
     };
-    let cases: Vec<_> = CASES.iter().filter(wanted).collect();
+    let cases: Vec<_> = suite.cases.iter().filter(wanted).collect();
     ensure!(
         !cases.is_empty(),
         "no case has that name: there are {}",
-        CASES.map(|case| case.name).join(", ")
+        suite
+            .cases
+            .iter()
+            .map(|case| case.name)
+            .collect::<Vec<_>>()
+            .join(", ")
     );
     Ok(cases)
 }
@@ -276,10 +346,11 @@ impl<'a> Bench<'a> {
         let Case {
             connections,
             streams,
+            more,
             ..
         } = case;
         let arguments = format!(
-            "--connections {connections} --streams {streams} --warmup {warmup} --seconds {seconds}"
+            "--connections {connections} --streams {streams} --warmup {warmup} --seconds {seconds}{more}"
         );
         let Some(report) = self.load(kind, case.name, case.template, words(&arguments))? else {
             return Ok(());
@@ -338,12 +409,12 @@ impl<'a> Bench<'a> {
             .push(Row::failure(case, format!("{}: {reason}", kind.name())));
     }
 
-    fn figures(&self) -> Figures {
+    fn figures(&self, bench: &str) -> Figures {
         let names: Vec<&str> = self.cases.iter().map(|case| case.name).collect();
         let mut rows = self.samples.rows(&names, &METRICS);
         rows.extend(self.errors.iter().cloned());
         Figures {
-            bench: "hit".into(),
+            bench: bench.into(),
             machine: Machine::here(),
             rows,
         }

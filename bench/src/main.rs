@@ -29,6 +29,8 @@ enum Tool {
     Bridge(cli::bridge::Arguments),
     /// Benchmark cached objects: popcache beside its peers
     Hit(cli::bench::HitArguments),
+    /// Benchmark cached objects over HTTP/2 and HTTP/1.1: popcache beside nginx
+    H2(cli::bench::HitArguments),
     /// Benchmark a thundering herd for one object that is not cached
     Herd(cli::bench::Arguments),
     /// Benchmark the cache engine alone: miss ratios, time per get, memory
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Tool::Baseline(arguments) => cli::baseline::run(&arguments),
         Tool::Bridge(arguments) => cli::bridge::run(arguments),
         Tool::Hit(arguments) => cli::bench::run_hit(arguments),
+        Tool::H2(arguments) => cli::bench::run_h2(arguments),
         Tool::Herd(arguments) => cli::bench::run_herd(arguments),
         Tool::Engine(arguments) => cli::engine::run(arguments),
         Tool::Tier(arguments) => cli::tier::run(arguments),

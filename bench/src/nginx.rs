@@ -247,11 +247,14 @@ http {{
     quic_gso on;
     http3 on;
     http3_max_concurrent_streams {max_streams};
+    http2_max_concurrent_streams {max_streams};
     proxy_cache_path /bench/cache levels=1:2 keys_zone=bench:64m max_size=4g inactive=1h use_temp_path=off;
     map $upstream_cache_status $cache_status {{ HIT \"nginx; hit\"; default \"nginx; fwd=miss\"; }}
     upstream origin {{ server {origin}; keepalive 32; }}
     server {{
         listen {listen} quic reuseport;
+        listen {listen} ssl reuseport;
+        http2 on;
         ssl_certificate /bench/cert.pem;
         ssl_certificate_key /bench/key.pem;
         ssl_protocols TLSv1.3;

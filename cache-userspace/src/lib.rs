@@ -1,6 +1,7 @@
 //! popcache's shells: everything around the shards of cache-core that touches the machine.
 
 pub mod admin;
+pub mod certificates;
 pub mod cli;
 pub mod config;
 pub mod journal;

@@ -15,6 +15,7 @@ use cache_core::io::{Command, PinError, Reply, ShardId};
 use cache_core::purge::Purges;
 use cache_core::stats::ShardStats;
 use hugepages::BackingReport;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -81,6 +82,8 @@ pub struct Sources {
     /// Counters of the XDP program, summed over the CPUs.
     pub xdp: Reading<Vec<(String, u64)>>,
     pub commands: mpsc::Sender<ShardCommand>,
+    /// Reads the certificates' files again: how many there are, or what is broken.
+    pub reload_tls: Reading<Result<usize, String>>,
     /// Who makes purges, one at a time.
     pub purging: Mutex<Purging>,
     /// What they are made in.
@@ -106,8 +109,17 @@ pub enum NodeError {
     Purging(#[from] PurgingError),
     #[error("{url} is not pinned: {error}")]
     Pin { url: String, error: PinError },
+    #[error("{0}")]
+    Tls(String),
     #[error("the node is stopping")]
     Interrupted,
+}
+
+/// What reading the certificates again came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadReport {
+    /// How many are shown from now on.
+    pub certificates: usize,
 }
 
 /// A cheap handle on the running node.
@@ -183,6 +195,17 @@ impl NodeHandle {
             nodes: (sources.nodes)(),
             warnings: facts.warnings.clone(),
         }
+    }
+
+    /// Reads the certificates' files again. On an error those that were there stay.
+    pub fn reload_tls(&self) -> Result<ReloadReport, NodeError> {
+        let reloaded = (self.inner.sources.reload_tls)();
+        match &reloaded {
+            Ok(certificates) => tracing::info!(certificates, "certificates read again"),
+            Err(error) => tracing::error!(error, "certificates stay as they are"),
+        }
+        let certificates = reloaded.map_err(NodeError::Tls)?;
+        Ok(ReloadReport { certificates })
     }
 
     /// The effective configuration with the origin of each value.
@@ -284,6 +307,7 @@ pub(crate) mod tests {
             nodes: Box::new(Vec::new),
             xdp: Box::new(Vec::new),
             commands,
+            reload_tls: Box::new(|| Err("cert.pem is broken".to_owned())),
             purging: Mutex::new(Purging::new(purges.writer().expect("the only one"), None)),
             purges,
             routes: Arc::default(),

@@ -26,6 +26,7 @@ use cache_core::tier::TierGauges;
 use cache_ebpf::cid::CidKeys;
 use tokio::sync::mpsc;
 
+use crate::certificates::Certificates;
 use crate::config::Config;
 use crate::node::{COMMAND_QUEUE, NodeFacts, NodeHandle, Reading, Sources, XdpFacts};
 use crate::purging::Purging;
@@ -50,10 +51,9 @@ use tier::Memory;
 pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
     let listeners = admin::bind(&config.admin)?;
     require_kernel()?;
-    let identity = tls_files::load(&config.tls).context("tls")?;
-    identity.log();
-    let tls = Arc::new(identity.server_config()?);
-    let tcp_tls = Arc::new(identity.tcp_config()?);
+    let certificates = Arc::new(Certificates::load(&config.tls).context("tls")?);
+    let tls = Arc::new(tls_files::quic_config(certificates.clone())?);
+    let tcp_tls = Arc::new(tls_files::tcp_config(certificates.clone())?);
     let shards = u8::try_from(config.server.cpus.len()).context("too many cores")?;
     let sockets = open_sockets(&config.server.listen, shards).context("server.listen")?;
     let listen: Vec<SocketAddr> = sockets[0].iter().map(UdpSocket::address).collect();
@@ -118,7 +118,11 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
     let purging = Purging::new(purger, memory.journal);
     let seed = memory.seed;
     let rules = (seed, Arc::new(config.cache.routes.clone()));
-    let sources = sources(&counters, &upstream, xdp.clone(), asking, purging, rules);
+    let asked = Asked {
+        commands: asking,
+        certificates,
+    };
+    let sources = sources(&counters, &upstream, xdp.clone(), asked, purging, rules);
     let node = NodeHandle::new(facts, sources);
     let control = Control {
         lanes: control_lanes,
@@ -127,6 +131,7 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
         admin: listeners,
         node,
         stats: counters.shards,
+        tcp: counters.tcp,
         housekeeping: Box::new(move || {
             if let Some(xdp) = &xdp {
                 xdp.lock()
@@ -362,11 +367,17 @@ fn facts(
     }
 }
 
+/// What carries out an operator's wishes.
+struct Asked {
+    commands: mpsc::Sender<crate::node::ShardCommand>,
+    certificates: Arc<Certificates>,
+}
+
 fn sources(
     counters: &Counters,
     upstream: &Upstream,
     xdp: Option<Arc<Mutex<Xdp>>>,
-    commands: mpsc::Sender<crate::node::ShardCommand>,
+    asked: Asked,
     purging: Purging,
     (hash_seed, routes): (u64, Arc<Routes>),
 ) -> Sources {
@@ -390,7 +401,11 @@ fn sources(
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect()
         }),
-        commands,
+        commands: asked.commands,
+        reload_tls: Box::new(move || {
+            let reloaded = asked.certificates.reload();
+            reloaded.map_err(|error| format!("{error:#}"))
+        }),
         purges: Arc::clone(purging.purges()),
         purging: tokio::sync::Mutex::new(purging),
         routes,

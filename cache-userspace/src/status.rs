@@ -148,8 +148,11 @@ impl StatusDocument {
     }
 
     fn write_shards(&self, out: &mut String) {
-        let columns: [Column; 10] = [
-            ("conns", |s| s.get("connections").to_string()),
+        let columns: [Column; 12] = [
+            // Open connections.
+            ("h3", |s| s.get("connections").to_string()),
+            ("h2", |s| s.get("h2_connections").to_string()),
+            ("h1", |s| s.get("h1_connections").to_string()),
             ("requests", |s| s.get("requests").to_string()),
             ("hits", |s| s.served_from_cache().to_string()),
             ("misses", |s| s.get("misses").to_string()),
@@ -393,6 +396,8 @@ mod tests {
                     cpu: 2,
                     counters: counters(&[
                         ("connections", 3),
+                        ("h2_connections", 2),
+                        ("h1_connections", 1),
                         ("requests", 1000),
                         ("hits", 990),
                         ("misses", 10),
@@ -430,10 +435,10 @@ xdp       attached to pc0 (native, link pinned)
           passed 12
 memory    256 MiB in 2 MiB hugepages
 
-shard  cpu  conns  requests  hits  misses    hit  collapsed  waiters  flights  objects   stored
-0        2      3      1000   990      10  99.0%          0        0        0        5  1.5 KiB
-1        3      0         0     0       0      -          0        0        0        0      0 B
-all             3      1000   990      10  99.0%          0        0        0        5  1.5 KiB
+shard  cpu  h3  h2  h1  requests  hits  misses    hit  collapsed  waiters  flights  objects   stored
+0        2   3   2   1      1000   990      10  99.0%          0        0        0        5  1.5 KiB
+1        3   0   0   0         0     0       0      -          0        0        0        0      0 B
+all          3   2   1      1000   990      10  99.0%          0        0        0        5  1.5 KiB
 shard 1: waiters_refused 7
 
 origin  fetches  ok  failed  cancelled  bytes  open  reused

@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, anyhow, bail};
 use base64::Engine as _;
 use rustls::crypto::aws_lc_rs;
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::server::ResolvesServerCert;
+use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -48,32 +49,9 @@ pub fn load(tls: &TlsConfig) -> anyhow::Result<Identity> {
 }
 
 impl Identity {
-    /// TLS for QUIC: TLS 1.3 alone, ALPN `h3`, tickets that every clone of the configuration
-    /// accepts (so that a client resumes on any core), no early data.
-    pub fn server_config(&self) -> anyhow::Result<ServerConfig> {
-        self.config(&[&rustls::version::TLS13], &[b"h3"])
-    }
-
-    /// TLS for TCP: 1.2 as well, ALPN `h2` and `http/1.1`.
-    pub fn tcp_config(&self) -> anyhow::Result<ServerConfig> {
-        self.config(rustls::ALL_VERSIONS, &[b"h2", b"http/1.1"])
-    }
-
-    fn config(
-        &self,
-        versions: &[&'static SupportedProtocolVersion],
-        alpn: &[&[u8]],
-    ) -> anyhow::Result<ServerConfig> {
-        let certified = certified_key(&self.chain, &self.key)?;
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(versions)
-            .context("the TLS library offers no such version of TLS")?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
-        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-        config.ticketer = aws_lc_rs::Ticketer::new().context("no key for session tickets")?;
-        Ok(config)
+    /// Chain and key as rustls shows them.
+    pub fn certified(&self) -> anyhow::Result<CertifiedKey> {
+        certified_key(&self.chain, &self.key)
     }
 
     /// Says in the log what clients will see.
@@ -91,12 +69,40 @@ impl Identity {
     }
 }
 
+/// TLS for QUIC: TLS 1.3 alone, ALPN `h3`, tickets that every clone of the configuration accepts (so
+/// that a client resumes on any core), no early data.
+pub fn quic_config(shown: Arc<dyn ResolvesServerCert>) -> anyhow::Result<ServerConfig> {
+    server_config(shown, &[&rustls::version::TLS13], &[b"h3"])
+}
+
+/// TLS for TCP: 1.2 as well, ALPN `h2` and `http/1.1`.
+pub fn tcp_config(shown: Arc<dyn ResolvesServerCert>) -> anyhow::Result<ServerConfig> {
+    server_config(shown, rustls::ALL_VERSIONS, &[b"h2", b"http/1.1"])
+}
+
+fn server_config(
+    shown: Arc<dyn ResolvesServerCert>,
+    versions: &[&'static SupportedProtocolVersion],
+    alpn: &[&[u8]],
+) -> anyhow::Result<ServerConfig> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .context("the TLS library offers no such version of TLS")?
+        .with_no_client_auth()
+        .with_cert_resolver(shown);
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    config.ticketer = aws_lc_rs::Ticketer::new().context("no key for session tickets")?;
+    Ok(config)
+}
+
 /// The certificates in a PEM file.
 pub fn load_authorities(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     certificates(path, &read_pem(path)?)
 }
 
-fn from_files(files: &TlsFiles) -> anyhow::Result<Identity> {
+/// A chain and its key from PEM files.
+pub fn from_files(files: &TlsFiles) -> anyhow::Result<Identity> {
     let chain = certificates(&files.certificate, &read_pem(&files.certificate)?)?;
     let key = PrivateKeyDer::from_pem_slice(&read_pem(&files.key)?)
         .map_err(|e| anyhow!("{}: {}", files.key.display(), key_trouble(e)))?;
@@ -217,6 +223,8 @@ fn spki_sha256(certified: &CertifiedKey) -> anyhow::Result<String> {
 mod tests {
     use std::path::PathBuf;
 
+    use rustls::sign::SingleCertAndKey;
+
     use super::*;
 
     fn names(names: &[&str]) -> Vec<String> {
@@ -237,6 +245,7 @@ mod tests {
     fn load_pair(certificate: PathBuf, key: PathBuf) -> anyhow::Result<Identity> {
         load(&TlsConfig {
             files: Some(TlsFiles { certificate, key }),
+            others: Vec::new(),
             names: Vec::new(),
         })
     }
@@ -245,12 +254,17 @@ mod tests {
     fn a_self_signed_identity_serves_h3_only() {
         let tls = TlsConfig {
             files: None,
+            others: Vec::new(),
             names: names(&["edge.test", "10.77.0.1"]),
         };
         let identity = load(&tls).expect("self-signed");
         assert_eq!(identity.self_signed_for, tls.names);
         assert_eq!(identity.spki_sha256.len(), 44);
-        let config = identity.server_config().expect("server configuration");
+        let shown = identity.certified().map(SingleCertAndKey::from);
+        let shown = Arc::new(shown.expect("a certificate"));
+        let tcp = tcp_config(shown.clone()).expect("configuration for TCP");
+        assert_eq!(tcp.alpn_protocols, [&b"h2"[..], b"http/1.1"]);
+        let config = quic_config(shown).expect("server configuration");
         assert_eq!(config.alpn_protocols, [b"h3"]);
         assert_eq!(config.max_early_data_size, 0);
         assert!(config.ticketer.enabled());
@@ -260,10 +274,11 @@ mod tests {
     fn clones_of_the_configuration_share_ticket_keys() {
         let tls = TlsConfig {
             files: None,
+            others: Vec::new(),
             names: names(&["edge.test"]),
         };
         let one = load(&tls)
-            .and_then(|i| i.server_config())
+            .and_then(|i| quic_config(Arc::new(SingleCertAndKey::from(i.certified()?))))
             .expect("configuration");
         let other = one.clone();
         let ticket = one.ticketer.encrypt(b"session").expect("ticket");

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! run.mjs -- HTTP/1.1 --> popcache-bench bridge -- HTTP/3 --> popcache -- HTTP/1.1 --> the suite's origin
+//!    '-------- HTTP/1.1 ---------------------------------------^
 //! ```
 //!
 //! Everything is on loopback, over UDP and without XDP: what is tested is what is cached. The counts
-//! must not fall below those in `tests/conformance/counts.json`.
+//! must not fall below those in `tests/conformance/counts.json` (HTTP/3) and `counts-http1.json`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -77,22 +78,26 @@ fn suite(workspace: &Workspace, binaries: &Path, id: Option<&str>) -> anyhow::Re
     install(&folder)?;
     let signals = Signals::watch()?;
     let setup = Setup::start(workspace, &folder, binaries, &signals)?;
-    let output = command::output(&mut setup.runner(workspace, id))?;
-    print!("{output}");
-    let counts: Counts = output
-        .lines()
-        .last()
-        .and_then(|line| serde_json::from_str(line).ok())
-        .context("the suite printed no counts")?;
-    if id.is_some() {
-        return Ok(());
+    for way in &setup.ways {
+        println!("over {}:", way.name);
+        let output = command::output(&mut setup.runner(workspace, way, id))?;
+        print!("{output}");
+        let counts: Counts = output
+            .lines()
+            .last()
+            .and_then(|line| serde_json::from_str(line).ok())
+            .context("the suite printed no counts")?;
+        if id.is_none() {
+            println!("what did not pass: {}", setup.report(way).display());
+            let pinned = pinned(workspace, way)?;
+            compare(&counts, &pinned).with_context(|| format!("over {}", way.name))?;
+        }
     }
-    println!("what did not pass: {}", setup.report().display());
-    compare(&counts, &pinned(workspace)?)
+    Ok(())
 }
 
-fn pinned(workspace: &Workspace) -> anyhow::Result<Counts> {
-    let file = workspace.root().join("tests/conformance/counts.json");
+fn pinned(workspace: &Workspace, way: &Way) -> anyhow::Result<Counts> {
+    let file = workspace.root().join("tests/conformance").join(way.counts);
     let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
     serde_json::from_slice(&text).with_context(|| format!("{} is no JSON", file.display()))
 }
@@ -153,7 +158,15 @@ struct Setup {
     _popcache: Background,
     _origin: Background,
     folder: PathBuf,
+    ways: [Way; 2],
+}
+
+/// How the suite reaches popcache.
+struct Way {
+    name: &'static str,
     base: String,
+    /// The file of the counts that were reached.
+    counts: &'static str,
 }
 
 impl Setup {
@@ -166,11 +179,13 @@ impl Setup {
         let port = free_port()?;
         let origin = start_origin(folder, port, signals)?;
         let listen = format!("127.0.0.1:{}", free_udp_port()?);
+        let clear = format!("127.0.0.1:{}", free_port()?);
         let template = workspace.root().join("tests/conformance/popcache.toml");
         let text = fs::read_to_string(&template)
             .with_context(|| format!("cannot read {}", template.display()))?
             .replace("ORIGIN", &format!("http://localhost:{port}"))
             .replace("LISTEN", &listen)
+            .replace("CLEAR", &clear)
             .replace("FOLDER", &folder.display().to_string());
         let config = folder.join("popcache.toml");
         fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
@@ -199,15 +214,27 @@ impl Setup {
             _popcache: popcache,
             _origin: origin,
             folder: folder.to_owned(),
-            base: format!("http://{address}"),
+            ways: [
+                Way {
+                    name: "HTTP/3",
+                    base: format!("http://{address}"),
+                    counts: "counts.json",
+                },
+                Way {
+                    name: "HTTP/1.1",
+                    base: format!("http://{clear}"),
+                    counts: "counts-http1.json",
+                },
+            ],
         })
     }
 
-    fn report(&self) -> PathBuf {
-        self.folder.join("failed.tsv")
+    fn report(&self, way: &Way) -> PathBuf {
+        let failed = way.counts.replace("counts", "failed");
+        self.folder.join(failed).with_extension("tsv")
     }
 
-    fn runner(&self, workspace: &Workspace, id: Option<&str>) -> Command {
+    fn runner(&self, workspace: &Workspace, way: &Way, id: Option<&str>) -> Command {
         let mut command = Command::new("node");
         command
             .arg("--no-warnings")
@@ -216,8 +243,8 @@ impl Setup {
             .arg(self.folder.join("package"))
             .arg("--modules")
             .arg(&self.folder)
-            .args(["--base", &self.base, "--report"])
-            .arg(self.report());
+            .args(["--base", &way.base, "--report"])
+            .arg(self.report(way));
         if let Some(id) = id {
             command.args(["--id", id]);
         }

@@ -29,13 +29,23 @@ pub struct HitArguments {
 }
 
 pub fn run_hit(arguments: HitArguments) -> Result<ExitCode> {
-    let Arguments { quick, json, runs } = arguments.common;
-    hit::run(&hit::Options {
-        quick,
-        json,
-        runs,
-        only: arguments.case,
-    })
+    hit::run(&arguments.options())
+}
+
+impl HitArguments {
+    fn options(self) -> hit::Options {
+        let Arguments { quick, json, runs } = self.common;
+        hit::Options {
+            quick,
+            json,
+            runs,
+            only: self.case,
+        }
+    }
+}
+
+pub fn run_h2(arguments: HitArguments) -> Result<ExitCode> {
+    hit::run_tcp(&arguments.options())
 }
 
 pub fn run_herd(arguments: Arguments) -> Result<ExitCode> {

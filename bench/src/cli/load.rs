@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use popcache_bench::load::herd::herd;
+use popcache_bench::load::tcp::{self, Version};
 use popcache_bench::load::{self, Amount, Options, locate};
 use serde::Serialize;
 
@@ -13,7 +14,7 @@ use super::PathArguments;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The server's UDP address; without it, that of the first --url
+    /// The server's address; without it, that of the first --url
     #[arg(long, value_name = "ADDRESS:PORT")]
     connect: Option<SocketAddr>,
     /// Host name for SNI and :authority; without it, that of the first --url, or edge.test
@@ -57,6 +58,9 @@ pub struct Arguments {
     /// Run on this core
     #[arg(long)]
     core: Option<usize>,
+    /// Over TCP: 1 for HTTP/1.1, 2 for HTTP/2; a closed loop
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=2), conflicts_with = "herd")]
+    http: Option<u8>,
     /// UDP sockets, and so client addresses, that the connections are spread over
     #[arg(long, default_value_t = 1)]
     sockets: usize,
@@ -85,7 +89,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             report.failed
         }
         None => {
-            let report = load::run(&options)?;
+            let report = match arguments.http {
+                None => load::run(&options)?,
+                Some(1) => tcp::run(&options, Version::Http1)?,
+                Some(_) => tcp::run(&options, Version::Http2)?,
+            };
             print(arguments.json, &report, &report)?;
             report.failed
         }

@@ -18,6 +18,7 @@ mod qpack;
 mod report;
 mod run;
 mod targets;
+pub mod tcp;
 pub(crate) mod tls;
 
 use std::net::{SocketAddr, ToSocketAddrs};

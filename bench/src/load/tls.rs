@@ -29,6 +29,14 @@ pub(super) fn client_config() -> Result<ClientConfig> {
 
 /// TLS 1.3 for HTTP/3 with a server that signed its own certificate.
 pub(crate) fn crypto() -> Result<Arc<QuicClientConfig>> {
+    let mut tls = any_server()?;
+    tls.alpn_protocols = vec![b"h3".to_vec()];
+    let config = QuicClientConfig::try_from(tls).context("no QUIC cipher suite")?;
+    Ok(Arc::new(config))
+}
+
+/// TLS 1.3 with a server that signed its own certificate, no ALPN yet.
+pub(super) fn any_server() -> Result<rustls::ClientConfig> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     // The first use collects entropy for tens of milliseconds, which is not a handshake's cost.
     if provider.secure_random.fill(&mut [0; 32]).is_err() {
@@ -41,10 +49,8 @@ pub(crate) fn crypto() -> Result<Arc<QuicClientConfig>> {
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
-    tls.alpn_protocols = vec![b"h3".to_vec()];
     tls.resumption = Resumption::disabled();
-    let config = QuicClientConfig::try_from(tls).context("no QUIC cipher suite")?;
-    Ok(Arc::new(config))
+    Ok(tls)
 }
 
 /// Takes any certificate: servers under test sign their own. Signatures are still checked, so that

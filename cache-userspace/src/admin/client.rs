@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 
 use super::request::{PinRequest, PurgeRequest};
-use crate::node::{PinReport, PinsReport, PurgeOrder, PurgeReport, UnpinReport};
+use crate::node::{PinReport, PinsReport, PurgeOrder, PurgeReport, ReloadReport, UnpinReport};
 use crate::status::StatusDocument;
 
 /// The whole of a request and its answer; longer than a node waits for its shards.
@@ -71,6 +71,11 @@ pub async fn unpin(socket: &Path, url: &str) -> Result<UnpinReport, ClientError>
 /// Asks the node at `socket` what is pinned.
 pub async fn pins(socket: &Path) -> Result<PinsReport, ClientError> {
     ask(socket, Method::GET, "/v1/pins", None).await
+}
+
+/// Makes the node at `socket` read its certificates again.
+pub async fn reload_tls(socket: &Path) -> Result<ReloadReport, ClientError> {
+    ask(socket, Method::POST, "/v1/reload-tls", None).await
 }
 
 async fn post<T: DeserializeOwned>(

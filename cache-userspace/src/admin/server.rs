@@ -23,7 +23,9 @@ use tokio::sync::Semaphore;
 use super::listen::Listeners;
 use super::request::{PIN_HINT, PURGE_HINT, PinRequest, PurgeRequest};
 use super::token::Token;
-use crate::node::{NodeError, NodeHandle, PinReport, PinsReport, PurgeReport, UnpinReport};
+use crate::node::{
+    NodeError, NodeHandle, PinReport, PinsReport, PurgeReport, ReloadReport, UnpinReport,
+};
 use crate::purging::PurgingError;
 use crate::status::StatusDocument;
 
@@ -64,6 +66,7 @@ fn routes(node: NodeHandle) -> Router {
         .route("/v1/pin", post(pin))
         .route("/v1/unpin", post(unpin))
         .route("/v1/pins", get(pins))
+        .route("/v1/reload-tls", post(reload_tls))
         .method_not_allowed_fallback(wrong_method)
         .fallback(unknown_path)
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -123,8 +126,12 @@ async fn pins(State(node): State<NodeHandle>) -> Result<Json<PinsReport>, ApiErr
     Ok(Json(node.pins().await?))
 }
 
+async fn reload_tls(State(node): State<NodeHandle>) -> Result<Json<ReloadReport>, ApiError> {
+    Ok(Json(node.reload_tls()?))
+}
+
 const ROUTES: &str = "GET /v1/status, GET /v1/config, GET /v1/pins, POST /v1/purge, POST /v1/pin, \
-                      POST /v1/unpin";
+                      POST /v1/unpin, POST /v1/reload-tls";
 
 async fn wrong_method(request: Request) -> ApiError {
     ApiError::new(
@@ -225,6 +232,10 @@ impl From<NodeError> for ApiError {
             NodeError::Purging(PurgingError::NotDurable(_)) => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "asking again is harmless, and needed once the drive takes writes",
+            ),
+            NodeError::Tls(_) => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "nothing has changed: clients are shown what they were shown before",
             ),
             NodeError::NoAnswer { .. } => (
                 StatusCode::GATEWAY_TIMEOUT,

@@ -100,6 +100,12 @@ enum Command {
     /// List what is pinned
     #[command(after_long_help = PINS_HELP)]
     Pins(pin::All),
+    /// Make the running node read its certificates again
+    #[command(after_long_help = RELOAD_TLS_HELP)]
+    ReloadTls {
+        #[command(flatten)]
+        node: Node,
+    },
     /// Measure what a drive can do as a tier
     #[command(after_long_help = PROBE_HELP)]
     ProbeTier(probe::Arguments),
@@ -209,6 +215,12 @@ Examples:
   popcache man | man -l -
   popcache man --dir /usr/local/share/man/man1";
 
+const RELOAD_TLS_HELP: &str = "\
+SIGHUP does the same. If a file is broken, nothing changes and the message names it.
+
+Examples:
+  popcache reload-tls";
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     run(Arguments::parse()).into()
@@ -224,6 +236,7 @@ fn run(arguments: Arguments) -> Exit {
         Command::Pin(arguments) => pin::pin(&arguments),
         Command::Unpin(arguments) => pin::unpin(&arguments),
         Command::Pins(arguments) => pin::pins(&arguments),
+        Command::ReloadTls { node } => remote::reload_tls(&node),
         Command::Completions { shell } => documents::completions(shell),
         Command::Man { dir } => documents::man(dir.as_deref()),
     }

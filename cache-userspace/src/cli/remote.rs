@@ -20,6 +20,14 @@ pub(super) fn status(node: &Node, as_json: bool) -> Exit {
     }
 }
 
+/// `popcache reload-tls`.
+pub(super) fn reload_tls(node: &Node) -> Exit {
+    match ask(node, async |socket| client::reload_tls(socket).await) {
+        Ok(report) => print(&format!("{} certificates are shown\n", report.certificates)),
+        Err(exit) => exit,
+    }
+}
+
 /// Puts one question to the node, and says so where it fails.
 pub(super) fn ask<T>(
     node: &Node,

@@ -38,6 +38,8 @@ pub(super) fn read(
     let packet = reader.section("packet", read_packet);
     let tcp = reader.section("tcp", super::tcp::read);
     let mut tls = reader.section("tls", |s| read_tls(s, &base));
+    let others = reader.sections("certificate", |s| read_certificate(s, &base));
+    tls.others = others.into_iter().flatten().collect();
     let memory = reader.section("memory", read_memory);
     let (mut cache, max_object) = reader.section("cache", read_cache);
     let tier = reader.section("tier", |s| super::tier::read(s, &base));
@@ -225,8 +227,22 @@ fn read_tls(s: &mut Section<'_, '_, '_>, base: &Path) -> TlsConfig {
             certificate: base.join(certificate),
             key: base.join(key),
         }),
+        others: Vec::new(),
         names: names.unwrap_or_default(),
     }
+}
+
+fn read_certificate(s: &mut Section<'_, '_, '_>, base: &Path) -> Option<TlsFiles> {
+    let certificate = s.required(
+        "certificate",
+        &PATH,
+        "PEM file with the chain, leaf first, for clients that ask for one of its names",
+    );
+    let key = s.required("key", &PATH, "PEM file with the private key of the leaf");
+    Some(TlsFiles {
+        certificate: base.join(certificate?),
+        key: base.join(key?),
+    })
 }
 
 fn read_memory(s: &mut Section<'_, '_, '_>) -> MemoryConfig {

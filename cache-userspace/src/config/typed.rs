@@ -82,6 +82,8 @@ pub struct PacketConfig {
 pub struct TlsConfig {
     /// PEM files of the chain and its key. Absent: self-signed for `names`.
     pub files: Option<TlsFiles>,
+    /// Of other names: `[[certificate]]`.
+    pub others: Vec<TlsFiles>,
     pub names: Vec<String>,
 }
 

@@ -29,6 +29,7 @@ use super::lane::{Receiver, Sender};
 use super::mesh::{ControlLanes, ToControl, ToShard};
 use crate::admin::{Listeners, serve_admin};
 use crate::node::{NodeHandle, ShardCommand};
+use crate::tcp::stats::TcpStats;
 use crate::upstream::{EventSender, Upstream, event_channel};
 
 /// Fetch events of one shard between the upstream and the lane.
@@ -57,6 +58,7 @@ pub struct Control {
     pub admin: Listeners,
     pub node: NodeHandle,
     pub stats: Vec<Arc<ShardStats>>,
+    pub tcp: Vec<Arc<TcpStats>>,
     /// Called now and then; must not block.
     pub housekeeping: Box<dyn FnMut()>,
 }
@@ -106,6 +108,7 @@ impl Control {
         spawn_local(ask(self.commands, shards.clone()));
         let node = self.node.clone();
         spawn_local(async move { node.fetch_pins().await });
+        spawn_local(reload_on_hangup(self.node.clone())?);
         let mut admin = spawn_local(serve_admin(self.admin, self.node));
         let mut tick = interval(HOUSEKEEPING);
         ready();
@@ -113,7 +116,12 @@ impl Control {
             tokio::select! {
                 name = signals.next() => {
                     tracing::info!(signal = name, "stopping: no new connections");
-                    drain(&shards, &self.stats, &mut signals).await;
+                    let open = || {
+                        let quic = self.stats.iter().map(|stats| stats.connections.get());
+                        let tcp = self.tcp.iter().map(|stats| stats.connections.get());
+                        quic.chain(tcp).sum()
+                    };
+                    drain(&shards, open, &mut signals).await;
                     break Ok(());
                 }
                 _ = gone.changed() => break Err(anyhow::anyhow!("a shard ended unasked")),
@@ -126,6 +134,16 @@ impl Control {
         stop(&shards, gone).await;
         end
     }
+}
+
+/// SIGHUP: the certificates are read again. The log says what came of it.
+fn reload_on_hangup(node: NodeHandle) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+    Ok(async move {
+        while hangup.recv().await.is_some() {
+            let _what_the_log_says = node.reload_tls();
+        }
+    })
 }
 
 struct Signals {
@@ -201,7 +219,7 @@ async fn ask(mut commands: mpsc::Receiver<ShardCommand>, shards: Shards) {
 }
 
 /// Waits until no connection is open, the time is up, or a second signal comes.
-async fn drain(shards: &Shards, stats: &[Arc<ShardStats>], signals: &mut Signals) {
+async fn drain(shards: &Shards, open: impl Fn() -> u64, signals: &mut Signals) {
     for shard in 0..shards.count() {
         let (reply, _) = oneshot::channel();
         shards.ask(shard as ShardId, Command::Drain, reply).await;
@@ -215,7 +233,7 @@ async fn drain(shards: &Shards, stats: &[Arc<ShardStats>], signals: &mut Signals
             }
             () = sleep(DRAIN_POLL) => {}
         }
-        let open: u64 = stats.iter().map(|stats| stats.connections.get()).sum();
+        let open = open();
         if open == 0 || Instant::now() >= deadline {
             tracing::info!(connections_left = open, "drained");
             return;
@@ -372,6 +390,7 @@ mod tests {
             admin: admin.expect("socket"),
             node: node.clone(),
             stats: vec![Arc::default(), Arc::default()],
+            tcp: Vec::new(),
             housekeeping: Box::new(|| ()),
         };
         (control, node)

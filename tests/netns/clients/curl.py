@@ -1,4 +1,4 @@
-"""Fetches URLs with libcurl over HTTP/3 and nothing else; prints one line of JSON for each.
+"""Fetches URLs with libcurl over one version of HTTP; prints one line of JSON for each.
 
 A line holds `status`, `http_version`, `headers`, `length`, `sha256` and, with --save, `body_file`;
 or `error` where no whole response came.
@@ -25,7 +25,7 @@ def main():
     # One session: the URLs share a connection.
     with requests.Session(
         verify=options.ca,
-        http_version="v3only",
+        http_version=options.version,
         timeout=options.timeout,
         curl_options={CurlOpt.RESOLVE: [options.resolve]},
     ) as session:
@@ -37,6 +37,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ca", required=True, help="PEM file of the certificate to trust")
     parser.add_argument("--resolve", required=True, help="HOST:PORT:ADDRESS")
+    parser.add_argument("--version", choices=["v1", "v2", "v3only"], default="v3only")
     parser.add_argument("--method", default="GET")
     parser.add_argument("--header", action="append", default=[], help="NAME: VALUE")
     parser.add_argument("--save", type=pathlib.Path, help="folder for the bodies")

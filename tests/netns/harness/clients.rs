@@ -54,9 +54,15 @@ impl Fetched {
     /// Asserts a whole 200 over HTTP/3 with exactly these bytes.
     #[track_caller]
     pub fn assert_body(&self, expected: &[u8]) {
+        self.assert_body_over("h3", expected);
+    }
+
+    /// Asserts a whole 200 over this version of HTTP with exactly these bytes.
+    #[track_caller]
+    pub fn assert_body_over(&self, version: &str, expected: &[u8]) {
         assert_eq!(self.error, None, "{self:?}");
         assert_eq!(self.status, 200, "{self:?}");
-        assert_eq!(self.http_version, "h3", "{self:?}");
+        assert_eq!(self.http_version, version, "{self:?}");
         assert_eq!(self.length, expected.len() as u64, "{self:?}");
         assert_eq!(self.sha256, sha256(expected), "{self:?}");
     }
@@ -72,7 +78,29 @@ pub struct Outcome {
     pub status: Option<u16>,
 }
 
+/// What became of a broken rule of HTTP/2 or HTTP/1.1.
+#[derive(Debug, Deserialize)]
+pub struct TcpOutcome {
+    pub name: String,
+    /// Of the last response.
+    pub status: Option<u16>,
+    /// Error codes of HTTP/2.
+    #[serde(default)]
+    pub goaway: Option<u32>,
+    #[serde(default)]
+    pub reset: Option<u32>,
+    /// The server ended the connection.
+    pub closed: bool,
+}
+
 impl Edge {
+    /// Breaks rules over TCP, each on a connection of its own.
+    pub fn probe_tcp(&self, names: &[&str]) -> Vec<TcpOutcome> {
+        let mut command = self.python("tcp.py");
+        command.args(["--server", SERVER]).args(names);
+        self.lines(&command)
+    }
+
     /// GET by libcurl, one after the other on one connection.
     pub fn curl(&self, paths: &[&str]) -> Vec<Fetched> {
         self.curl_with(&[], paths)

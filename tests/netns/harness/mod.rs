@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-pub use clients::{Fetched, Outcome};
+pub use clients::{Fetched, Outcome, TcpOutcome};
 pub use network::{Network, within};
 pub use origin::Origin;
 use process::Process;

@@ -24,4 +24,5 @@ mod faults;
 mod fetch;
 mod herd;
 mod malformed;
+mod tcp;
 mod tier;
