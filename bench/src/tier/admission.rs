@@ -41,15 +41,17 @@ const QUICK: usize = 150_000;
 const ADMIT_ALL: &str = "admit-all";
 const ORACLE: &str = "oracle";
 /// Misses to come, and the part of the trace in which, for which the oracle takes an object.
-const ORACLES: [(usize, f64); 8] = [
+const ORACLES: [(usize, f64); 10] = [
     (1, 0.03),
     (1, 0.25),
-    (2, 0.06),
+    (2, 0.03),
     (2, 0.25),
-    (3, 0.5),
-    (4, 0.25),
+    (3, 0.25),
+    (3, 1.0),
+    (4, 0.5),
+    (4, 1.0),
     (8, 0.5),
-    (16, 1.0),
+    (16, 0.5),
 ];
 
 /// Bytes written for each byte missed, without more misses than admit-all, on every trace.

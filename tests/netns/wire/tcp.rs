@@ -97,7 +97,12 @@ fn the_same_objects_over_every_version() {
     let edge = Edge::start(Backend::Udp);
     for path in ["/size/0", "/size/70000", "/chunked/100000", "/size/2000000"] {
         let versions = [("v2", "h2"), ("v1", "http/1.1"), ("v2", "h2")];
-        let get = |(version, shown)| (shown, edge.curl_with(&["--version", version], &[path, path]));
+        let get = |(version, shown)| {
+            (
+                shown,
+                edge.curl_with(&["--version", version], &[path, path]),
+            )
+        };
         let fetched = versions.map(get);
         let over_h3 = &edge.curl(&[path])[0];
         assert_eq!(edge.origin.requests(path), 1, "{path}");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::harness::{Backend, Edge, Fetched, places};
 
-/// More bodies than fit in memory, and than a second hit needs to be admitted.
+/// More bodies than fit in memory; fewer than an empty tier takes whatever they are.
 const OBJECTS: usize = 100;
 const BYTES: usize = 200_000;
 
@@ -68,6 +68,10 @@ fn what_memory_has_lost_comes_back_from_the_tier_also_after_a_crash() {
     let third = fetch(&edge, &paths);
     assert!(count(&third) >= OBJECTS / 4, "{}", count(&third));
     assert!(edge.counter("tier_hits") > 0);
+    // What came back and left memory again is known there, and not written a second time.
+    assert!(edge.counter("tier_known") > 0);
+    let admitted = edge.counter("tier_admitted");
+    assert!(admitted <= OBJECTS as u64, "{admitted}");
 
     // One that the tier has, and that must not come back.
     let purged = third
