@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use cache_core::config::Role;
 use http::HeaderValue;
 
 use crate::config::Config;
@@ -50,7 +51,11 @@ impl Doors {
                 max_request_body: limits.max_request_body,
                 max_request_bodies: limits.max_request_bodies,
             },
-            alt_svc: alt_svc(udp)?,
+            // Edges come by TCP and have nowhere better to go.
+            alt_svc: match config.server.role {
+                Role::Edge => alt_svc(udp)?,
+                Role::Shield => None,
+            },
         })
     }
 

@@ -7,6 +7,7 @@ mod network;
 mod origin;
 pub mod places;
 mod process;
+pub mod shield;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -104,6 +105,17 @@ impl Edge {
             "`{ready}` does not end with `{expected}`"
         );
         self.popcache = Some(popcache);
+    }
+
+    /// Starts a shield between popcache and the origin; popcache's configuration has to name it
+    /// ([`shield::section`]).
+    pub fn start_shield(&self) -> shield::Shield {
+        shield::Shield::start(self.network.server(), self.folder.path(), false)
+    }
+
+    /// The same of one that is its own origin.
+    pub fn start_looped_shield(&self) -> shield::Shield {
+        shield::Shield::start(self.network.server(), self.folder.path(), true)
     }
 
     /// Ends popcache as an operator does (SIGTERM). Its XDP program stays attached.

@@ -24,5 +24,6 @@ mod faults;
 mod fetch;
 mod herd;
 mod malformed;
+mod shield;
 mod tcp;
 mod tier;
