@@ -18,6 +18,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode};
 pub use quinn_proto::EcnCodepoint;
 
+use crate::http::explain::Seen;
 pub use crate::shard::{PinError, PinnedKey};
 pub use crate::store::{PinStats, Pinned};
 pub use crate::tier::{DiskCommand, DiskDone};
@@ -140,7 +141,7 @@ pub enum RequestEvent {
 }
 
 /// A request as HTTP/1.1 or HTTP/2 brought it. The shard checks it as it does those of HTTP/3.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ClientRequest {
     pub method: Method,
     /// It came over TLS.
@@ -305,6 +306,8 @@ pub enum Command {
     Unpin(Bytes),
     /// Say what is pinned in this shard's partition.
     Pins,
+    /// Say what is known of the object of a request. For the key's owner.
+    Explain(Box<ClientRequest>),
     /// Refuse new connections, send GOAWAY, close connections when they are idle.
     Drain,
 }
@@ -325,6 +328,8 @@ pub enum Reply {
         pins: Vec<PinnedKey>,
         stats: PinStats,
     },
+    /// `None`: the request is refused, or no origin serves its host.
+    Explained(Option<Box<Seen>>),
     /// This many connections are still open.
     Draining {
         connections: usize,

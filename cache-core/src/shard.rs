@@ -12,6 +12,7 @@
 //!  validations.rs  confirming stale objects, serving them when the origin fails
 //!  passes.rs     fetches for one request only
 //!  pins.rs       objects that an operator wants kept
+//!  explain.rs    what is known of an object, for operators
 //!  tiers.rs      flights that read the second tier; what leaves memory for it
 //!  let_go.rs     arena memory that slow clients hold up
 //! ```
@@ -21,6 +22,7 @@
 //! when a budget ends is kept for the next turn ([`Shard::wants_turn`]).
 
 mod answers;
+mod explain;
 mod flights;
 mod following;
 mod let_go;
@@ -332,6 +334,9 @@ impl Shard {
                 was_pinned: self.unpin(&key),
             },
             Command::Pins => self.pins(),
+            Command::Explain(request) => {
+                Reply::Explained(self.explain(now, &request).map(Box::new))
+            }
             Command::Drain => self.drain(),
         }
     }

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod certificates;
 pub mod cli;
 pub mod config;
+pub mod explain;
 pub mod journal;
 pub mod node;
 pub mod probe;

@@ -10,7 +10,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use cache_core::http::routes::Routes;
 use cache_core::io::{Command, PinError, Reply, ShardId};
 use cache_core::purge::Purges;
 use cache_core::stats::ShardStats;
@@ -19,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::timeout;
 
+use crate::explain::{ExplainError, Rulebook};
 use crate::purging::{Purging, PurgingError};
 use crate::status::{
     BackendStatus, MemoryStatus, NodeStatus, OriginStatus, ShardStatus, StatusDocument, XdpStatus,
@@ -89,7 +89,7 @@ pub struct Sources {
     /// What they are made in.
     pub purges: Arc<Purges>,
     /// Whose rules make keys of URLs.
-    pub routes: Arc<Routes>,
+    pub rulebook: Arc<Rulebook>,
     /// [`cache_core::store::StoreConfig::hash_seed`].
     pub hash_seed: u64,
 }
@@ -99,6 +99,8 @@ pub struct Sources {
 pub enum NodeError {
     #[error("{url:?}: {reason}")]
     Url { url: String, reason: String },
+    #[error(transparent)]
+    Explain(#[from] ExplainError),
     #[error("shard {shard} did not answer within {} s", COMMAND_TIMEOUT.as_secs())]
     NoAnswer { shard: ShardId },
     #[error("shard {shard} is stopping")]
@@ -310,7 +312,12 @@ pub(crate) mod tests {
             reload_tls: Box::new(|| Err("cert.pem is broken".to_owned())),
             purging: Mutex::new(Purging::new(purges.writer().expect("the only one"), None)),
             purges,
-            routes: Arc::default(),
+            rulebook: Arc::new(Rulebook {
+                caching: Default::default(),
+                origins: Vec::new(),
+                max_target: 1024,
+                max_field_section: 4096,
+            }),
             hash_seed: 1,
         };
         (NodeHandle::new(facts, sources), receiver)

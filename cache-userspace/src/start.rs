@@ -18,7 +18,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context as _, anyhow, bail};
 use cache_core::config::{Caching, ShardConfig};
 use cache_core::conn::quic::QuicSetup;
-use cache_core::http::routes::Routes;
 use cache_core::shard::Shard;
 use cache_core::stats::ShardStats;
 use cache_core::store::{self, Store, StoreConfig, StoreReport};
@@ -28,6 +27,7 @@ use tokio::sync::mpsc;
 
 use crate::certificates::Certificates;
 use crate::config::Config;
+use crate::explain::Rulebook;
 use crate::node::{COMMAND_QUEUE, NodeFacts, NodeHandle, Reading, Sources, XdpFacts};
 use crate::purging::Purging;
 use crate::rt::control::Control;
@@ -117,7 +117,7 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
     let purger = memory.purges.writer().context("another writer of purges")?;
     let purging = Purging::new(purger, memory.journal);
     let seed = memory.seed;
-    let rules = (seed, Arc::new(config.cache.routes.clone()));
+    let rules = (seed, Arc::new(config.rulebook()));
     let asked = Asked {
         commands: asking,
         certificates,
@@ -379,7 +379,7 @@ fn sources(
     xdp: Option<Arc<Mutex<Xdp>>>,
     asked: Asked,
     purging: Purging,
-    (hash_seed, routes): (u64, Arc<Routes>),
+    (hash_seed, rulebook): (u64, Arc<Rulebook>),
 ) -> Sources {
     let upstream = upstream.stats();
     Sources {
@@ -408,7 +408,7 @@ fn sources(
         }),
         purges: Arc::clone(purging.purges()),
         purging: tokio::sync::Mutex::new(purging),
-        routes,
+        rulebook,
         hash_seed,
     }
 }

@@ -4,6 +4,7 @@ pub mod cache_control;
 pub mod cache_status;
 pub mod classes;
 pub mod conditional;
+pub mod explain;
 pub mod forward;
 pub mod freshen;
 pub mod freshness;

@@ -18,10 +18,11 @@ use crate::conn::stream::{Asked, Following, PassRequest, Response, Source, Strea
 use crate::flight::{Target, Ticket, Waiter};
 use crate::http::cache_status::Forward;
 use crate::http::conditional::Conditions;
+use crate::http::explain::{self, Plan};
 use crate::http::forward::{self, Shown};
 use crate::http::key::{self, BadRequest};
 use crate::http::loops;
-use crate::http::request::{self, Handling};
+use crate::http::request::Handling;
 use crate::http::routes::RouteId;
 use crate::http::vary;
 use crate::http::wants;
@@ -270,36 +271,31 @@ impl Shard {
         now: Now,
         out: &mut Outbox,
     ) -> Begun {
-        let handling = request::classify(section);
+        let plan = explain::plan(
+            section,
+            &self.config.caching.routes,
+            self.config.limits.max_target,
+            &mut self.scratch.key,
+            &mut self.scratch.spare_key,
+        );
+        let Plan { handling, route } = match plan {
+            Ok(plan) => plan,
+            Err(error) => {
+                let status = match error {
+                    BadRequest::TooLong { .. } => StatusCode::URI_TOO_LONG,
+                    BadRequest::Authority(_) | BadRequest::Target(_) => StatusCode::BAD_REQUEST,
+                };
+                return Begun::Answered(self.refuse(conn, id, status, "bad-request"));
+            }
+        };
         if handling == Handling::MethodNotAllowed {
             let status = StatusCode::METHOD_NOT_ALLOWED;
             return Begun::Answered(self.refuse(conn, id, status, "method"));
-        }
-        let max_target = self.config.limits.max_target;
-        let (authority, path) = (section.authority(), section.path());
-        if let Err(error) = key::write_key(authority, path, max_target, &mut self.scratch.key) {
-            let status = match error {
-                BadRequest::TooLong { .. } => StatusCode::URI_TOO_LONG,
-                BadRequest::Authority(_) | BadRequest::Target(_) => StatusCode::BAD_REQUEST,
-            };
-            return Begun::Answered(self.refuse(conn, id, status, "bad-request"));
         }
         let Some(origin) = self.routes.find(key::host(&self.scratch.key)) else {
             let status = StatusCode::MISDIRECTED_REQUEST;
             return Begun::Answered(self.refuse(conn, id, status, "unknown-host"));
         };
-        let routes = &self.config.caching.routes;
-        let route = routes.find(&self.scratch.key, section.method());
-        let rules = routes.rules(route);
-        let handling = match handling {
-            Handling::Lookup { head_only } if !rules.cache => Handling::Bypass { head_only },
-            handling => handling,
-        };
-        if matches!(handling, Handling::Lookup { .. }) {
-            rules
-                .key
-                .rewrite(&mut self.scratch.key, &mut self.scratch.spare_key);
-        }
         let hash = self.store.hash(&self.scratch.key);
         match handling {
             Handling::Lookup { head_only } => {

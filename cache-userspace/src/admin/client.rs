@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 
 use super::request::{PinRequest, PurgeRequest};
+use crate::explain::{Question, Report};
 use crate::node::{PinReport, PinsReport, PurgeOrder, PurgeReport, ReloadReport, UnpinReport};
 use crate::status::StatusDocument;
 
@@ -66,6 +67,11 @@ pub async fn pin(socket: &Path, url: &str) -> Result<PinReport, ClientError> {
 pub async fn unpin(socket: &Path, url: &str) -> Result<UnpinReport, ClientError> {
     let url = url.to_owned();
     post(socket, "/v1/unpin", &PinRequest { url }).await
+}
+
+/// Asks the node at `socket` what it would do with a request.
+pub async fn explain(socket: &Path, question: &Question) -> Result<Report, ClientError> {
+    post(socket, "/v1/explain", question).await
 }
 
 /// Asks the node at `socket` what is pinned.

@@ -14,6 +14,9 @@ pub(super) const PURGE_HINT: &str = concat!(
 
 pub(super) const PIN_HINT: &str = r#"send {"url": "https://host/path"}"#;
 
+pub(super) const EXPLAIN_HINT: &str =
+    r#"send {"url": "https://host/path", "method": "GET", "headers": ["Name: value"]}"#;
+
 /// The body of a request to pin or unpin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -21,8 +21,9 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
 use super::listen::Listeners;
-use super::request::{PIN_HINT, PURGE_HINT, PinRequest, PurgeRequest};
+use super::request::{EXPLAIN_HINT, PIN_HINT, PURGE_HINT, PinRequest, PurgeRequest};
 use super::token::Token;
+use crate::explain::{Question, Report};
 use crate::node::{
     NodeError, NodeHandle, PinReport, PinsReport, PurgeReport, ReloadReport, UnpinReport,
 };
@@ -67,6 +68,7 @@ fn routes(node: NodeHandle) -> Router {
         .route("/v1/unpin", post(unpin))
         .route("/v1/pins", get(pins))
         .route("/v1/reload-tls", post(reload_tls))
+        .route("/v1/explain", post(explain))
         .method_not_allowed_fallback(wrong_method)
         .fallback(unknown_path)
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -122,6 +124,15 @@ fn pin_url(request: Result<Json<PinRequest>, JsonRejection>) -> Result<String, A
     Ok(request.url)
 }
 
+async fn explain(
+    State(node): State<NodeHandle>,
+    request: Result<Json<Question>, JsonRejection>,
+) -> Result<Json<Report>, ApiError> {
+    let Json(question) =
+        request.map_err(|rejection| ApiError::from_rejection(rejection, EXPLAIN_HINT))?;
+    Ok(Json(node.explain(&question).await?))
+}
+
 async fn pins(State(node): State<NodeHandle>) -> Result<Json<PinsReport>, ApiError> {
     Ok(Json(node.pins().await?))
 }
@@ -131,7 +142,7 @@ async fn reload_tls(State(node): State<NodeHandle>) -> Result<Json<ReloadReport>
 }
 
 const ROUTES: &str = "GET /v1/status, GET /v1/config, GET /v1/pins, POST /v1/purge, POST /v1/pin, \
-                      POST /v1/unpin, POST /v1/reload-tls";
+                      POST /v1/unpin, POST /v1/reload-tls, POST /v1/explain";
 
 async fn wrong_method(request: Request) -> ApiError {
     ApiError::new(
@@ -203,6 +214,7 @@ impl ApiError {
 impl From<NodeError> for ApiError {
     fn from(error: NodeError) -> Self {
         let (status, hint) = match &error {
+            NodeError::Explain(_) => (StatusCode::BAD_REQUEST, EXPLAIN_HINT),
             NodeError::Url { .. } => (
                 StatusCode::BAD_REQUEST,
                 "write the URL as a client asks for it: https://host/path?query",

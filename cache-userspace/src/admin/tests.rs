@@ -86,6 +86,7 @@ async fn serve(listeners: Listeners) {
                         ..PinStats::default()
                     },
                 },
+                Command::Explain(_) => Reply::Explained(None),
                 Command::Drain => panic!("nobody drains"),
             };
             asked.reply.send(reply).expect("someone waits");

@@ -9,6 +9,7 @@
 
 mod check;
 mod documents;
+mod explain;
 mod logging;
 mod pin;
 mod probe;
@@ -106,6 +107,9 @@ enum Command {
         #[command(flatten)]
         node: Node,
     },
+    /// Say what the running node would do with a request, and why
+    #[command(after_long_help = EXPLAIN_HELP)]
+    Explain(explain::Explain),
     /// Measure what a drive can do as a tier
     #[command(after_long_help = PROBE_HELP)]
     ProbeTier(probe::Arguments),
@@ -197,6 +201,16 @@ Examples:
   popcache pins
   popcache pins --json | jq -r '.pins[] | select(.state == \"awaited\") | .url'";
 
+const EXPLAIN_HELP: &str = "\
+Shows route, class, key and variant, the fields that the origin would see, where the object is, its age and
+lifetime, and what would be done with the request now. Nothing is fetched. With --offline it goes by a
+configuration file alone, so that rules can be tried before a node has them.
+
+Examples:
+  popcache explain https://edge.example/live/token=9/a.m3u8
+  popcache explain https://edge.example/e/1 -H 'Accept: image/avif' --json | jq .key
+  popcache explain https://edge.example/e/1 --offline ./popcache.toml";
+
 const PROBE_HELP: &str = "\
 Fills a scratch file as popcache writes its tier, kills the process that did it, opens the file again,
 and reads objects from it beside bare io_uring reads of the same blocks. Needs no running node.
@@ -237,6 +251,7 @@ fn run(arguments: Arguments) -> Exit {
         Command::Unpin(arguments) => pin::unpin(&arguments),
         Command::Pins(arguments) => pin::pins(&arguments),
         Command::ReloadTls { node } => remote::reload_tls(&node),
+        Command::Explain(arguments) => explain::explain(&arguments),
         Command::Completions { shell } => documents::completions(shell),
         Command::Man { dir } => documents::man(dir.as_deref()),
     }

@@ -6,11 +6,11 @@ use http::Method;
 
 use super::units::{Invalid, Kind, Node, one_or_more, quote, show_list, text};
 
-fn show_patterns(patterns: &Vec<Pattern>) -> String {
+fn show_patterns(patterns: &[Pattern]) -> String {
     show_list(patterns, |pattern| quote(pattern.text()))
 }
 
-fn show_texts(texts: &Vec<String>) -> String {
+fn show_texts(texts: &[String]) -> String {
     show_list(texts, |text| quote(text))
 }
 
@@ -33,7 +33,7 @@ fn made_of(node: &Node<'_>, what: &str, may: fn(char) -> bool) -> Result<String,
 
 pub const PATH_PATTERNS: Kind<Vec<Pattern>> = Kind {
     parse: |node| one_or_more(node, "the beginning of a URL path", path_pattern),
-    show: show_patterns,
+    show: |patterns| show_patterns(patterns),
 };
 
 fn path_pattern(node: &Node<'_>) -> Result<Pattern, Invalid> {
@@ -48,7 +48,7 @@ fn path_pattern(node: &Node<'_>) -> Result<Pattern, Invalid> {
 
 pub const SEGMENTS: Kind<Vec<Pattern>> = Kind {
     parse: |node| one_or_more(node, "a segment of a path", segment),
-    show: show_patterns,
+    show: |patterns| show_patterns(patterns),
 };
 
 fn segment(node: &Node<'_>) -> Result<Pattern, Invalid> {
@@ -71,12 +71,12 @@ pub const PARAMETERS: Kind<Vec<Pattern>> = Kind {
             pattern(node, text(node, "a parameter's name such as \"utm_*\"")?)
         })
     },
-    show: show_patterns,
+    show: |patterns| show_patterns(patterns),
 };
 
 pub const HOST_PATTERNS: Kind<Vec<String>> = Kind {
     parse: |node| one_or_more(node, "a host name", host_pattern),
-    show: show_texts,
+    show: |texts| show_texts(texts),
 };
 
 fn host_pattern(node: &Node<'_>) -> Result<String, Invalid> {
@@ -93,7 +93,7 @@ fn host_pattern(node: &Node<'_>) -> Result<String, Invalid> {
 
 pub const EXTENSIONS: Kind<Vec<String>> = Kind {
     parse: |node| one_or_more(node, "an extension", extension),
-    show: show_texts,
+    show: |texts| show_texts(texts),
 };
 
 fn extension(node: &Node<'_>) -> Result<String, Invalid> {
@@ -114,7 +114,7 @@ fn method(node: &Node<'_>) -> Result<Method, Invalid> {
 
 pub const MEDIA_TYPES: Kind<Vec<String>> = Kind {
     parse: |node| one_or_more(node, "a media type", media_type),
-    show: show_texts,
+    show: |texts| show_texts(texts),
 };
 
 fn media_type(node: &Node<'_>) -> Result<String, Invalid> {
@@ -131,7 +131,7 @@ const KNOWN_CODINGS: [&str; 3] = ["br", "zstd", "gzip"];
 
 pub const CODINGS: Kind<Vec<String>> = Kind {
     parse: |node| one_or_more(node, "a content coding", coding),
-    show: show_texts,
+    show: |texts| show_texts(texts),
 };
 
 fn coding(node: &Node<'_>) -> Result<String, Invalid> {

@@ -9,6 +9,7 @@ use hugepages::PagePolicy;
 
 use super::explain::{Setting, Source};
 use super::tier::TierConfig;
+use crate::explain::Rulebook;
 use crate::tcp::TcpBounds;
 use crate::upstream::UpstreamConfig;
 
@@ -149,6 +150,16 @@ impl Config {
                 client_fields: origin.client_fields.clone(),
             })
             .collect()
+    }
+
+    /// What decides about requests.
+    pub fn rulebook(&self) -> Rulebook {
+        Rulebook {
+            caching: self.cache.clone(),
+            origins: self.routes(),
+            max_target: self.limits.max_target,
+            max_field_section: self.limits.max_field_section,
+        }
     }
 
     /// The line that sets `key`, if the file does.

@@ -2,16 +2,18 @@
 //! is told that they hold.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use cache_core::http::key::{self, KeyError};
 use cache_core::http::surrogate_key;
 use cache_core::io::{Command, Reply};
 use cache_core::purge::Purge;
-use cache_core::store::hash_of;
+use cache_core::store::{hash_of, owner_of};
 use serde::{Deserialize, Serialize};
 
 use super::{NodeError, NodeHandle};
+use crate::explain::{Question, Report};
 use crate::purging::PurgingError;
 
 /// What an operator wants purged.
@@ -101,7 +103,31 @@ impl NodeHandle {
 
     /// The cache key of a URL, by the rules of its route.
     pub(super) fn key_of(&self, url: &str) -> Result<Vec<u8>, NodeError> {
-        no_url(url, self.inner.sources.routes.key_of_url(url))
+        no_url(
+            url,
+            self.inner.sources.rulebook.caching.routes.key_of_url(url),
+        )
+    }
+
+    /// What the node would do with a request, and why.
+    ///
+    /// # Errors
+    /// The request is refused, or a shard did not answer.
+    pub async fn explain(&self, question: &Question) -> Result<Report, NodeError> {
+        let sources = &self.inner.sources;
+        let explained = sources.rulebook.plan(question.request()?)?;
+        let owner = owner_of(
+            hash_of(sources.hash_seed, &explained.key),
+            sources.shards.len() as u8,
+        );
+        let request = Box::new(explained.request.clone());
+        let seen = match self.ask(owner, Command::Explain(request)).await? {
+            Reply::Explained(seen) => seen,
+            _ => None,
+        };
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now_s = since.ok().map(|since| since.as_secs());
+        Ok(sources.rulebook.report(&explained, seen.as_deref(), now_s))
     }
 
     async fn carry_out(

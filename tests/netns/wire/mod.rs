@@ -23,6 +23,7 @@ mod control;
 mod faults;
 mod fetch;
 mod herd;
+mod keys;
 mod malformed;
 mod shield;
 mod tcp;
