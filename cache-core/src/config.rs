@@ -58,6 +58,13 @@ pub struct Caching {
     pub client_cache_control: ClientCacheControl,
     /// Rules by host, path and extension.
     pub routes: Routes,
+    /// Bytes of a slice of a large object; 0: nothing is cut into slices.
+    pub slice_size: u32,
+    /// A response longer than this is fetched in slices instead, where its origin offers ranges and a
+    /// strong validator. What is asked for in parts is, if it is longer than a slice.
+    pub slice_above: u64,
+    /// Slices fetched ahead of the one that a client has come to.
+    pub slices_ahead: u32,
 }
 
 /// How far a cache follows Cache-Control of requests.
@@ -81,6 +88,9 @@ impl Default for Caching {
             targeted_fields: vec![HeaderName::from_static("cdn-cache-control")],
             device: "popcache".to_owned(),
             store_set_cookie: false,
+            slice_size: 1 << 20,
+            slice_above: 16 << 20,
+            slices_ahead: 2,
             client_cache_control: ClientCacheControl::default(),
             routes: Routes::default(),
         }
@@ -141,6 +151,8 @@ pub struct Limits {
     pub max_variants: u32,
     /// Ranges of one request; with more it is answered whole.
     pub max_ranges: usize,
+    /// Largest object kept in slices; a larger one is streamed through.
+    pub max_sliced: u64,
     /// Largest object kept; a larger one is streamed through.
     pub max_object: u64,
     /// Body bytes an upstream fetch may deliver ahead of their consumption.
@@ -180,6 +192,7 @@ impl Default for Limits {
             max_varying: 65_536,
             max_variants: 64,
             max_ranges: 16,
+            max_sliced: 64 << 30,
             max_object: 64 << 20,
             fetch_window: 1 << 20,
             max_heap_fill: 32 << 20,

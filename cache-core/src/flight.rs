@@ -26,7 +26,9 @@ use http::HeaderMap;
 use quinn_proto::StreamId;
 
 use crate::conn::client::ClientId;
+use crate::http::range::Spec;
 use crate::http::routes::RouteId;
+use crate::http::slices::Sliced;
 use crate::http::vary::{self, Rule};
 use crate::io::{FetchErrorKind, OriginId};
 use crate::purge::{Purges, TagSlot, Verdict};
@@ -56,6 +58,40 @@ pub struct Target {
     pub revalidate: bool,
     /// How stale an object the client takes if the origin fails, seconds.
     pub stale_if_error_s: u32,
+    pub extent: Extent,
+}
+
+/// How much of an object is asked for.
+#[derive(Clone, Debug, Default)]
+pub enum Extent {
+    #[default]
+    Whole,
+    /// The whole, of which a client wants this: of a large object that slice is enough for now.
+    Part(Spec),
+    Slice(Arc<Slice>),
+}
+
+/// A slice of a large object: what is to be fetched, and what it must be a slice of.
+#[derive(Clone, Debug)]
+pub struct Slice {
+    /// The key of the object.
+    pub whole: Bytes,
+    pub sliced: Sliced,
+    pub index: u32,
+    /// The object's strong validator, an entity tag or a date.
+    pub validator: Bytes,
+    /// Of the object.
+    pub meta: ObjectMeta,
+    pub tags: Vec<TagSlot>,
+}
+
+impl Target {
+    pub fn slice(&self) -> Option<&Arc<Slice>> {
+        match &self.extent {
+            Extent::Slice(slice) => Some(slice),
+            Extent::Whole | Extent::Part(_) => None,
+        }
+    }
 }
 
 /// The head of the response that a flight brings.
@@ -125,6 +161,10 @@ pub enum Outcome {
     ServeStale,
     /// The owner found the object stored when the join arrived.
     Present,
+    /// It is large and kept in slices: whoever waits looks for it, and follows those.
+    Sliced,
+    /// Of a slice: the origin has another version of the object by now.
+    Changed,
     /// The owner has `max_flights` already.
     Refused,
     Failed(FetchErrorKind),

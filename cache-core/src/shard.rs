@@ -8,6 +8,8 @@
 //!  shapes.rs     whole, parts, 304 or head: the form an answer takes
 //!  following.rs  answers that follow a flight
 //!  flights.rs    joining and leading flights, fetch events, fills
+//!  slicing.rs    large objects: found, noted, fetched in slices
+//!  slices.rs     answers that go from slice to slice
 //!  variants.rs   which variant of a resource a request selects
 //!  validations.rs  confirming stale objects, serving them when the origin fails
 //!  passes.rs     fetches for one request only
@@ -30,6 +32,8 @@ mod passes;
 mod pins;
 mod requests;
 mod shapes;
+mod slices;
+mod slicing;
 mod tcp;
 mod tiers;
 mod validations;
@@ -123,6 +127,10 @@ pub struct Shard {
     /// Counted by its holders: requests that are passed on and may have a body.
     bodies: Arc<()>,
     uncacheable: Uncacheable,
+    /// Objects of ours whose origin does not answer ranges of them as it should.
+    unsliceable: Uncacheable,
+    /// Of the large objects that this shard has noted.
+    last_generation: u64,
     /// Of resources that have variants.
     rules: Rules,
     next_fetch: u64,
@@ -182,6 +190,8 @@ impl Shard {
             passes: HashMap::default(),
             bodies: Arc::default(),
             uncacheable: Uncacheable::new(limits.max_uncacheable, limits.uncacheable_ttl),
+            unsliceable: Uncacheable::new(limits.max_uncacheable, limits.uncacheable_ttl),
+            last_generation: 0,
             rules: Rules::new(limits.max_varying, limits.max_variants),
             next_fetch: 0,
             multiparts: 0,
@@ -502,6 +512,7 @@ impl Shard {
         self.stats.passes.set(self.passes.len() as u64);
         self.stats.varying.set(self.rules.len() as u64);
         self.stats.uncacheable.set(self.uncacheable.len() as u64);
+        self.stats.unsliceable.set(self.unsliceable.len() as u64);
         self.publish_tier(now);
         if self.next_gauges.is_none_or(|due| now.mono >= due) {
             self.next_gauges = Some(now.mono + GAUGE_INTERVAL);

@@ -121,6 +121,14 @@ shard_stats! {
     varying,
     /// Keys marked uncacheable (gauge).
     uncacheable,
+    /// Keys whose origin does not answer ranges as it should (gauge).
+    unsliceable,
+    /// Large objects noted, to be kept in slices.
+    objects_sliced,
+    /// Slices fetched ahead of the one that a client has come to.
+    slices_ahead,
+    /// Slices that were of another version than the object noted, which was forgotten.
+    slices_changed,
     /// Responses cut off because the origin failed in the middle.
     responses_aborted,
     /// Bytes copied out of the arena because a slow client held up its reuse.

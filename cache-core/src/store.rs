@@ -437,6 +437,11 @@ impl Store {
         owner.unpin(hash, key, partition)
     }
 
+    /// Whether a key is pinned in this shard's partition, its object there or not.
+    pub fn is_pinned(&self, key: &[u8]) -> bool {
+        self.owner.pins.has(key)
+    }
+
     /// Every pinned key of this shard's partition, and the bytes of those whose object is there.
     pub fn pins(&self) -> impl Iterator<Item = (&[u8], Option<u64>)> {
         self.owner.pins.iter()

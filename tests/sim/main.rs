@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         None => arguments.first..arguments.first + arguments.seeds,
     };
     let mut hash = 0u64;
-    let mut totals = (0, 0, 0, 0, 0, 0, 0);
+    let mut totals = (0, 0, 0, 0, 0, 0, 0, 0);
     for seed in seeds.clone() {
         match popcache_sim::run(seed, arguments.trace) {
             Ok(report) => {
@@ -39,6 +39,7 @@ fn main() -> ExitCode {
                 totals.4 += report.collapsed;
                 totals.5 += report.handed_over;
                 totals.6 += report.tier_hits;
+                totals.7 += report.sliced;
             }
             Err(why) => {
                 eprintln!("seed {seed}: {why}");
@@ -47,10 +48,10 @@ fn main() -> ExitCode {
             }
         }
     }
-    let (requests, answered, fetches, hits, collapsed, handed_over, tier_hits) = totals;
+    let (requests, answered, fetches, hits, collapsed, handed_over, tier_hits, sliced) = totals;
     println!(
         "{} seeds: {requests} requests, {answered} answered, {hits} hits, {tier_hits} from the tier, \
-         {collapsed} collapsed, {fetches} fetches, {handed_over} datagrams handed over",
+         {collapsed} collapsed, {fetches} fetches, {handed_over} datagrams handed over, {sliced} cut into slices",
         seeds.end - seeds.start
     );
     println!("trace {hash:016x}");

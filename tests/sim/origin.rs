@@ -2,13 +2,16 @@
 //! events out, a window that is honoured, and faults.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
 use cache_core::io::{
     FetchCommand, FetchError, FetchErrorKind, FetchEvent, FetchId, FetchRequest, ShardId,
 };
-use http::header::{CACHE_CONTROL, ETAG};
+use http::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_RANGE, ETAG, IF_NONE_MATCH, IF_RANGE, RANGE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -39,6 +42,10 @@ pub struct Version {
 struct Running {
     version: usize,
     rest: Bytes,
+    /// The bytes that are declared, and where they are in the whole.
+    range: Range<usize>,
+    /// Nothing but that the client's version is right.
+    confirms: bool,
     window: usize,
     pace: Duration,
     fault: Fault,
@@ -65,6 +72,8 @@ pub struct Origin {
     faults: OriginFaults,
     max_object: u64,
     pub versions: Vec<Version>,
+    /// By resource and how often it has changed.
+    editions: BTreeMap<(usize, u128), usize>,
     running: BTreeMap<(ShardId, FetchId), Running>,
     /// Resources of which a fetch was given up by a shard: their keys may be marked uncacheable.
     given_up: Vec<bool>,
@@ -82,6 +91,7 @@ impl Origin {
             faults,
             max_object,
             versions: Vec::new(),
+            editions: BTreeMap::new(),
             running: BTreeMap::new(),
             fetches: 0,
         }
@@ -150,16 +160,9 @@ impl Origin {
             ));
         }
         let fault = self.draw_fault(&resource, rng);
-        let version = self.versions.len();
-        self.versions.push(Version {
-            resource: index,
-            fetch_started: now,
-            head_at: None,
-            ended_at: None,
-            whole: false,
-            authorized,
-        });
-        let mut rest = body(index, version, resource.size);
+        let version = self.version(now, index, authorized);
+        let given = give(&resource, version, request);
+        let mut rest = body(index, version, resource.size).slice(given.range.clone());
         if fault == Fault::Long {
             let mut longer = rest.to_vec();
             longer.extend_from_slice(b"and more than was declared");
@@ -171,11 +174,13 @@ impl Origin {
             (shard, id),
             Running {
                 version,
-                rest: if request.method == http::Method::HEAD {
+                rest: if request.method == http::Method::HEAD || given.confirms {
                     Bytes::new()
                 } else {
                     rest
                 },
+                range: given.range,
+                confirms: given.confirms,
                 window: request.window as usize,
                 pace: Duration::from_millis(rng.random_range(1..=pace)),
                 fault,
@@ -185,6 +190,30 @@ impl Origin {
             },
         );
         Ok(now + Duration::from_millis(rng.random_range(1..=think)))
+    }
+
+    /// The version that a fetch gets: its own, or the one of the day.
+    fn version(&mut self, now: Duration, index: usize, authorized: bool) -> usize {
+        let edition = self.resources[index].edition;
+        let day = edition.map(|edition| now.as_micros() / edition.as_micros());
+        if let Some(day) = day
+            && let Some(&version) = self.editions.get(&(index, day))
+        {
+            return version;
+        }
+        let version = self.versions.len();
+        self.versions.push(Version {
+            resource: index,
+            fetch_started: now,
+            head_at: None,
+            ended_at: None,
+            whole: false,
+            authorized: authorized && edition.is_none(),
+        });
+        if let Some(day) = day {
+            self.editions.insert((index, day), version);
+        }
+        version
     }
 
     fn draw_fault(&self, resource: &Resource, rng: &mut StdRng) -> Fault {
@@ -214,7 +243,8 @@ impl Origin {
     /// One fetch at a time must do for all requests of such a resource.
     fn is_shareable(&self, index: usize) -> bool {
         let resource = &self.resources[index];
-        !matches!(resource.kind, Kind::NoStore | Kind::Private)
+        resource.edition.is_none()
+            && !matches!(resource.kind, Kind::NoStore | Kind::Private)
             && resource.size as u64 <= self.max_object
             && !self.given_up[index]
     }
@@ -230,13 +260,13 @@ impl Origin {
         running.scheduled = false;
         let version = &mut self.versions[running.version];
         let resource = &self.resources[version.resource];
-        let sent = resource.size.saturating_sub(running.rest.len());
+        let sent = running.range.len().saturating_sub(running.rest.len());
         let event = if running.fault == Fault::Refuse {
             failed(FetchErrorKind::ConnectionRefused)
         } else if !running.head_sent {
             running.head_sent = true;
             version.head_at = Some(now);
-            head(resource, running.version)
+            head(resource, running)
         } else {
             let limit = match running.fault {
                 Fault::Truncate(at) | Fault::Short(at) => at.saturating_sub(sent),
@@ -288,7 +318,56 @@ fn failed(kind: FetchErrorKind) -> FetchEvent {
     })
 }
 
-fn head(resource: &Resource, version: usize) -> FetchEvent {
+/// What of a version a fetch gets.
+struct Given {
+    range: Range<usize>,
+    confirms: bool,
+}
+
+fn give(resource: &Resource, version: usize, request: &FetchRequest) -> Given {
+    let whole = 0..resource.size;
+    let field = |name| {
+        request
+            .headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+    };
+    let etag = format!("\"{version}\"");
+    if resource.edition.is_none() {
+        let confirms = false;
+        return Given {
+            range: whole,
+            confirms,
+        };
+    }
+    let confirms = field(IF_NONE_MATCH) == Some(&etag);
+    let in_force = field(IF_RANGE).is_none_or(|value| value == etag);
+    let range = field(RANGE).filter(|_| in_force);
+    Given {
+        range: range
+            .and_then(|range| part(range, resource.size))
+            .unwrap_or(whole),
+        confirms,
+    }
+}
+
+/// `bytes=0-9` and `bytes=-9`, of what there is; several are answered with the whole.
+fn part(field: &str, size: usize) -> Option<Range<usize>> {
+    if field.contains(',') {
+        return None;
+    }
+    let (first, last) = field.strip_prefix("bytes=")?.split_once('-')?;
+    if first.is_empty() {
+        let count: usize = last.parse().ok()?;
+        return Some(size.saturating_sub(count)..size);
+    }
+    let first: usize = first.parse().ok()?;
+    let last: usize = last.parse().unwrap_or(usize::MAX - 1);
+    (first < size).then(|| first..size.min(last + 1))
+}
+
+fn head(resource: &Resource, running: &Running) -> FetchEvent {
+    let version = running.version;
     let mut headers = HeaderMap::new();
     let (status, cache_control) = match resource.kind {
         Kind::Cacheable { max_age } => (StatusCode::OK, format!("public, max-age={max_age}")),
@@ -322,10 +401,24 @@ fn head(resource: &Resource, version: usize) -> FetchEvent {
     if let Ok(etag) = HeaderValue::from_str(&format!("\"{version}\"")) {
         headers.insert(ETAG, etag);
     }
+    let mut status = status;
+    let Range { start, end } = running.range;
+    if resource.edition.is_some() {
+        headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        if running.confirms {
+            status = StatusCode::NOT_MODIFIED;
+        } else if end - start < resource.size {
+            status = StatusCode::PARTIAL_CONTENT;
+            let range = format!("bytes {start}-{}/{}", end - 1, resource.size);
+            if let Ok(value) = HeaderValue::from_str(&range) {
+                headers.insert(CONTENT_RANGE, value);
+            }
+        }
+    }
     FetchEvent::Head {
         status,
         headers,
-        length: resource.declared.then_some(resource.size as u64),
+        length: resource.declared.then_some((end - start) as u64),
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Plan {
     /// Share of memory for large bodies.
     pub large_share: f32,
     pub limits: Limits,
+    /// Bytes of a slice of a large object.
+    pub slice_size: u32,
     pub network: Network,
     pub faults: OriginFaults,
     pub resources: Vec<Resource>,
@@ -141,6 +143,8 @@ pub struct Resource {
     pub tags: u8,
     /// It has more of them than are kept.
     pub many_tags: bool,
+    /// Its origin answers ranges and conditions, and has a new version after each such time.
+    pub edition: Option<Duration>,
 }
 
 impl Resource {
@@ -242,6 +246,9 @@ impl Plan {
         if disk.is_some() {
             enlarge(&mut resources, rng);
         }
+        let films = rng.random_range(0..3);
+        // In front, where most requests go.
+        resources.splice(0..0, (0..films).map(|_| film(rng)).collect::<Vec<_>>());
         let clients = (0..rng.random_range(1..8))
             .map(|_| client(rng, &resources, most, clean))
             .collect();
@@ -259,6 +266,7 @@ impl Plan {
             large_share: if disk.is_some() { 0.1 } else { 0.5 },
             disk,
             limits: if clean { generous(limits) } else { limits },
+            slice_size: rng.random_range(1..=8) * (16 << 10),
             network: network(rng, clean),
             faults: faults(rng, clean),
             resources,
@@ -377,6 +385,27 @@ fn resource(rng: &mut StdRng) -> Resource {
         declared: rng.random_ratio(3, 4),
         tags: rng.random_range(0..1 << TAGS) & rng.random_range(0..1 << TAGS),
         many_tags: rng.random_ratio(1, 10),
+        edition: None,
+    }
+}
+
+/// A large resource that is answered in parts.
+fn film(rng: &mut StdRng) -> Resource {
+    let seconds = rng.random_range(1..40);
+    Resource {
+        kind: match rng.random_range(0..3) {
+            0 => Kind::StaleWhileRevalidate {
+                max_age: rng.random_range(1..4),
+                window: rng.random_range(1..20),
+            },
+            _ => Kind::Cacheable {
+                max_age: rng.random_range(1..10),
+            },
+        },
+        size: rng.random_range(20_000..900_000),
+        declared: true,
+        edition: Some(Duration::from_secs(seconds)),
+        ..resource(rng)
     }
 }
 

@@ -56,6 +56,8 @@ pub struct Report {
     pub collapsed: u64,
     pub handed_over: u64,
     pub tier_hits: u64,
+    /// Large objects that were cut into slices.
+    pub sliced: u64,
 }
 
 /// Runs one seed. `Err` names the invariant that broke.
@@ -578,6 +580,7 @@ impl World {
             collapsed: sum(|stats| stats.collapsed.get()),
             handed_over: sum(|stats| stats.datagrams_handed_over.get()),
             tier_hits: sum(|stats| stats.tier_hits.get()),
+            sliced: sum(|stats| stats.objects_sliced.get()),
         }
     }
 
@@ -642,7 +645,11 @@ fn nodes(
                     hosts: vec![tls::SERVER_NAME.to_owned()],
                     client_fields: ClientFields::default(),
                 }],
-                caching: Caching::default(),
+                caching: Caching {
+                    slice_size: plan.slice_size,
+                    slice_above: u64::from(plan.slice_size) * 2,
+                    ..Caching::default()
+                },
                 limits: plan.limits.clone(),
             };
             let seed = rng.random();

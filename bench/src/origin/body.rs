@@ -80,7 +80,7 @@ fn index_page() -> String {
 }
 
 /// FNV-1a over the path and the variant: equal targets give equal bytes on every machine.
-fn seed(path: &str, variant: Option<&str>) -> u64 {
+pub(super) fn seed(path: &str, variant: Option<&str>) -> u64 {
     let bytes = path
         .bytes()
         .chain([b'?'])
@@ -92,15 +92,20 @@ fn seed(path: &str, variant: Option<&str>) -> u64 {
 
 /// `length` bytes of a SplitMix64 stream: incompressible, and each offset has its own value.
 fn fill(seed: u64, length: u64) -> Bytes {
-    let length = usize::try_from(length).expect("bounded by MAX_SIZE");
-    let mut out = Vec::with_capacity(length + 8);
-    let mut word = 0u64;
-    while out.len() < length {
+    fill_from(seed, 0..length)
+}
+
+/// Bytes of such a stream from one offset to another.
+pub(super) fn fill_from(seed: u64, range: std::ops::Range<u64>) -> Bytes {
+    let length = usize::try_from(range.end - range.start).expect("as much as fits memory");
+    let skip = (range.start % 8) as usize;
+    let mut out = Vec::with_capacity(skip + length + 8);
+    let mut word = range.start / 8;
+    while out.len() < skip + length {
         out.extend_from_slice(&mix(seed.wrapping_add(word)).to_le_bytes());
         word += 1;
     }
-    out.truncate(length);
-    Bytes::from(out)
+    Bytes::from(out).slice(skip..skip + length)
 }
 
 /// The output step of SplitMix64.

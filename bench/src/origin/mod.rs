@@ -12,16 +12,19 @@
 //! | `/status/CODE` | that status |
 //! | `/private`, `/no-store` | 4 KiB that a shared cache must not keep |
 //! | `/stall`, `/truncate` | half of a promised body, then silence / a closed connection |
+//! | `/film/BYTES` | see [`film`]: large, in parts, in editions; `/film/BYTES/...` is another |
 //! | `/headers` | the request's fields as JSON, `no-store` |
 //! | `/index` | a page of pictures |
 //! | `/__counts` | requests per target (path and query as asked) as a JSON object |
 //! | `POST /__reset` | forgets the counts |
+//! | `POST /__edition` | every film is another one from now on |
 //!
 //! Any path takes `?delay=MS`, `?fault=KIND` (see [`Fault`]) and `?cc=VALUE`, which replaces the
 //! Cache-Control field (percent-encoded). All other content is in [`body()`].
 
 pub mod body;
 pub mod emotes;
+pub mod film;
 mod respond;
 mod store;
 
@@ -40,6 +43,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 pub use body::body;
+pub use respond::FILM_BYTES;
 
 /// Connections served at the same time; more wait in the listen queue.
 const MAX_CONNECTIONS: usize = 16_384;
@@ -115,6 +119,7 @@ struct State {
     emotes: Vec<Bytes>,
     counts: Mutex<BTreeMap<String, u64>>,
     requests: AtomicU64,
+    films: film::Films,
 }
 
 impl Origin {
@@ -132,6 +137,7 @@ impl Origin {
             emotes,
             counts: Mutex::default(),
             requests: AtomicU64::new(0),
+            films: film::Films::default(),
         };
         Ok(Self {
             listener,

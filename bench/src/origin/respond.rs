@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::{
-    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, LOCATION,
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, LOCATION, RANGE,
 };
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::channel::Channel;
@@ -23,6 +23,9 @@ const MAX_DELAY: Duration = Duration::from_secs(600);
 const DRIP_PARTS: u32 = 20;
 /// How long a stalled answer keeps its connection.
 const STALL: Duration = Duration::from_secs(3600);
+
+/// Among the counts: body bytes of films that connections have taken.
+pub const FILM_BYTES: &str = "__film_bytes";
 
 pub(super) type Body = BoxBody<Bytes, io::Error>;
 
@@ -62,6 +65,11 @@ pub(super) async fn respond(
     match path {
         "/__counts" => return Ok(counts(state)),
         "/__reset" => return Ok(reset(state, request.method())),
+        "/__edition" if request.method() == Method::POST => {
+            state.films.next_edition();
+            return Ok(plain(StatusCode::OK, "another edition\n".into()));
+        }
+        _ if path.starts_with("/film/") => return Ok(film(state, &request, &target)),
         _ => state.count(&target),
     }
     let asked = match Asked::read(state, query) {
@@ -86,6 +94,19 @@ pub(super) async fn respond(
         None => {}
     }
     Ok(send(answer, &request))
+}
+
+/// Parts are counted by what was asked for.
+fn film(state: &State, request: &Request<Incoming>, target: &str) -> Response<Body> {
+    let range = request.headers().get(RANGE);
+    match range.and_then(|range| range.to_str().ok()) {
+        Some(range) => state.count(&format!("{target} {range}")),
+        None => state.count(target),
+    }
+    let answer = state
+        .films
+        .answer(target, request.method(), request.headers());
+    answer.unwrap_or_else(|| plain(StatusCode::BAD_REQUEST, "a film of too many bytes\n".into()))
 }
 
 /// What the options and the query ask beside the content.
@@ -370,8 +391,13 @@ async fn drip(
 }
 
 fn counts(state: &State) -> Response<Body> {
-    let text = serde_json::to_vec(&*state.counts.lock().expect("no panic while counting"))
-        .expect("counts are JSON");
+    let mut counts = state
+        .counts
+        .lock()
+        .expect("no panic while counting")
+        .clone();
+    counts.insert(FILM_BYTES.to_owned(), state.films.sent());
+    let text = serde_json::to_vec(&counts).expect("counts are JSON");
     let mut response = Response::new(full(Bytes::from(text)));
     response
         .headers_mut()
@@ -389,6 +415,7 @@ fn reset(state: &State, method: &Method) -> Response<Body> {
             "POST forgets the counts\n".into(),
         );
     }
+    state.films.reset();
     state
         .counts
         .lock()
@@ -407,6 +434,6 @@ fn full(content: Bytes) -> Body {
     Full::new(content).map_err(|never| match never {}).boxed()
 }
 
-fn empty() -> Body {
+pub(super) fn empty() -> Body {
     Empty::new().map_err(|never| match never {}).boxed()
 }

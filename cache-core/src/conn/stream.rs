@@ -10,7 +10,7 @@ use quinn_proto::{StreamId, WriteError};
 
 use crate::conn::client::Client;
 use crate::conn::h3::{FieldSection, RequestReader};
-use crate::flight::{Target, Ticket};
+use crate::flight::{Slice, Target, Ticket};
 use crate::http::cache_control::RequestDirectives;
 use crate::http::cache_status::Forward;
 use crate::http::conditional::{self, Conditions};
@@ -136,6 +136,8 @@ pub enum Source {
     Done,
     /// A flight.
     Flight(Following),
+    /// Slices of a large object, one after the other.
+    Slices(Box<Slicing>),
     /// A fetch for this request alone. Its pieces are pushed into `rest`.
     Pass { fetch: FetchId },
 }
@@ -151,6 +153,43 @@ pub struct Following {
     pub collapsed: bool,
     /// How often the request was told that the object is there, and it was gone again.
     pub attempts: u8,
+    /// It is in the flight's list of waiters.
+    pub waiting: bool,
+}
+
+/// How far an answer has come through the slices of an object.
+pub struct Slicing {
+    /// The object's.
+    pub target: Target,
+    /// Of any slice.
+    pub slice: Arc<Slice>,
+    /// What is still to come of the body.
+    pub cut: Cut,
+    /// Not written as long as the first slice is not there.
+    pub head: Option<SlicedHead>,
+    /// The slice that is on its way.
+    pub current: Option<Current>,
+    /// Slices up to here, exclusive, need not be fetched ahead any more.
+    pub ahead: u32,
+    /// How often a slice was said to be there and was gone again.
+    pub attempts: u8,
+}
+
+/// A head without what tells how it was answered.
+pub struct SlicedHead {
+    pub fields: Vec<u8>,
+    pub age_s: u64,
+    pub ttl_s: i64,
+    /// Why the object was asked for, if it was not there.
+    pub why: Option<Forward>,
+}
+
+/// A slice that an answer follows.
+#[derive(Clone, Copy, Debug)]
+pub struct Current {
+    pub index: u32,
+    pub ticket: Ticket,
+    pub cursor: Cursor,
     /// It is in the flight's list of waiters.
     pub waiting: bool,
 }
@@ -184,6 +223,20 @@ impl Cursor {
             }
             self.at = end;
             self.piece += 1;
+        }
+    }
+}
+
+impl Source {
+    /// The flight that is followed, and whether its next news is waited for.
+    pub fn followed(&mut self) -> Option<(Ticket, &mut bool)> {
+        match self {
+            Self::Flight(following) => Some((following.ticket, &mut following.waiting)),
+            Self::Slices(slicing) => {
+                let current = slicing.current.as_mut()?;
+                Some((current.ticket, &mut current.waiting))
+            }
+            Self::Done | Self::Pass { .. } => None,
         }
     }
 }

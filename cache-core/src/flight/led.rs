@@ -7,6 +7,7 @@ use bytes::Bytes;
 use foldhash::fast::RandomState;
 
 use super::{FlightHead, Piece, Target, Ticket, is_valid, is_variant};
+use crate::http::slices::Probe;
 use crate::io::{FetchId, ShardId};
 use crate::purge::Purges;
 use crate::store::{Fill, Span};
@@ -51,6 +52,10 @@ pub struct Owned {
     pub validating: bool,
     /// Nobody joins any more.
     pub closed: bool,
+    /// The fetch asks for a part only, in case the object is large.
+    pub probe: Option<Probe>,
+    /// Body bytes that are wanted, of a response that has more.
+    pub enough: Option<u64>,
 }
 
 /// A [`Piece`] as its owner remembers it.
@@ -114,7 +119,7 @@ impl Flights {
         id: FetchId,
         target: Target,
         supply: Supply,
-        first: Subscriber,
+        first: Option<Subscriber>,
         now_ms: u64,
         stamp: u32,
     ) {
@@ -124,7 +129,7 @@ impl Flights {
             Owned {
                 target,
                 supply,
-                subscribers: vec![first],
+                subscribers: first.into_iter().collect(),
                 head: None,
                 fill: None,
                 pieces: Vec::new(),
@@ -136,6 +141,8 @@ impl Flights {
                 full: false,
                 validating: false,
                 closed: false,
+                probe: None,
+                enough: None,
             },
         );
     }

@@ -18,6 +18,7 @@ fn target(key: &'static str) -> Target {
         route: RouteId::default(),
         revalidate: false,
         stale_if_error_s: 0,
+        extent: Extent::Whole,
     }
 }
 
@@ -30,7 +31,7 @@ fn subscriber(shard: ShardId) -> Subscriber {
 
 fn lead(flights: &mut Flights, id: FetchId, key: &'static str, shard: ShardId, stamp: u32) {
     let first = subscriber(shard);
-    flights.open(id, target(key), Supply::Upstream, first, 0, stamp);
+    flights.open(id, target(key), Supply::Upstream, Some(first), 0, stamp);
 }
 
 fn purges() -> (Arc<Purges>, Purger) {

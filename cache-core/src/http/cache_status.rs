@@ -18,6 +18,8 @@ pub enum Forward {
     Request,
     /// Something was stored, and too old.
     Stale,
+    /// Some of what was asked for was stored, and the rest is fetched.
+    Partial,
     /// The cache was told not to handle the request.
     Bypass,
 }
@@ -52,6 +54,7 @@ impl Forward {
             Self::VaryMiss => "vary-miss",
             Self::Request => "request",
             Self::Stale => "stale",
+            Self::Partial => "partial",
             Self::Bypass => "bypass",
         }
     }

@@ -17,6 +17,7 @@ pub mod proxy_status;
 pub mod range;
 pub mod request;
 pub mod routes;
+pub mod slices;
 pub mod surrogate_key;
 pub mod targeted;
 pub mod vary;

@@ -9,6 +9,8 @@ use quinn_proto::{StreamId, WriteError};
 
 use super::Shard;
 use super::shapes::{self, DYNAMIC_ROOM, Shape, Whole, Wish};
+use super::slices::FoundSliced;
+use super::slicing::strong_of;
 use crate::conn::client::Client;
 use crate::conn::h3::error::H3_INTERNAL_ERROR;
 use crate::conn::h3::head::{self, Dynamic};
@@ -18,6 +20,7 @@ use crate::http::cache_status::{self, CacheStatus, Forward};
 use crate::http::freshness::{self, Flags, Freshness, Lifetime, State};
 use crate::http::proxy_status;
 use crate::http::range::Cut;
+use crate::http::slices::{SLICED, Sliced};
 use crate::http::wants::{self, Use};
 use crate::io::{FetchErrorKind, Now, Outbox};
 use crate::store::{Body, Hit, KeyHash, ObjectMeta};
@@ -41,6 +44,18 @@ pub(super) struct Answered {
     pub rest: Option<Response>,
     /// It was served stale while it should be revalidated.
     pub revalidate: bool,
+    /// The object is large: its slices are still to be answered with.
+    pub sliced: Option<Box<FoundSliced>>,
+}
+
+impl Answered {
+    fn with(rest: Option<Response>, revalidate: bool) -> Self {
+        Self {
+            rest,
+            revalidate,
+            sliced: None,
+        }
+    }
 }
 
 /// What the next step of an answer is.
@@ -95,12 +110,39 @@ impl Shard {
         if let Some(note) = hit.note {
             self.hits[usize::from(note.owner)].push(note);
         }
+        let sliced = match meta.flags & SLICED != 0 {
+            true => Some(
+                hit.body()
+                    .and_then(Sliced::decode)
+                    .ok_or(Forward::UriMiss)?,
+            ),
+            false => None,
+        };
         let whole = Whole {
             head: stored,
             status: meta.status,
-            length: Some(meta.body_len),
+            length: Some(sliced.map_or(meta.body_len, |sliced| sliced.length)),
         };
         let mut shape = shapes::shape(whole, wish);
+        if let Some(sliced) = sliced
+            && let Some(cut) = shape.cut(sliced.length)
+        {
+            let found = FoundSliced {
+                sliced,
+                cut,
+                fields: shapes::fields(whole, &shape).0.into_owned(),
+                validator: strong_of(stored).ok_or(Forward::UriMiss)?,
+                tags: hit.tags().collect(),
+                meta,
+                fresh,
+            };
+            self.count_shape(&shape);
+            return Ok(Answered {
+                rest: None,
+                revalidate,
+                sliced: Some(Box::new(found)),
+            });
+        }
         let copied = hit
             .body()
             .filter(|body| matches!(shape, Shape::Whole) && body.len() <= COPY_BODY);
@@ -126,7 +168,7 @@ impl Shard {
         self.stats.body_bytes.add(body_len.unwrap_or(0));
         let Some(body) = body else {
             let rest = write_one(conn, id, buffer);
-            return Ok(Answered { rest, revalidate });
+            return Ok(Answered::with(rest, revalidate));
         };
         if body_len > Some(SMALL_BODY) {
             conn.put_last(id);
@@ -138,7 +180,7 @@ impl Shard {
             _ => pieces.extend(body.iter().cloned()),
         }
         let rest = write_rest(conn, id, pieces);
-        Ok(Answered { rest, revalidate })
+        Ok(Answered::with(rest, revalidate))
     }
 
     /// An answer of our own: a status and why.
@@ -219,8 +261,8 @@ impl Shard {
         let Some(mut response) = stream.response.take() else {
             return;
         };
-        if news && let Source::Flight(following) = &mut response.source {
-            following.waiting = false;
+        if news && let Some((_, waiting)) = response.source.followed() {
+            *waiting = false;
         }
         let left = self.advance(conn, id, response, now, out);
         let stream = conn.streams().entry(id).or_default();
@@ -250,7 +292,7 @@ impl Shard {
                     return None;
                 }
             }
-            match self.step(conn, id, &mut response, out) {
+            match self.step(conn, id, &mut response, now, out) {
                 Step::Write => {}
                 Step::Wait => return Some(response),
                 Step::Finish => {
@@ -275,25 +317,29 @@ impl Shard {
         conn: &impl Client,
         id: StreamId,
         response: &mut Response,
+        now: Now,
         out: &mut Outbox,
     ) -> Step {
+        let waiter = Waiter {
+            conn: conn.id(),
+            stream: id,
+        };
         match response.source {
             Source::Done => Step::Finish,
             Source::Pass { fetch } => self.step_pass(fetch, response, out),
-            Source::Flight(_) => {
-                let waiter = Waiter {
-                    conn: conn.id(),
-                    stream: id,
-                };
-                self.step_flight(waiter, response)
-            }
+            Source::Flight(_) => self.step_flight(waiter, response),
+            Source::Slices(_) => self.step_slices(waiter, response, now, out),
         }
     }
 
     /// Leaves what an answer follows.
     pub(super) fn drop_response(&mut self, response: Option<Response>, out: &mut Outbox) {
         match response.map(|response| response.source) {
-            Some(Source::Flight(following)) => self.locals.unfollow(following.ticket),
+            Some(mut source @ (Source::Flight(_) | Source::Slices(_))) => {
+                if let Some((ticket, _)) = source.followed() {
+                    self.locals.unfollow(ticket);
+                }
+            }
             Some(Source::Pass { fetch }) => self.cancel_pass(fetch, out),
             Some(Source::Done) | None => {}
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
+use super::slicing::Large;
 use super::variants::Place;
 use super::{LaneMessage, Shard};
 use crate::conn::h3::head;
@@ -13,6 +14,7 @@ use crate::flight::{
     FlightEvent, FlightHead, LedPiece, Outcome, Owned, Piece, Subscriber, Supply, Target, Ticket,
 };
 use crate::http::freshness::{self, Lifetime, RequestFacts, State, Storage};
+use crate::http::slices::{self, Found, Probe};
 use crate::http::surrogate_key::SurrogateKeys;
 use crate::http::vary;
 use crate::io::{
@@ -30,10 +32,20 @@ pub(super) struct Received<'a> {
     pub length: Option<u64>,
     /// The surrogate keys of the stored object that the origin confirmed.
     pub confirmed: Option<&'a [TagSlot]>,
+    /// Kept with it beside those of its own.
+    pub flags: u32,
+}
+
+/// What the fetch of a flight asks for.
+#[derive(Clone, Copy, Default)]
+pub(super) struct AskedFor {
+    /// To confirm the object that is here.
+    pub validating: bool,
+    pub probe: Option<Probe>,
 }
 
 /// Names no fetch: an owner answers a join at once.
-const NO_FETCH: FetchId = FetchId(0);
+pub(super) const NO_FETCH: FetchId = FetchId(0);
 
 impl Shard {
     /// A shard (perhaps this one) wants an object that we own.
@@ -57,7 +69,8 @@ impl Shard {
             return self.catch_up(now, id, subscriber, out);
         }
         let end = |outcome| FlightEvent::End(outcome);
-        if let Some(rule) = self.rule_of(&target.key)
+        if target.slice().is_none()
+            && let Some(rule) = self.rule_of(&target.key)
             && rule.key(vary::base(&target.key), &target.headers) != Some(target.key.to_vec())
         {
             // Its shard has not heard of it, or of its latest.
@@ -73,22 +86,35 @@ impl Shard {
         }
         let id = self.fetch_id();
         let in_tier = !target.revalidate && self.read_tier(now, id, &target);
-        let (supply, validating) = match in_tier {
-            true => (Supply::Tier, false),
-            false => (Supply::Upstream, self.ask_upstream(id, &target, out)),
+        let (supply, asked) = match in_tier {
+            true => (Supply::Tier, AskedFor::default()),
+            false => (Supply::Upstream, self.ask_upstream(now, id, &target, out)),
         };
         let stamp = self.store.purges().stamp();
         self.flights
-            .open(id, target, supply, subscriber, now.unix_ms, stamp);
+            .open(id, target, supply, Some(subscriber), now.unix_ms, stamp);
+        self.note_asked(id, asked);
+    }
+
+    pub(super) fn note_asked(&mut self, id: FetchId, asked: AskedFor) {
         if let Some(flight) = self.flights.get_mut(id) {
-            flight.validating = validating;
+            flight.validating = asked.validating;
+            flight.probe = asked.probe;
         }
     }
 
-    /// Starts the fetch of a flight. True when it asks to confirm the object that is here.
-    pub(super) fn ask_upstream(&mut self, id: FetchId, target: &Target, out: &mut Outbox) -> bool {
+    /// Starts the fetch of a flight.
+    pub(super) fn ask_upstream(
+        &mut self,
+        now: Now,
+        id: FetchId,
+        target: &Target,
+        out: &mut Outbox,
+    ) -> AskedFor {
         self.stats.fetches_started.inc();
-        let (headers, validating) = self.fields_to_ask_with(target);
+        let probe = self.probe(now, target);
+        let (mut headers, validating) = self.fields_to_ask_with(target);
+        self.ask_for_part(target, probe, &mut headers);
         out.fetches.push(FetchCommand::Start {
             id,
             request: Box::new(FetchRequest {
@@ -101,13 +127,17 @@ impl Shard {
                 window: self.config.limits.fetch_window,
             }),
         });
-        validating
+        AskedFor { validating, probe }
     }
 
     fn is_fresh(&mut self, target: &Target, now: Now) -> bool {
         let Some(hit) = self.store.lookup(target.hash, &target.key) else {
             return false;
         };
+        // The object says whether its slices may be served.
+        if target.slice().is_some() {
+            return true;
+        }
         let meta = hit.meta();
         let times = Lifetime {
             lifetime_s: meta.lifetime_s,
@@ -134,7 +164,7 @@ impl Shard {
         }
     }
 
-    fn tell(
+    pub(super) fn tell(
         &mut self,
         now: Now,
         to: Subscriber,
@@ -282,10 +312,20 @@ impl Shard {
         length: Option<u64>,
         out: &mut Outbox,
     ) {
-        let validating = self
-            .flights
-            .get_mut(id)
-            .is_some_and(|flight| flight.validating);
+        let Some(flight) = self.flights.get_mut(id) else {
+            return;
+        };
+        let (validating, probe) = (flight.validating, flight.probe);
+        if flight.target.slice().is_some() {
+            let received = Received {
+                status,
+                headers,
+                length,
+                confirmed: None,
+                flags: 0,
+            };
+            return self.slice_head(now, id, &received, out);
+        }
         if status == StatusCode::NOT_MODIFIED {
             if validating {
                 return self.confirmed(now, id, headers, out);
@@ -299,11 +339,70 @@ impl Shard {
         if self.serve_stale_instead(now, id, status, out) {
             return;
         }
+        match (status, probe) {
+            (StatusCode::PARTIAL_CONTENT, Some(probe)) => {
+                self.fetched_part(now, id, self.found(probe, headers), headers, out);
+            }
+            (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => self.ask_for_whole(now, id, out),
+            _ => self.fetched_whole(now, id, (status, length), headers, out),
+        }
+    }
+
+    /// A 206 to a fetch that asked for a part, in case that the object is large.
+    fn fetched_part(
+        &mut self,
+        now: Now,
+        id: FetchId,
+        found: Found,
+        headers: &HeaderMap,
+        out: &mut Outbox,
+    ) {
+        let large = match found {
+            Found::Whole(length) => {
+                let fields = slices::fields_of_whole(headers, length);
+                let whole = (StatusCode::OK, Some(length));
+                return self.fetched_whole(now, id, whole, &fields, out);
+            }
+            Found::Useless => return self.ask_for_whole(now, id, out),
+            Found::Slice(index, length) => Large {
+                length,
+                slice: Some(index),
+            },
+            Found::Large(length) => Large {
+                length,
+                slice: None,
+            },
+        };
+        if !self.begin_sliced(now, id, headers, &large, out) {
+            self.abandon(now, id, out);
+        }
+    }
+
+    fn fetched_whole(
+        &mut self,
+        now: Now,
+        id: FetchId,
+        (status, length): (StatusCode, Option<u64>),
+        headers: &HeaderMap,
+        out: &mut Outbox,
+    ) {
+        if let Some(large) = length.filter(|_| status == StatusCode::OK)
+            && self.is_to_be_sliced(now, id, headers, length)
+        {
+            let large = Large {
+                length: large,
+                slice: Some(0),
+            };
+            if self.begin_sliced(now, id, headers, &large, out) {
+                return;
+            }
+        }
         let received = Received {
             status,
             headers,
             length,
             confirmed: None,
+            flags: 0,
         };
         self.begin_answer(now, id, received, out);
     }
@@ -321,6 +420,7 @@ impl Shard {
             headers,
             length,
             confirmed,
+            flags,
         } = received;
         let place = self.place(now, id, headers);
         let Some(flight) = self.flights.get_mut(id) else {
@@ -346,10 +446,12 @@ impl Shard {
             Place::Variant(variant) => Some(variant),
             Place::Asked | Place::Nowhere => None,
         };
+        let own = meta(status, times.unwrap_or_default(), length, now);
         let meta = ObjectMeta {
             stamp: flight.stamp,
             class: rules.class,
-            ..meta(status, times.unwrap_or_default(), length, now)
+            flags: own.flags | flags,
+            ..own
         };
         let mut keys = SurrogateKeys::read(headers, self.store.purges());
         if keys.slots.is_empty() {
@@ -429,10 +531,24 @@ impl Shard {
     }
 
     fn fetched_body(&mut self, now: Now, id: FetchId, bytes: Bytes, out: &mut Outbox) {
+        let Some(flight) = self.flights.get_mut(id) else {
+            return;
+        };
+        let wanted = flight.enough.map(|enough| enough - flight.received);
+        let last = wanted.is_some_and(|wanted| wanted <= bytes.len() as u64);
+        let bytes = match wanted {
+            Some(wanted) if last => bytes.slice(..wanted as usize),
+            _ => bytes,
+        };
         let credit = bytes.len() as u32;
-        if self.take_body(now, id, bytes, out) {
-            out.fetches.push(FetchCommand::Credit { id, bytes: credit });
+        if !self.take_body(now, id, bytes, out) {
+            return;
         }
+        if last {
+            out.fetches.push(FetchCommand::Cancel { id });
+            return self.fetched_end(now, id, out);
+        }
+        out.fetches.push(FetchCommand::Credit { id, bytes: credit });
     }
 
     /// Keeps the next bytes of a body and tells those who wait of them. False when they ended the flight.
@@ -514,8 +630,9 @@ impl Shard {
         };
         let stored = flight.head.as_ref().is_some_and(|head| head.stored);
         let keep = stored && !flight.purged && !flight.full;
-        let key = flight.target.key.clone();
+        let (key, slice) = (flight.target.key.clone(), flight.target.slice().cloned());
         keep && self.flights.is_latest(id, &key)
+            && slice.is_none_or(|slice| self.is_current(&slice))
     }
 
     fn keep(&mut self, now: Now, id: FetchId) {
@@ -546,7 +663,7 @@ impl Shard {
     }
 
     /// The response is for one request only: every waiter asks for itself.
-    fn abandon(&mut self, now: Now, id: FetchId, out: &mut Outbox) {
+    pub(super) fn abandon(&mut self, now: Now, id: FetchId, out: &mut Outbox) {
         out.fetches.push(FetchCommand::Cancel { id });
         self.end_flight(now, id, Outcome::Private, out);
     }
@@ -556,6 +673,12 @@ impl Shard {
             return;
         };
         self.heap_bytes -= flight.heap;
+        if flight.subscribers.is_empty() {
+            if let Some(fill) = flight.fill {
+                self.store.release(fill);
+            }
+            return;
+        }
         self.flights.settle(id, flight.fill, &flight.subscribers);
         for subscriber in flight.subscribers {
             self.tell(now, subscriber, id, FlightEvent::End(outcome), out);
@@ -585,7 +708,12 @@ impl Shard {
     }
 }
 
-fn meta(status: StatusCode, times: Lifetime, length: Option<u64>, now: Now) -> ObjectMeta {
+pub(super) fn meta(
+    status: StatusCode,
+    times: Lifetime,
+    length: Option<u64>,
+    now: Now,
+) -> ObjectMeta {
     ObjectMeta {
         status: status.as_u16(),
         stored_unix_ms: now.unix_ms,

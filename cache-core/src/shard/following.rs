@@ -8,19 +8,22 @@ use bytes::Bytes;
 use quinn_proto::StreamId;
 
 use super::Shard;
-use super::answers::{Step, data_header};
+use super::answers::{Answered, Step, data_header};
 use super::requests::Miss;
 use super::shapes::{self, Shape, Whole, Wish};
+use super::slices::Object;
 use crate::conn::client::Client;
 use crate::conn::h3::head::Dynamic;
 use crate::conn::stream::{PassRequest, Response, Source, Taken};
 use crate::flight::{FlightHead, Local, Outcome, Ticket, Waiter};
-use crate::http::cache_status::{self, CacheStatus};
+use crate::http::cache_control::RequestDirectives;
+use crate::http::cache_status::{self, CacheStatus, Forward};
+use crate::http::slices::SLICED;
 use crate::http::vary;
 use crate::io::{Now, Outbox};
 
 /// Times a request looks again for an object that its owner has said to be there.
-const MAX_ATTEMPTS: u8 = 2;
+pub(super) const MAX_ATTEMPTS: u8 = 2;
 
 impl Shard {
     pub(super) fn step_flight(&mut self, waiter: Waiter, response: &mut Response) -> Step {
@@ -44,7 +47,9 @@ impl Shard {
                 }
             };
         }
-        let Some(head) = &flight.head else {
+        // A note of a large object is nothing to answer with: it is looked for once it is kept.
+        let is_answer = |head: &&Arc<FlightHead>| head.meta.flags & SLICED == 0;
+        let Some(head) = flight.head.as_ref().filter(is_answer) else {
             return match flight.outcome {
                 Some(outcome) => Step::Elsewhere(outcome),
                 None => self.starve(waiter, response),
@@ -133,19 +138,27 @@ impl Shard {
             source,
             ..
         } = response;
-        let Source::Flight(following) = source else {
-            return None;
+        let (target, why, attempts) = match source {
+            Source::Flight(following) => {
+                let flight = self.locals.get(following.ticket);
+                let target = flight.map(|flight| flight.target.clone());
+                self.locals.unfollow(following.ticket);
+                (target, following.why, following.attempts)
+            }
+            Source::Slices(slicing) => (Some(slicing.target), Forward::Stale, slicing.attempts),
+            Source::Done | Source::Pass { .. } => return None,
         };
-        let (ticket, why, attempts) = (following.ticket, following.why, following.attempts);
-        let target = self.locals.get(ticket).map(|flight| flight.target.clone());
-        self.locals.unfollow(ticket);
         let Some(mut target) = target else {
             return self.answer_busy(conn, id, "flight");
         };
         if let Some(asked) = &asked {
             target.headers = Arc::clone(&asked.headers);
         }
-        let wish = self.wish_of(head_only, asked.as_deref());
+        let mut wish = self.wish_of(head_only, asked.as_deref());
+        if matches!(outcome, Outcome::Complete | Outcome::Sliced) {
+            // What came just now is as new as anyone can ask for.
+            wish.directives = RequestDirectives::default();
+        }
         match outcome {
             Outcome::Private | Outcome::Alone => {
                 let request = PassRequest::shared(target, head_only, why);
@@ -155,13 +168,25 @@ impl Shard {
                 self.stats.flights_refused.inc();
                 self.answer_busy(conn, id, "flights")
             }
-            Outcome::Present | Outcome::Complete | Outcome::Varies => {
+            Outcome::Present
+            | Outcome::Complete
+            | Outcome::Varies
+            | Outcome::Sliced
+            | Outcome::Changed => {
                 if !self.select(&mut target) {
                     let request = PassRequest::shared(target, head_only, why);
                     return self.pass(conn, id, request.of_parts(&wish.conditions), now, out);
                 }
                 self.look_for(&target);
                 match self.answer_hit(conn, id, target.hash, &wish, now) {
+                    Ok(Answered {
+                        sliced: Some(found),
+                        ..
+                    }) => {
+                        let why = (outcome == Outcome::Sliced).then_some(why);
+                        let object = Object { target, asked, why };
+                        self.answer_slices(conn, id, *found, object, now, out)
+                    }
                     Ok(answered) => answered.rest,
                     Err(_) if attempts >= MAX_ATTEMPTS => self.answer_busy(conn, id, "evicted"),
                     Err(why) => {
@@ -185,6 +210,17 @@ impl Shard {
                     ..wish
                 };
                 match (self.answer_hit(conn, id, target.hash, &wish, now), outcome) {
+                    (
+                        Ok(Answered {
+                            sliced: Some(found),
+                            ..
+                        }),
+                        _,
+                    ) => {
+                        let why = None;
+                        let object = Object { target, asked, why };
+                        self.answer_slices(conn, id, *found, object, now, out)
+                    }
                     (Ok(answered), _) => answered.rest,
                     (Err(_), Outcome::Failed(kind)) => self.answer_failed(conn, id, kind),
                     (Err(_), _) => self.answer_busy(conn, id, "evicted"),

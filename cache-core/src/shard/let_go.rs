@@ -15,7 +15,7 @@ use quinn_proto::StreamId;
 use super::Shard;
 use crate::conn::client::Client;
 use crate::conn::h3::error::H3_EXCESSIVE_LOAD;
-use crate::conn::stream::{Response, Source};
+use crate::conn::stream::Response;
 use crate::flight::Ticket;
 use crate::io::{Now, Outbox};
 
@@ -97,8 +97,8 @@ impl Shard {
 
     /// False when there is no room for the copies.
     fn release_response(&mut self, response: &mut Response) -> bool {
-        if let Source::Flight(following) = &response.source
-            && !self.release_flight(following.ticket)
+        if let Some((ticket, _)) = response.source.followed()
+            && !self.release_flight(ticket)
         {
             return false;
         }

@@ -7,6 +7,7 @@ use http::{HeaderMap, Method, StatusCode};
 use quinn_proto::{Dir, Event, ReadError, StreamEvent, StreamId, VarInt};
 
 use super::answers::Answered;
+use super::slices::Object;
 use super::{LaneMessage, Shard};
 use crate::config::ShardConfig;
 use crate::conn::client::{Client, varint};
@@ -15,7 +16,7 @@ use crate::conn::h3::head::{self, Dynamic};
 use crate::conn::h3::{self, FieldSection, H3Error, Progress, RequestReader, Scope};
 use crate::conn::quic::Conn;
 use crate::conn::stream::{Asked, Following, PassRequest, Response, Source, Stream};
-use crate::flight::{Target, Ticket, Waiter};
+use crate::flight::{Extent, Target, Ticket, Waiter};
 use crate::http::cache_status::Forward;
 use crate::http::conditional::Conditions;
 use crate::http::explain::{self, Plan};
@@ -365,6 +366,7 @@ impl Shard {
         if let Ok(Answered {
             rest,
             revalidate: false,
+            sliced: None,
         }) = found
         {
             return rest;
@@ -380,8 +382,18 @@ impl Shard {
         });
         match found {
             Ok(answered) => {
-                self.revalidate(target, now, out);
-                answered.rest
+                if answered.revalidate {
+                    self.revalidate(target.clone(), now, out);
+                }
+                let Some(found) = answered.sliced else {
+                    return answered.rest;
+                };
+                let object = Object {
+                    asked: Asked::new(&target.headers, section, directives),
+                    target,
+                    why: None,
+                };
+                self.answer_slices(conn, id, *found, object, now, out)
             }
             Err(_) if self.is_loop(section) => self.refuse_loop(conn, id),
             Err(why) if directives.no_store => {
@@ -391,6 +403,9 @@ impl Shard {
             }
             Err(why) => {
                 target.revalidate = why == Forward::Request;
+                if let Some(&spec) = wish.ranges.first() {
+                    target.extent = Extent::Part(spec);
+                }
                 target.stale_if_error_s = directives.stale_if_error.unwrap_or(0);
                 let miss = Miss {
                     asked: Asked::new(&target.headers, section, directives),
@@ -546,13 +561,13 @@ impl Shard {
         }
     }
 
-    fn open_local(&mut self, target: &Target) -> Ticket {
+    pub(super) fn open_local(&mut self, target: &Target) -> Ticket {
         let stamp = self.store.purges().stamp();
         self.locals.open(target.clone(), stamp)
     }
 
     /// Sends a new local flight to its owner.
-    fn depart(&mut self, ticket: Ticket, target: Target, now: Now, out: &mut Outbox) {
+    pub(super) fn depart(&mut self, ticket: Ticket, target: Target, now: Now, out: &mut Outbox) {
         let owner = self.store.owner(target.hash);
         if owner == self.config.shard {
             self.join(now, owner, ticket, target, out);
@@ -685,6 +700,7 @@ pub(super) fn target(
         route: RouteId::default(),
         revalidate: false,
         stale_if_error_s: 0,
+        extent: Extent::Whole,
         key: key.clone(),
         hash,
         origin,

@@ -1,6 +1,8 @@
 //! The form that an answer takes from a stored response or one on its way: whole, 304, parts of it, or
 //! nothing but its head.
 
+use std::borrow::Cow;
+
 use http::StatusCode;
 
 use super::Shard;
@@ -150,21 +152,27 @@ fn parts(head: &[u8], ranges: &[std::ops::Range<u64>], length: u64, nonce: u64) 
     }
 }
 
-/// Writes the frames before the body, and says how long that is. `None` where there is none.
-pub(super) fn write_head(
-    buffer: &mut Vec<u8>,
-    whole: Whole<'_>,
-    shape: &Shape,
-    dynamic: Dynamic<'_>,
-) -> Option<u64> {
-    buffer.reserve(whole.head.len() + DYNAMIC_ROOM);
+impl Shape {
+    /// What goes into the answer of a body of this length that is not at hand as a whole. `None`:
+    /// nothing of it.
+    pub(super) fn cut(&self, length: u64) -> Option<Cut> {
+        match self {
+            Self::Whole => Some(Cut::one(0..length)),
+            Self::Parts(parts) => Some(parts.cut.clone()),
+            Self::Head | Self::NotModified | Self::Unsatisfiable(_) => None,
+        }
+    }
+}
+
+/// The fields of an answer, and how long its body is. `None` where there is none, or it is not known.
+pub(super) fn fields<'a>(whole: Whole<'a>, shape: &Shape) -> (Cow<'a, [u8]>, Option<u64>) {
     let mut fields = Vec::new();
-    let (fields, body) = match shape {
-        Shape::Whole => (whole.head, whole.length),
-        Shape::Head => (whole.head, None),
+    let body = match shape {
+        Shape::Whole => return (whole.head.into(), whole.length),
+        Shape::Head => return (whole.head.into(), None),
         Shape::NotModified => {
             head::write_not_modified(whole.head, &mut fields);
-            (&fields[..], None)
+            None
         }
         Shape::Parts(parts) => {
             let what = match &parts.of {
@@ -173,15 +181,27 @@ pub(super) fn write_head(
             };
             let length = parts.cut.len();
             head::write_partial(whole.head, Partial { length, what }, &mut fields);
-            (&fields[..], Some(length))
+            Some(length)
         }
         Shape::Unsatisfiable(length) => {
             fields = unsatisfiable(*length);
-            (&fields[..], None)
+            None
         }
     };
+    (fields.into(), body)
+}
+
+/// Writes the frames before the body, and says how long that is. `None` where there is none.
+pub(super) fn write_head(
+    buffer: &mut Vec<u8>,
+    whole: Whole<'_>,
+    shape: &Shape,
+    dynamic: Dynamic<'_>,
+) -> Option<u64> {
+    buffer.reserve(whole.head.len() + DYNAMIC_ROOM);
+    let (fields, body) = fields(whole, shape);
     let body = body.filter(|&len| len > 0);
-    head::write_response(buffer, fields, dynamic, body);
+    head::write_response(buffer, &fields, dynamic, body);
     body
 }
 

@@ -13,6 +13,7 @@ use super::answers::lifetime;
 use super::{Shard, TIER_GAUGE_INTERVAL};
 use crate::flight::{FlightHead, Outcome, Supply, Target};
 use crate::http::freshness::{self, State};
+use crate::http::slices::{self, SLICE};
 use crate::http::vary;
 use crate::io::{DiskDone, FetchCommand, FetchErrorKind, FetchId, Now, Outbox};
 use crate::purge::{TagSlot, Verdict};
@@ -50,7 +51,8 @@ impl Shard {
         match &mut self.tier {
             // Variants lie under keys that only this process knows how to make.
             Some(tier) => self.store.turn(&mut |evicted| {
-                if vary::base(evicted.key).len() < evicted.key.len() {
+                let whole = slices::whole(evicted.key);
+                if vary::base(whole).len() < whole.len() {
                     return;
                 }
                 let offered = tier.offer(now, &evicted, Bypass::No);
@@ -130,7 +132,9 @@ impl Shard {
             .purges()
             .judge(meta.stamp, tags.iter().copied(), key);
         let fresh = freshness::fresh_at(&lifetime(&meta), meta.stored_unix_ms, now.unix_ms);
-        let is_over = matches!(fresh.state, State::Expired | State::StaleIfError);
+        // The object says whether its slices may be served.
+        let is_over =
+            meta.flags & SLICE == 0 && matches!(fresh.state, State::Expired | State::StaleIfError);
         if is_over || verdict != Verdict::Valid {
             self.stop_supply(id, Supply::Tier, out);
             return self.not_in_tier(now, id, out);
@@ -179,9 +183,7 @@ impl Shard {
         if purged || !self.flights.is_latest(id, &target.key) {
             return self.end_flight(now, id, Outcome::Present, out);
         }
-        let validating = self.ask_upstream(id, &target, out);
-        if let Some(flight) = self.flights.get_mut(id) {
-            flight.validating = validating;
-        }
+        let asked = self.ask_upstream(now, id, &target, out);
+        self.note_asked(id, asked);
     }
 }

@@ -8,6 +8,7 @@ use super::flights::Received;
 use crate::conn::h3::head;
 use crate::flight::{Outcome, Target};
 use crate::http::cache_control::RequestDirectives;
+use crate::http::slices::SLICED;
 use crate::http::{freshen, wants};
 use crate::io::{FetchCommand, FetchId, Now, Outbox};
 use crate::purge::TagSlot;
@@ -22,6 +23,8 @@ struct Kept {
     headers: HeaderMap,
     tags: Vec<TagSlot>,
     body_len: u64,
+    /// Of its `SLICED`.
+    flags: u32,
     body: Option<Body>,
 }
 
@@ -29,6 +32,9 @@ impl Shard {
     /// The fields to ask the origin with, and whether they ask to confirm the object that is here.
     pub(super) fn fields_to_ask_with(&mut self, target: &Target) -> (HeaderMap, bool) {
         let mut headers = HeaderMap::clone(&target.headers);
+        if target.slice().is_some() {
+            return (headers, false);
+        }
         let Some(hit) = self.store.lookup(target.hash, &target.key) else {
             return (headers, false);
         };
@@ -63,6 +69,7 @@ impl Shard {
             headers: &merged,
             length: Some(kept.body_len),
             confirmed: Some(&kept.tags),
+            flags: kept.flags,
         };
         if !self.begin_answer(now, id, received, out) {
             // It must not be kept any more.
@@ -83,6 +90,7 @@ impl Shard {
             headers: head::decode_static(hit.head()?)?,
             tags: hit.tags().collect(),
             body_len,
+            flags: hit.meta().flags & SLICED,
             body: match body_len {
                 0 => None,
                 _ => Some(hit.bytes()?),

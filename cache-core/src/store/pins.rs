@@ -73,6 +73,10 @@ impl Pins {
         self.by_key.is_empty()
     }
 
+    pub fn has(&self, key: &[u8]) -> bool {
+        self.by_key.contains_key(key)
+    }
+
     pub fn stats(&self) -> PinStats {
         PinStats {
             pins: self.by_key.len() as u32,

@@ -339,6 +339,26 @@ fn read_cache(s: &mut Section<'_, '_, '_>) -> (Caching, u64) {
             "how far Cache-Control of requests counts; harmless: only what cannot make a stranger's request reach the origin",
         ),
         routes: d.routes,
+        slice_size: s.bounded(
+            "slice_size",
+            &SIZE_U32,
+            d.slice_size,
+            0..=64 << 20,
+            "bytes of a slice of a large object; 0: nothing is cut into slices",
+        ),
+        slice_above: s.setting(
+            "slice_above",
+            &SIZE,
+            d.slice_above,
+            "a longer response is fetched in slices, where its origin offers ranges; below it one fetch costs less than many",
+        ),
+        slices_ahead: s.bounded(
+            "slices_ahead",
+            &COUNT_U32,
+            d.slices_ahead,
+            0..=64,
+            "slices fetched ahead of the one that a client has come to",
+        ),
     };
     let max_object = s.bounded(
         "max_object",
@@ -464,6 +484,12 @@ fn read_limits(s: &mut Section<'_, '_, '_>, max_object: u64) -> Limits {
             d.max_variants,
             1..=1 << 20,
             "variants of one resource; past it all of them are forgotten",
+        ),
+        max_sliced: s.setting(
+            "max_sliced",
+            &SIZE,
+            d.max_sliced,
+            "largest object kept in slices; a larger one is streamed through",
         ),
         max_ranges: s.bounded(
             "max_ranges",
