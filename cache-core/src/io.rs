@@ -195,6 +195,8 @@ pub struct FetchRequest {
     pub target: Bytes,
     /// End-to-end fields to send. The upstream adds Host, Via and hop-by-hop fields itself.
     pub headers: HeaderMap,
+    /// A response that is not coded may be compressed as its Accept-Encoding says.
+    pub compress: bool,
     /// The request's body; empty for none.
     pub body: Bytes,
     /// Body bytes that may be delivered before any [`FetchCommand::Credit`].

@@ -361,6 +361,9 @@ fn shown_rules(rules: &Rules, caching: &Caching) -> Vec<(String, String)> {
     ];
     shown.extend(rules.negative_ttl.map(|value| ttl("negative_ttl", value)));
     shown.extend(rules.force_ttl.map(|value| ttl("force_ttl", value)));
+    if rules.compress {
+        shown.push(("compress".to_owned(), "true".to_owned()));
+    }
     if !rules.respect_origin {
         shown.push(("respect_origin".to_owned(), "false".to_owned()));
     }

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod certificates;
 pub mod cli;
+pub mod compress;
 pub mod config;
 pub mod explain;
 pub mod journal;

@@ -6,6 +6,7 @@
 mod orders;
 mod pins;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -79,6 +80,8 @@ pub struct Sources {
     pub upstream: Reading<Vec<OriginStatus>>,
     /// Shields and addresses of origins.
     pub nodes: Reading<Vec<NodeStatus>>,
+    /// Counters of what is compressed here.
+    pub compression: Reading<Vec<(&'static str, u64)>>,
     /// Counters of the XDP program, summed over the CPUs.
     pub xdp: Reading<Vec<(String, u64)>>,
     pub commands: mpsc::Sender<ShardCommand>,
@@ -184,6 +187,7 @@ impl NodeHandle {
                 pages: facts.memory.kind.to_string(),
                 note: facts.memory.note.clone(),
             },
+            compression: named((sources.compression)()),
             shards: shards
                 .map(|(shard, (stats, cpu))| {
                     let mut counters = stats.snapshot();
@@ -253,6 +257,13 @@ impl NodeHandle {
     }
 }
 
+fn named(counters: Vec<(&'static str, u64)>) -> BTreeMap<String, u64> {
+    let counters = counters.into_iter();
+    counters
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
+}
+
 async fn answered(shard: ShardId, answer: oneshot::Receiver<Reply>) -> Result<Reply, NodeError> {
     match timeout(COMMAND_TIMEOUT, answer).await {
         Ok(Ok(reply)) => Ok(reply),
@@ -307,6 +318,7 @@ pub(crate) mod tests {
                 }]
             }),
             nodes: Box::new(Vec::new),
+            compression: Box::new(|| vec![("compressed", 3)]),
             xdp: Box::new(Vec::new),
             commands,
             reload_tls: Box::new(|| Err("cert.pem is broken".to_owned())),

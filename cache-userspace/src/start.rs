@@ -26,6 +26,7 @@ use cache_ebpf::cid::CidKeys;
 use tokio::sync::mpsc;
 
 use crate::certificates::Certificates;
+use crate::compress::Compressor;
 use crate::config::Config;
 use crate::explain::Rulebook;
 use crate::node::{COMMAND_QUEUE, NodeFacts, NodeHandle, Reading, Sources, XdpFacts};
@@ -118,15 +119,18 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
     let purging = Purging::new(purger, memory.journal);
     let seed = memory.seed;
     let rules = (seed, Arc::new(config.rulebook()));
+    let compressor = Arc::new(compressor(&config));
     let asked = Asked {
         commands: asking,
         certificates,
     };
-    let sources = sources(&counters, &upstream, xdp.clone(), asked, purging, rules);
+    let upstream_side = (&upstream, Arc::clone(&compressor));
+    let sources = sources(&counters, upstream_side, xdp.clone(), asked, purging, rules);
     let node = NodeHandle::new(facts, sources);
     let control = Control {
         lanes: control_lanes,
         upstream,
+        compressor,
         commands,
         admin: listeners,
         node,
@@ -375,7 +379,7 @@ struct Asked {
 
 fn sources(
     counters: &Counters,
-    upstream: &Upstream,
+    (upstream, compressor): (&Upstream, Arc<Compressor>),
     xdp: Option<Arc<Mutex<Xdp>>>,
     asked: Asked,
     purging: Purging,
@@ -401,6 +405,7 @@ fn sources(
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect()
         }),
+        compression: Box::new(move || compressor.counters()),
         commands: asked.commands,
         reload_tls: Box::new(move || {
             let reloaded = asked.certificates.reload();
@@ -411,6 +416,12 @@ fn sources(
         rulebook,
         hash_seed,
     }
+}
+
+/// What a fetch may deliver unasked bounds what is gathered.
+fn compressor(config: &Config) -> Compressor {
+    let window = u64::from(config.limits.fetch_window);
+    Compressor::new(config.compress.threads, config.compress.max.min(window))
 }
 
 /// The cores that run. Dropped before their time (a later one did not start), they end with their

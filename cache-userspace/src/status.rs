@@ -20,6 +20,9 @@ pub struct StatusDocument {
     pub backend: BackendStatus,
     pub xdp: XdpStatus,
     pub memory: MemoryStatus,
+    /// What was compressed here.
+    #[serde(default)]
+    pub compression: BTreeMap<String, u64>,
     pub shards: Vec<ShardStatus>,
     pub origins: Vec<OriginStatus>,
     /// Shields, and addresses of origins.
@@ -135,6 +138,10 @@ impl StatusDocument {
         }
         let memory = format!("{} in {}", rounded(self.memory.bytes), self.memory.pages);
         fact("memory", with_reason(&memory, &self.memory.note));
+        let coded: Vec<String> = nonzero(&self.compression).collect();
+        if !coded.is_empty() {
+            fact("coded", coded.join(", "));
+        }
         let all = self.sum();
         if all.get("pins") > 0 {
             let (pins, kept) = (all.get("pins"), all.get("pins_kept"));
@@ -369,6 +376,7 @@ mod tests {
                 .collect::<BTreeMap<_, _>>()
         };
         StatusDocument {
+            compression: BTreeMap::from([("compressed".to_owned(), 3)]),
             name: "popcache".to_owned(),
             version: "0.1.0".to_owned(),
             pid: 42,
@@ -434,6 +442,7 @@ backend   udp (veth has no zero-copy)
 xdp       attached to pc0 (native, link pinned)
           passed 12
 memory    256 MiB in 2 MiB hugepages
+coded     compressed 3
 
 shard  cpu  h3  h2  h1  requests  hits  misses    hit  collapsed  waiters  flights  objects   stored
 0        2   3   2   1      1000   990      10  99.0%          0        0        0        5  1.5 KiB

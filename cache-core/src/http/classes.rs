@@ -11,6 +11,7 @@
 
 use std::time::Duration;
 
+use super::key_rules::KeyRules;
 use super::routes::{NO_BOUND, Rules};
 
 /// Names of the classes that are known without being configured.
@@ -18,6 +19,18 @@ pub const NAMES: [&str; 5] = ["metadata", "playlist", "segment", "thumbnail", "e
 
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
+}
+
+/// JSON and playlists repeat themselves: a fifth of the bytes or less is left.
+fn text() -> Rules {
+    Rules {
+        compress: true,
+        key: KeyRules {
+            codings: vec!["br".to_owned(), "gzip".to_owned()],
+            ..KeyRules::default()
+        },
+        ..Rules::default()
+    }
 }
 
 /// What holds for a class of this name: of its own, or what holds for every other.
@@ -33,7 +46,7 @@ pub fn rules(name: &str) -> Rules {
             stale_while_revalidate: seconds(5),
             stale_if_error: Some(seconds(60)),
             max_variants: 16,
-            ..Rules::default()
+            ..text()
         },
         // Older than half a segment it stalls players, so the window is short; an ended stream's
         // last list is better than none, for as long as players have buffers.
@@ -45,7 +58,7 @@ pub fn rules(name: &str) -> Rules {
             stale_while_revalidate: seconds(1),
             stale_if_error: Some(seconds(10)),
             max_variants: 8,
-            ..Rules::default()
+            ..text()
         },
         // Never changes: kept for an hour, in which a live one has long been forgotten. Players ask
         // for it before it is there, so a 404 is forgotten at once. One coding, few variants.

@@ -3,6 +3,7 @@
 pub mod cache_control;
 pub mod cache_status;
 pub mod classes;
+pub mod compress;
 pub mod conditional;
 pub mod explain;
 pub mod forward;

@@ -43,6 +43,8 @@ pub struct Rules {
     /// Variants of one resource, if fewer than [`crate::config::Limits::max_variants`].
     pub max_variants: u32,
     pub key: KeyRules,
+    /// Text that the origin sends as it is is compressed, in the coding that the fetch asks for.
+    pub compress: bool,
 }
 
 /// No lifetime is longer, and no shorter bound is set.
@@ -66,6 +68,7 @@ impl Default for Rules {
             force_ttl: None,
             max_variants: u32::MAX,
             key: KeyRules::default(),
+            compress: false,
         }
     }
 }

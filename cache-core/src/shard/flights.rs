@@ -123,6 +123,7 @@ impl Shard {
                 authority: target.authority.clone(),
                 target: target.path.clone(),
                 headers,
+                compress: self.config.caching.routes.rules(target.route).compress,
                 body: Bytes::new(),
                 window: self.config.limits.fetch_window,
             }),

@@ -74,6 +74,7 @@ impl Shard {
                 authority: target.authority,
                 target: target.path,
                 headers: request.headers,
+                compress: false,
                 body: request.body,
                 window: self.config.limits.fetch_window,
             }),

@@ -17,8 +17,8 @@ use super::kinds::{
 };
 use super::raw::{Problem, Reader, Section};
 use super::typed::{
-    AdminConfig, Backend, Config, LogConfig, MemoryConfig, OriginConfig, PacketConfig,
-    ServerConfig, TlsConfig, TlsFiles, XdpMode,
+    AdminConfig, Backend, CompressConfig, Config, LogConfig, MemoryConfig, OriginConfig,
+    PacketConfig, ServerConfig, TlsConfig, TlsFiles, XdpMode,
 };
 use super::units::{
     ADDRESS, ADDRESSES, ANY_ADDRESSES, BOOL, COUNT, COUNT_U32, DURATION, FIELD_NAMES, INTERFACE,
@@ -41,7 +41,7 @@ pub(super) fn read(
     let others = reader.sections("certificate", |s| read_certificate(s, &base));
     tls.others = others.into_iter().flatten().collect();
     let memory = reader.section("memory", read_memory);
-    let (mut cache, max_object) = reader.section("cache", read_cache);
+    let (mut cache, max_object, compress) = reader.section("cache", read_cache);
     let tier = reader.section("tier", |s| super::tier::read(s, &base));
     let classes = reader.sections("class", routes::read_class);
     let classes: Vec<_> = classes.into_iter().flatten().collect();
@@ -81,6 +81,7 @@ pub(super) fn read(
         tls,
         memory,
         cache,
+        compress,
         tier,
         class_bytes,
         origins,
@@ -291,7 +292,7 @@ fn read_memory(s: &mut Section<'_, '_, '_>) -> MemoryConfig {
     }
 }
 
-fn read_cache(s: &mut Section<'_, '_, '_>) -> (Caching, u64) {
+fn read_cache(s: &mut Section<'_, '_, '_>) -> (Caching, u64, CompressConfig) {
     let d = Caching::default();
     let cache = Caching {
         default_ttl: s.setting(
@@ -367,7 +368,23 @@ fn read_cache(s: &mut Section<'_, '_, '_>) -> (Caching, u64) {
         1..=1 << 30,
         "largest object kept; a larger one is streamed through",
     );
-    (cache, max_object)
+    let compress = CompressConfig {
+        threads: s.bounded(
+            "compress_threads",
+            &COUNT,
+            1,
+            0..=64,
+            "responses of classes with `compress` that are compressed at a time; past it they are kept as they came",
+        ),
+        max: s.bounded(
+            "compress_max",
+            &SIZE,
+            1 << 20,
+            1 << 10..=1 << 24,
+            "largest body compressed, no larger than limits.fetch_window: it is gathered first",
+        ),
+    };
+    (cache, max_object, compress)
 }
 
 fn read_admin(s: &mut Section<'_, '_, '_>, base: &Path) -> AdminConfig {

@@ -186,6 +186,12 @@ fn read_rules(s: &mut Section<'_, '_, '_>, d: Rules) -> Rules {
             1..=MAX_VARIANTS,
             "variants of one resource; past it, or past that of [limits], all of them are forgotten",
         ),
+        compress: s.setting(
+            "compress",
+            &BOOL,
+            d.compress,
+            "compress text that the origin sends as it is, in the request's bucket of `encodings`",
+        ),
         key: read_key(s, d.key),
         class: d.class,
         class_name: d.class_name,

@@ -24,6 +24,7 @@ pub struct Config {
     pub tls: TlsConfig,
     pub memory: MemoryConfig,
     pub cache: Caching,
+    pub compress: CompressConfig,
     pub tier: TierConfig,
     /// Bytes of memory for each class of `cache.classes`; 0: no limit.
     pub class_bytes: Vec<u64>,
@@ -37,6 +38,15 @@ pub struct Config {
     pub settings: Vec<Setting>,
     /// Legal, and probably not meant.
     pub warnings: Vec<String>,
+}
+
+/// Compressing what origins send as it is.
+#[derive(Clone, Copy, Debug)]
+pub struct CompressConfig {
+    /// Bodies at a time; 0: nothing is compressed.
+    pub threads: usize,
+    /// Bytes of the largest body.
+    pub max: u64,
 }
 
 #[derive(Clone, Debug)]

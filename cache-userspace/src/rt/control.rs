@@ -28,6 +28,7 @@ use super::doorbell::Doorbell;
 use super::lane::{Receiver, Sender};
 use super::mesh::{ControlLanes, ToControl, ToShard};
 use crate::admin::{Listeners, serve_admin};
+use crate::compress::Compressor;
 use crate::node::{NodeHandle, ShardCommand};
 use crate::tcp::stats::TcpStats;
 use crate::upstream::{EventSender, Upstream, event_channel};
@@ -53,6 +54,7 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 pub struct Control {
     pub lanes: ControlLanes,
     pub upstream: Upstream,
+    pub compressor: Arc<Compressor>,
     /// What the admin API asks of the shards.
     pub commands: mpsc::Receiver<ShardCommand>,
     pub admin: Listeners,
@@ -100,6 +102,7 @@ impl Control {
             bell: self.lanes.bell,
             lanes,
             upstream: self.upstream,
+            compressor: self.compressor,
             events,
             waiting,
             gone: gone_sender,
@@ -285,6 +288,7 @@ struct Listen {
     bell: Arc<Doorbell>,
     lanes: Vec<Receiver<ToControl>>,
     upstream: Upstream,
+    compressor: Arc<Compressor>,
     events: Vec<EventSender>,
     waiting: Waiting,
     /// How many shards have ended.
@@ -332,8 +336,8 @@ impl Listen {
     fn handle(&mut self, shard: usize, message: ToControl) {
         match message {
             ToControl::Fetch(command) => {
-                self.upstream
-                    .command(shard as ShardId, command, &self.events[shard]);
+                let events = self.compressor.between(&command, &self.events[shard]);
+                self.upstream.command(shard as ShardId, command, &events);
             }
             ToControl::Reply { id, reply } => {
                 if let Some(waiting) = self.waiting.borrow_mut().replies.remove(&id) {
@@ -386,6 +390,7 @@ mod tests {
         let control = Control {
             lanes,
             upstream: Upstream::new(UpstreamConfig::default()).expect("upstream"),
+            compressor: Arc::new(Compressor::new(1, 1 << 10)),
             commands,
             admin: admin.expect("socket"),
             node: node.clone(),

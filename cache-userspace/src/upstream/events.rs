@@ -20,11 +20,11 @@ pub fn event_channel(capacity: usize) -> (EventSender, mpsc::Receiver<(FetchId, 
 
 /// Nobody receives the events of this shard any more.
 #[derive(Debug)]
-pub(super) struct ShardGone;
+pub(crate) struct ShardGone;
 
 impl EventSender {
     /// Waits for room and sends.
-    pub(super) async fn send(&self, id: FetchId, event: FetchEvent) -> Result<(), ShardGone> {
+    pub(crate) async fn send(&self, id: FetchId, event: FetchEvent) -> Result<(), ShardGone> {
         self.channel.send((id, event)).await.map_err(|_| ShardGone)
     }
 

@@ -301,6 +301,7 @@ mod tests {
             authority: Bytes::from_static(authority),
             target: Bytes::from_static(target),
             headers,
+            compress: false,
             body: Bytes::new(),
             window: 0,
         };

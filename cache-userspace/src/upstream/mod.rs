@@ -46,6 +46,7 @@ use tokio::task::AbortHandle;
 pub use config::{
     ClientIdentity, Endpoint, Http2Mode, OriginConfig, ShieldConfig, UpstreamConfig, UpstreamError,
 };
+pub(crate) use events::ShardGone;
 pub use events::{EventSender, event_channel};
 pub use stats::{NodeSnapshot, OriginSnapshot, UpstreamStats};
 

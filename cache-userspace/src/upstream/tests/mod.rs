@@ -70,6 +70,7 @@ impl Shard {
             authority: Bytes::from_static(b"edge.test"),
             target: Bytes::copy_from_slice(target.as_bytes()),
             headers: HeaderMap::new(),
+            compress: false,
             body: Bytes::new(),
             window,
         };

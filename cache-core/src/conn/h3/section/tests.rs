@@ -1,6 +1,8 @@
 use super::super::error::{H3_MESSAGE_ERROR, Scope};
 use super::super::samples::{CHROMIUM, CURL, PLAYER, Sample, section};
 use super::*;
+use bytes::Bytes;
+use http::Method;
 
 const LIMIT: usize = 16 << 10;
 
@@ -294,4 +296,54 @@ fn the_default_holds_nothing() {
         empty.read_request(&section(BASE)),
         Err(SectionError::TooLarge)
     );
+}
+fn plain(method: Method, target: &str, fields: &[(&str, &str)]) -> Result<(), Option<H3Error>> {
+    let mut headers = http::HeaderMap::new();
+    for (name, value) in fields {
+        let name: http::HeaderName = name.parse().expect("a name");
+        headers.append(name, value.parse().expect("a value"));
+    }
+    let request = ClientRequest {
+        method,
+        secure: true,
+        authority: Bytes::from_static(b"edge.test"),
+        target: Bytes::copy_from_slice(target.as_bytes()),
+        headers,
+        body: Bytes::new(),
+    };
+    FieldSection::new(1024).read_plain(&request)
+}
+
+/// What smuggles requests in HTTP/1.1 is refused here too, whichever protocol has let it through.
+#[test]
+fn plain_requests_are_held_to_the_same_rules() {
+    assert_eq!(plain(Method::GET, "/a?b", &[("accept", "*/*")]), Ok(()));
+    let shapes: [&[(&str, &str)]; 7] = [
+        &[("transfer-encoding", "chunked")],
+        &[("content-length", "3"), ("content-length", "4")],
+        &[("content-length", "3, 3")],
+        &[("content-length", "+3")],
+        &[("connection", "x-forwarded-for")],
+        &[("upgrade", "h2c")],
+        &[("host", "edge.test"), ("host", "evil.test")],
+    ];
+    for fields in shapes {
+        let refused = plain(Method::POST, "/a", fields);
+        assert!(matches!(refused, Err(Some(_))), "{fields:?}");
+    }
+    for target in [
+        "https://evil.test/a",
+        "//evil.test/\u{1}",
+        "a",
+        "",
+        "/a b",
+        "*",
+    ] {
+        assert!(
+            matches!(plain(Method::GET, target, &[]), Err(Some(_))),
+            "{target:?}"
+        );
+    }
+    let long = "x".repeat(1024);
+    assert_eq!(plain(Method::GET, "/a", &[("x", &long)]), Err(None));
 }
