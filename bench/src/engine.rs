@@ -6,7 +6,7 @@
 //! own                popcache's store
 //! classic peers      who else answers: plain LRU and LFU, crates
 //! offline            what one would miss who knows the future
-//! miss               cases miss/TRACE/SIZE
+//! miss verdict       cases miss/TRACE/SIZE
 //! gets               cases zipf-1t, zipf-2t, hot-key-2t
 //! metadata           case metadata
 //! ```
@@ -18,9 +18,10 @@ mod miss;
 mod offline;
 mod own;
 mod peers;
-mod replay;
+pub(crate) mod replay;
 pub(crate) mod synthetic;
 pub(crate) mod trace;
+mod verdict;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -520,6 +520,7 @@ impl Shard {
             self.stats.objects.set(store.objects);
             self.stats.object_bytes.set(store.bytes);
             self.stats.evictions.set(store.evictions);
+            self.stats.evictions_unshown.set(store.evictions_unshown);
             self.publish_pins();
         }
     }

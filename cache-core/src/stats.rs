@@ -143,6 +143,9 @@ shard_stats! {
     object_bytes,
     /// Objects evicted to make room.
     evictions,
+    /// Of them, those that the tier was not offered: too many made way for others in the index within
+    /// one turn.
+    evictions_unshown,
     /// Keys pinned in this shard's partition (gauge).
     pins,
     /// Those of them whose object is there (gauge).

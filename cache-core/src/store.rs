@@ -212,6 +212,9 @@ pub struct StoreStats {
     pub bytes: u64,
     /// Objects dropped to make room.
     pub evictions: u64,
+    /// Of them, those that went for an index slot when too many had since the last turn, so that no
+    /// sink saw them.
+    pub evictions_unshown: u64,
     /// Fills that found no room.
     pub full: u64,
     pub log_segments_free: u32,

@@ -3,8 +3,8 @@
 //! The store is made for memories of 64 MiB and more, and the traces at hand are small: a thousandth
 //! of their footprint is less than the two segments that are written at any time. So several
 //! *copies* of a trace are played at once, request by request in turn, each with objects of its own, in
-//! a store so many times as large. For a cache that is [`ENOUGH`] large there is one copy. What
-//! is said is the mean over the copies. An object that would not fit into the cache of one copy is
+//! a store so many times as large. For a cache that is [`ENOUGH`] large there is one copy; a long
+//! trace has fewer copies, but as many as make [`LEAST`]. What is said is the mean over the copies. An object that would not fit into the cache of one copy is
 //! not stored.
 //!
 //! The room is that of log and extents, with what headers, keys, rounding to extents and free segments take of
@@ -24,7 +24,9 @@ use super::trace::{Request, Trace};
 
 /// Bytes of room that need no further copies.
 const ENOUGH: u64 = 64 << 20;
-/// Requests of all copies together, about.
+/// Room below which the segments being written and kept free would take too much of it.
+const LEAST: u64 = 16 << 20;
+/// Requests of all copies together, about, where that makes the room no less than the least.
 const MOST_REQUESTS: u64 = 3_000_000;
 /// Largest body that lies in the log.
 const SMALL: u32 = 64 << 10;
@@ -168,6 +170,7 @@ impl Plan {
 /// As many copies as make the room enough, or a few less where the room of all is then closer to a step
 /// of memory.
 fn copies(capacity: u64, most: u64) -> (u64, u64) {
+    let most = most.max(LEAST.div_ceil(capacity));
     let wanted = ENOUGH.div_ceil(capacity).clamp(1, most);
     let least = (wanted as f64 * SLACK).ceil() as u64;
     let lost = |copies: &u64| (copies * capacity % STEP) as f64 / (copies * capacity) as f64;
@@ -271,6 +274,16 @@ mod tests {
                 plan.room
             );
             assert_eq!(report.max_object.min(plan.largest), plan.largest);
+        }
+    }
+
+    #[test]
+    fn long_traces_have_room_enough_in_the_smallest_cache() {
+        for body in [1, 700] {
+            let mut long = trace(body);
+            long.requests = long.requests.repeat(1 + MOST_REQUESTS as usize / 20_000);
+            let plan = Plan::new(&long, long.footprint.div_ceil(1000));
+            assert!(plan.room >= LEAST * 3 / 4 && build(&plan).is_ok(), "{body}");
         }
     }
 

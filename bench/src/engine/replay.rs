@@ -3,6 +3,20 @@
 use std::ops::AddAssign;
 
 use super::trace::{Request, Trace};
+use crate::figures::{Better, Metric};
+
+/// Of all requests, those that missed.
+pub const OBJECT_MISSES: Metric = ratio("object_misses");
+/// Of all bytes asked for, those of misses.
+pub const BYTE_MISSES: Metric = ratio("byte_misses");
+
+const fn ratio(name: &'static str) -> Metric {
+    Metric {
+        name,
+        unit: "ratio",
+        better: Better::Lower,
+    }
+}
 
 /// A cache as a replay sees it: asks, and fetches what is missing.
 pub trait Cache {

@@ -23,17 +23,31 @@ pub fn all() -> Vec<Trace> {
         ("synthetic-shift", shifts),
         ("synthetic-churn", churn),
     ]
-    .into_iter()
-    .map(|(name, generate)| {
-        let mut source = Source::new(REQUESTS);
-        generate(&mut source);
-        let sized = source.keys.iter().map(|key| (*key, size_of(*key)));
-        Trace::new(name, sized)
-    })
-    .collect()
+    .map(|(name, generate)| make(name, generate, size_of))
+    .into()
+}
+
+/// What policies are led astray by: objects that come once, sets that are hot all of a sudden, sizes that
+/// go with popularity either way.
+pub fn hard() -> Vec<Trace> {
+    [
+        ("synthetic-once", once as Generator, size_of as Sizes),
+        ("synthetic-burst", bursts, size_of),
+        ("synthetic-small-first", zipf, growing),
+        ("synthetic-large-first", zipf, shrinking),
+    ]
+    .map(|(name, generate, size)| make(name, generate, size))
+    .into()
 }
 
 type Generator = fn(&mut Source);
+type Sizes = fn(u64) -> u32;
+
+fn make(name: &str, generate: Generator, size: Sizes) -> Trace {
+    let mut source = Source::new(REQUESTS);
+    generate(&mut source);
+    Trace::new(name, source.keys.iter().map(|key| (*key, size(*key))))
+}
 
 /// Where keys come from and go to.
 struct Source {
@@ -117,6 +131,36 @@ fn churn(source: &mut Source) {
     }
 }
 
+/// As many requests for objects that nobody asks for again as for popular ones.
+fn once(source: &mut Source) {
+    let mut next = OTHERS;
+    while source.is_short() {
+        let key = source.popular();
+        source.keys.extend([key, next]);
+        next += 1;
+    }
+}
+
+/// Popular objects, and for a while at a time a few that were never seen and have half of all requests.
+fn bursts(source: &mut Source) {
+    while source.is_short() {
+        let set = OTHERS + source.keys.len() as u64 / 25_000 * 1_000;
+        let hot = set + source.random.random_range(0..300);
+        let key = source.popular();
+        source.keys.extend([key, hot]);
+    }
+}
+
+/// The more popular, the smaller: from 200 bytes to 40 KiB.
+fn growing(key: u64) -> u32 {
+    200 + key as u32
+}
+
+/// The more popular, the larger.
+fn shrinking(key: u64) -> u32 {
+    200 + (OBJECTS - key) as u32
+}
+
 /// Bytes of an object.
 fn size_of(key: u64) -> u32 {
     let mut random = SmallRng::seed_from_u64(key ^ SEED);
@@ -154,7 +198,7 @@ mod tests {
 
     #[test]
     fn the_same_seed_makes_the_same_traces() {
-        let (first, second) = (all(), all());
+        let (first, second) = ([all(), hard()].concat(), [all(), hard()].concat());
         for (a, b) in first.iter().zip(&second) {
             assert!(a.requests == b.requests && a.requests.len() >= REQUESTS);
             assert!(a.sized && a.footprint > 1 << 20, "{}", a.name);

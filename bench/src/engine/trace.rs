@@ -13,6 +13,8 @@ use anyhow::{Context, Result, bail};
 
 /// Bytes of a request in a file.
 const RECORD: usize = 12;
+/// Requests of a file that are replayed, the first: so that a run ends in a known time.
+pub const MOST_REQUESTS: usize = 4_000_000;
 const SUFFIXES: [&str; 2] = [".ks.zst", ".zst"];
 
 /// Names the directory with trace files.
@@ -81,7 +83,12 @@ impl Trace {
                 bytes.len()
             );
         }
-        let records = bytes.as_chunks::<RECORD>().0.iter().map(decode);
+        let records = bytes.as_chunks::<RECORD>().0;
+        if records.len() > MOST_REQUESTS {
+            let all = records.len();
+            eprintln!("popcache-bench: {shown}: {MOST_REQUESTS} of {all} requests are replayed");
+        }
+        let records = records.iter().take(MOST_REQUESTS).map(decode);
         Ok(Self::new(&name_of(path), records))
     }
 }

@@ -23,7 +23,7 @@ use crate::record::{self, Form, Header, MAX_CONTIGUOUS, MAX_HEAD, MAX_KEY};
 /// Pieces of one body in the log; a body that comes in smaller pieces goes to an extent.
 const MAX_PIECES: usize = 64;
 /// Objects that may be evicted by commits between two turns and still be shown at the next; others
-/// go without.
+/// go without, and are counted.
 const MAX_DISPLACED: usize = 64;
 
 #[derive(Debug)]
@@ -68,6 +68,8 @@ pub(super) struct Counts {
     pub objects: u64,
     pub bytes: u64,
     pub evictions: u64,
+    /// Of the evicted, those that were not shown.
+    pub unshown: u64,
     pub full: u64,
 }
 
@@ -341,6 +343,7 @@ impl Owner {
             objects: self.counts.objects,
             bytes: self.counts.bytes,
             evictions: self.counts.evictions,
+            evictions_unshown: self.counts.unshown,
             full: self.counts.full,
             log_segments_free: log.free_segments(),
             log_segments_retired: log.retired_segments(),
@@ -468,10 +471,16 @@ impl Owner {
         }
         let hash = found.map_or(hash, |(_, hash)| hash);
         let leaving = self.evict(slot, hash, partition);
-        if self.displaced.len() < MAX_DISPLACED {
-            self.displaced.extend(leaving);
-        }
+        self.show_later(leaving);
         Ok(slot)
+    }
+
+    /// Keeps an object that a commit evicted for the next turn to show.
+    pub(super) fn show_later(&mut self, leaving: Option<Leaving>) {
+        match self.displaced.len() < MAX_DISPLACED {
+            true => self.displaced.extend(leaving),
+            false => self.counts.unshown += u64::from(leaving.is_some()),
+        }
     }
 
     fn writing(&mut self, fill: &Fill) -> Result<Writing<'_>, StoreError> {

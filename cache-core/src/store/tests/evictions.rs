@@ -278,3 +278,20 @@ fn an_object_costs_25_bytes_of_header_and_index() {
     assert!((14.0..16.0).contains(&header), "{header}");
     assert!(header + index <= 25.0, "{header} + {index}");
 }
+
+#[test]
+fn what_is_not_shown_for_want_of_a_turn_is_counted() {
+    let mut stores = node_of_few_slots();
+    for i in 0..2_000 {
+        put(&mut stores, &name(i), 10).unwrap();
+    }
+    let before = stores[0].stats();
+    let shown = shown(&mut stores[0]).len() as u64;
+    assert!(shown > 0 && before.evictions_unshown > 1_000);
+    assert_eq!(before.evictions, shown + before.evictions_unshown);
+    put(&mut stores, &name(2_000), 10).unwrap();
+    assert_eq!(
+        stores[0].stats().evictions_unshown,
+        before.evictions_unshown
+    );
+}
