@@ -3,8 +3,7 @@
 //! For each class and age there are counts of the objects that came back, of those that were forgotten and
 //! of those that still wait. They give the likelihood that an object that has waited so long comes
 //! in the next interval of age (a hazard, as Kaplan and Meier estimate it from observations that are
-//! cut off). A class that was seldom seen leans on all classes of its frequency, these on all, and all at an
-//! age that was seldom reached on the age before: what is old is not worthless for want of observations. The
+//! cut off). A class that was seldom seen leans on all classes of its frequency, and these on all. The
 //! rank of an age is the most hits per unit of time that waiting brings from there on, whenever one
 //! stops waiting (Gittins' index).
 
@@ -21,15 +20,8 @@ const AGES: usize = 80;
 const KEEP: f32 = 0.97;
 /// A class with so many observations weighs as much as what it leans on.
 const LEAN: f32 = 20.0;
-/// All classes together, at an age of so many observations, weigh as much as at the age before.
-const AGE_LEAN: f32 = 500.0;
-/// The likelihood before anything was seen.
-const GUESS: f32 = 0.01;
-/// From this frequency on a gap is averaged with those before it.
-const AVERAGED_FROM: usize = 2;
 
-/// How often an object was asked for, and how long it had waited the last time, or the last few times
-/// if it comes often.
+/// How often an object was asked for, and how long it had waited the last time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Class(u8);
 
@@ -75,18 +67,7 @@ impl Class {
         };
         let more = usize::from(random.is_multiple_of(odds));
         let frequency = (frequency + more).min(FREQUENCIES - 1);
-        Self((frequency * GAPS + self.next_gap(age, random)) as u8)
-    }
-
-    /// Half way to the gap that came last: one gap alone says little of an object that comes at a rate.
-    fn next_gap(self, age: u32, random: u32) -> usize {
-        if self.frequency() < AVERAGED_FROM {
-            return gap(age);
-        }
-        let former = usize::from(self.0) % GAPS;
-        // Rounded by chance: down only, and short gaps would never be left.
-        let round = (random >> 16) as usize % 2;
-        usize::midpoint(former, gap(age) + round)
+        Self((frequency * GAPS + gap(age)) as u8)
     }
 }
 
@@ -201,7 +182,7 @@ impl Learner {
             by_frequency[class / GAPS].add(own);
             all.add(own);
         }
-        let all = all.lean_on_younger();
+        let all = all.lean(&[0.0; AGES], 2.0);
         let by_frequency = by_frequency.map(|frequency| frequency.lean(&all, LEAN));
         for (class, own) in by_class.iter().enumerate() {
             self.ranks[class] = ranks(&own.lean(&by_frequency[class / GAPS], LEAN));
@@ -242,16 +223,6 @@ impl Hazards {
             self.came[age] += other.came[age];
             self.waited[age] += other.waited[age];
         }
-    }
-
-    /// The likelihoods, each as if some more objects had been seen that behaved as at the age before.
-    fn lean_on_younger(&self) -> ByAge {
-        let mut younger = GUESS;
-        array::from_fn(|age| {
-            let came = self.came[age] + AGE_LEAN * younger;
-            younger = (came / (self.waited[age] + AGE_LEAN)).min(1.0);
-            younger
-        })
     }
 
     /// The likelihoods, as if `weight` more objects had been seen that behaved as `others`.
@@ -392,27 +363,6 @@ mod tests {
                 assert!((fast[age] / slow[age] - 1.0).abs() < 1e-3, "age {age}");
             }
         }
-    }
-
-    #[test]
-    fn a_gap_is_averaged_for_what_comes_often() {
-        let often = Class::new(9).next(4, 1).next(4, 1).next(4, 1);
-        assert!(often.frequency() > AVERAGED_FROM && often.number() as usize % GAPS == gap(4));
-        let after = |random| often.next(4 << 10, random).number() as usize % GAPS;
-        assert_eq!((after(1), after(1 << 16 | 1)), (3, 4));
-        let rare = Class::new(9).next(4, 1).next(4 << 10, 1);
-        assert_eq!(rare.number() as usize % GAPS, gap(4 << 10));
-    }
-
-    #[test]
-    fn ages_that_nobody_reached_are_worth_what_comes_before_them() {
-        let mut learner = Learner::new();
-        for age in [1, 10, 100, 1_000] {
-            (0..1_000).for_each(|_| _ = learner.came_back(Class::of(30), age, 1));
-        }
-        learner.learn();
-        let old = learner.rank(Class::of(30), 1 << 19);
-        assert!(old > 1e-9, "{old}");
     }
 
     #[test]
