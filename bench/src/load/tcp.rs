@@ -91,7 +91,8 @@ async fn measure(options: &Options, version: Version) -> Result<Report> {
         }
     }
     tokio::time::sleep(options.warmup).await;
-    let busy = cpu::time_of(&options.watch)?;
+    let own = [std::process::id() as i32];
+    let (busy, own_busy) = (cpu::time_of(&options.watch)?, cpu::time_of(&own)?);
     let began = Instant::now();
     counts.measuring.set(true);
     if let Amount::Time(time) = options.amount {
@@ -104,8 +105,14 @@ async fn measure(options: &Options, version: Version) -> Result<Report> {
     counts.measuring.set(false);
     let seconds = began.elapsed().as_secs_f64();
     let busy = cpu::time_of(&options.watch)?.saturating_sub(busy);
+    let own_busy = cpu::time_of(&own)?.saturating_sub(own_busy);
     counts.over.set(true);
-    Ok(counts.report(seconds, (!options.watch.is_empty()).then_some(busy)))
+    let report = counts.report(seconds, (!options.watch.is_empty()).then_some(busy));
+    Ok(Report {
+        client_cpu_us_per_request: own_busy.as_secs_f64() * 1e6 / report.requests.max(1) as f64,
+        client_busy: own_busy.as_secs_f64() / seconds,
+        ..report
+    })
 }
 
 impl Counts {
@@ -145,9 +152,10 @@ impl Counts {
             handshake_us: Default::default(),
             hits: self.hits.get(),
             forwarded: requests - self.hits.get(),
-            server_cpu_us_per_request: busy.map(|busy| busy.as_secs_f64() * 1e6 / requests as f64),
-            client_cpu_us_per_request: f64::NAN,
-            client_busy: f64::NAN,
+            server_cpu_us_per_request: busy
+                .map(|busy| busy.as_secs_f64() * 1e6 / requests.max(1) as f64),
+            client_cpu_us_per_request: 0.0,
+            client_busy: 0.0,
         }
     }
 }
