@@ -15,20 +15,20 @@
 //! these for each first line, and leaves there, instead of an empty slot, one that is merely free.
 //!
 //! **When both lines are full** an entry of either moves to its other line, if need be after one of
-//! that line has moved to its own other line. More than nine slots in ten can be used before
+//! that line has moved to its own other line. More than 19 slots in 20 can be used before
 //! that fails; see the test. A reader that looks at both lines while an entry moves from the second back to
 //! the first may miss it, which costs a question to the owner and nothing else.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
-use hugepages::Table;
+use hugepages::{Table, Word};
 
 use crate::store::KeyHash;
 
 pub(crate) const SLOTS_PER_LINE: u64 = 8;
 const LANES: usize = SLOTS_PER_LINE as usize;
 /// Part of the slots that are used before objects go for want of one, in percent.
-pub(crate) const LOAD_PERCENT: u64 = 90;
+pub(crate) const LOAD_PERCENT: u64 = 95;
 
 const USED: u64 = 1 << 63;
 const HOT: u64 = 1 << 62;
@@ -300,7 +300,7 @@ impl Index {
         other as usize
     }
 
-    fn word(&self, id: SlotId) -> &AtomicU64 {
+    fn word(&self, id: SlotId) -> &Word {
         &self.table.lines()[id.line()].0[id.0 % LANES]
     }
 
@@ -360,7 +360,7 @@ fn tag(hash: KeyHash) -> u64 {
     (hash.0 >> 32) << TAG_SHIFT & TAG
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::collections::HashMap;
 
@@ -471,12 +471,12 @@ mod tests {
     }
 
     #[test]
-    fn nine_slots_in_ten_are_used_before_one_is_wanting() {
+    fn nineteen_slots_in_twenty_are_used_before_one_is_wanting() {
         let index = index_of(2_000);
         let slots = index.slots() as u64;
         let added = (0..slots).take_while(|n| add(&index, nth(*n), *n)).count() as u64;
         assert!(
-            added * 100 >= slots * (LOAD_PERCENT + 5),
+            added * 100 >= slots * (LOAD_PERCENT + 1),
             "{added} of {slots}"
         );
         for n in 0..added {

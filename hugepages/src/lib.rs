@@ -16,14 +16,13 @@
 //! [`arena`] explains the protocol between writer and readers.
 //!
 //! # Checking it
-//! Models of the protocol under loom (which also sees unordered accesses, as a thread sanitizer
-//! would), and the tests under the address sanitizer:
+//! Models of the arena's protocol and of the cache's index under loom (which also sees unordered
+//! accesses), and the tests under the address sanitizer:
 //! ```text
-//! RUSTFLAGS="--cfg loom" cargo test -p hugepages --release --test loom --target-dir target/loom
-//! RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0 cargo +nightly test -p hugepages \
-//!     --target x86_64-unknown-linux-gnu --target-dir target/asan
+//! RUSTFLAGS="--cfg loom" cargo test -p hugepages --release --test loom --test loom_index \
+//!     --target-dir target/loom
+//! cargo xtask sanitize
 //! ```
-//! (One test leaks on purpose: a forgotten view must stop reuse and nothing else.)
 
 pub mod arena;
 mod backing;
@@ -41,5 +40,5 @@ pub use backing::{
 };
 pub use prefetch::prefetch;
 pub use reader::Reader;
-pub use table::{Line, Table};
+pub use table::{Line, Table, Word};
 pub use writer::Writer;

@@ -1,18 +1,25 @@
 //! A table of cache lines in a region, for indexes that are probed at random.
 
-use std::sync::atomic::AtomicU64;
-
 use crate::backing::{Error, Region};
+use crate::sync::AtomicU64;
+
+const LINE_BYTES: usize = 64;
+
+/// A word of a table: an atomic of 64 bits, under loom loom's.
+pub type Word = AtomicU64;
 
 /// One cache line of eight words.
 #[derive(Debug)]
 #[repr(C, align(64))]
-pub struct Line(pub [AtomicU64; 8]);
+pub struct Line(pub [Word; 8]);
 
 /// A region read as lines, all zero at first.
 #[derive(Debug)]
 pub struct Table {
     region: Region,
+    /// Under loom the words are its own, so that it sees who reads and writes them in what order.
+    #[cfg(loom)]
+    lines: Box<[Line]>,
 }
 
 impl Table {
@@ -20,18 +27,31 @@ impl Table {
     pub fn new(region: Region) -> Result<Self, Error> {
         let error = |reason| Error::Layout {
             bytes: region.len(),
-            segment: size_of::<Line>(),
+            segment: LINE_BYTES,
             reason,
         };
-        if !(region.as_ptr() as usize).is_multiple_of(align_of::<Line>()) {
+        if !(region.as_ptr() as usize).is_multiple_of(LINE_BYTES) {
             return Err(error("a table must begin at a multiple of 64 bytes"));
         }
-        if region.len() < size_of::<Line>() {
+        if region.len() < LINE_BYTES {
             return Err(error("not one line fits"));
         }
-        Ok(Self { region })
+        Ok(Self {
+            #[cfg(loom)]
+            lines: (0..region.len() / LINE_BYTES)
+                .map(|_| Line(std::array::from_fn(|_| Word::new(0))))
+                .collect(),
+            region,
+        })
     }
 
+    #[cfg(loom)]
+    pub fn lines(&self) -> &[Line] {
+        assert_eq!(self.lines.len(), self.region.len() / LINE_BYTES);
+        &self.lines
+    }
+
+    #[cfg(not(loom))]
     #[inline]
     pub fn lines(&self) -> &[Line] {
         // SAFETY: the region is aligned for `Line` (checked by `new`), mapped while `self` lives,
@@ -40,11 +60,14 @@ impl Table {
         unsafe {
             std::slice::from_raw_parts(
                 self.region.as_ptr().cast::<Line>(),
-                self.region.len() / size_of::<Line>(),
+                self.region.len() / LINE_BYTES,
             )
         }
     }
 }
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Line>() == LINE_BYTES && align_of::<Line>() == LINE_BYTES);
 
 #[cfg(all(test, not(loom)))]
 mod tests {

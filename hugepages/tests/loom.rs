@@ -134,6 +134,34 @@ fn two_readers_are_both_waited_for() {
 }
 
 #[test]
+fn what_is_read_on_ends_with_the_published_bytes() {
+    model(|| {
+        let (mut writer, mut readers) = arena(1, 128, 1);
+        let mut reader = readers.pop().unwrap();
+        let segment = writer.open().unwrap();
+        writer.append(segment, &[&[1; 64]]).unwrap();
+        let reading = thread::spawn(move || {
+            for _ in 0..2 {
+                if let Some(bytes) = reader.read_on(segment, 0) {
+                    let (first, rest) = bytes.split_at(64);
+                    assert_eq!(first, [1; 64]);
+                    assert!(rest.is_empty() || rest == [2; 64]);
+                }
+                reader.quiesce();
+            }
+        });
+        writer.append(segment, &[&[2; 64]]).unwrap();
+        writer.retire(segment);
+        writer.reclaim();
+        if let Some(segment) = writer.open() {
+            // Of another life: nobody reads it who has not seen that the former one ended.
+            writer.append(segment, &[&[1; 64]]).unwrap();
+        }
+        reading.join().unwrap();
+    });
+}
+
+#[test]
 fn published_bytes_are_whole_while_the_segment_grows() {
     model(|| {
         let (mut writer, mut readers) = arena(1, 128, 1);

@@ -18,6 +18,7 @@ mod lock;
 mod net;
 mod pages;
 mod run;
+mod sanitize;
 mod setup;
 mod summary;
 mod test;
@@ -50,6 +51,8 @@ enum Task {
     Test(test::Args),
     /// Run the simulation from one seed, or from many
     Sim(test::SimArgs),
+    /// Run the tests of memory and index under the address sanitizer (nightly)
+    Sanitize(sanitize::Args),
     /// Run http-cache-tests against popcache
     Conformance(conformance::Args),
     /// Format the code
@@ -84,6 +87,7 @@ fn dispatch(task: Task) -> anyhow::Result<()> {
         Task::Run(args) => run::run(&workspace, &args),
         Task::Test(args) => test::run(&workspace, &args),
         Task::Sim(args) => test::sim(&workspace, &args),
+        Task::Sanitize(args) => sanitize::run(&workspace, &args),
         Task::Conformance(args) => conformance::run(&workspace, &args),
         Task::Fmt => checks::format(&workspace),
         Task::Lint => checks::lint(&workspace),

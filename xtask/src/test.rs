@@ -123,12 +123,13 @@ fn unit_tests(workspace: &Workspace) -> anyhow::Result<Count> {
     run_counted(runner.args(["--", "--skip", END_TO_END]))
 }
 
-/// The arena's protocol under every interleaving of its threads, by loom.
+/// The protocols of arena and index under every interleaving of their threads, by loom.
 fn interleavings(workspace: &Workspace) -> anyhow::Result<Count> {
     let mut runner = cargo(workspace.root());
     runner
         .env("RUSTFLAGS", "--cfg loom")
         .args(["test", "--release", "-p", "hugepages", "--test", "loom"])
+        .args(["--test", "loom_index"])
         .args(["--locked", "--quiet", "--target-dir"])
         // Of its own: other flags in the same folder would make every build start anew.
         .arg(workspace.target().join("loom"));

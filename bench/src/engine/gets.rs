@@ -6,9 +6,11 @@
 //! hot-key-2t  two threads ask for one object; scaling: gets of both over gets of one alone
 //! ```
 //! All caches hold the same objects under the same keys; those of the crates share one set of bodies
-//! on the heap. A get finds the object and has its body in hand, of which nothing is read. `raw-probe` is
+//! on the heap. A get finds the object and has its body in hand, of which nothing is read: of popcache a
+//! borrowed slice, of the crates a clone of a `Bytes`. popcache compares the whole key, checks the header
+//! and tells its policy; reading the rest of the header and the head is left to who asks for them. `raw-probe` is
 //! the least that a lookup can do: the hash, a line of an index, the first line of a record, on the
-//! pages that popcache has. Threads are pinned. Times are CPU time of the thread, so that other work of
+//! pages that popcache has; it compares a hash in place of the key and checks nothing. Threads are pinned. Times are CPU time of the thread, so that other work of
 //! the machine does not count; rounds of all caches are interleaved.
 
 mod contenders;
@@ -19,7 +21,7 @@ pub use contenders::{crates_in_use, put};
 use std::sync::{Arc, Barrier};
 use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bytes::Bytes;
 use nix::time::{ClockId, clock_gettime};
 use rand::SeedableRng;
@@ -203,8 +205,10 @@ fn run(workers: &mut [Worker], requests: &[Arc<[u32]>]) -> Result<f64> {
             })
             .collect();
         for thread in threads {
-            let time = thread.join().ok().context("a thread failed")?;
-            times.push(time?);
+            match thread.join() {
+                Ok(time) => times.push(time?),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
         }
         anyhow::Ok(())
     })?;

@@ -66,7 +66,13 @@ fn compare(trace: &Trace, case: &str, capacity: u64) -> Vec<Row> {
         }
     }
     add(OFFLINE, offline::misses(trace, capacity));
-    let own = Own::new(trace, capacity).map(|mut own| own.replay(trace));
+    let own = Own::new(trace, capacity).map(|mut own| {
+        if own.copies() > 1 {
+            let copies = own.copies();
+            eprintln!("popcache-bench: {case}: popcache plays {copies} copies at once");
+        }
+        own.replay(trace)
+    });
     match own {
         Ok(misses) => add(POPCACHE, misses),
         Err(error) => return vec![Row::failure(case, format!("{error:#}"))],

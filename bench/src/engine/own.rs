@@ -60,6 +60,11 @@ struct Plan {
 }
 
 impl Own {
+    /// Of the trace that are played at once.
+    pub fn copies(&self) -> u64 {
+        self.copies
+    }
+
     /// With room for `capacity` bytes of a copy, or objects where sizes are not known.
     ///
     /// # Errors

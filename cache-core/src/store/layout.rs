@@ -7,6 +7,7 @@ use foldhash::quality::FixedState;
 use hugepages::{Arena, Backing, Reader, Region, Table, Writer};
 
 use super::owner::{Bounds, Owner, expected_objects};
+use super::space::LOG_RESERVE_SHARE;
 use super::{KeyHasher, Partition, Store, StoreConfig, StoreError, StoreReport};
 use crate::evict::Metas;
 use crate::index::{Index, LOAD_PERCENT, MAX_LOG_BYTES};
@@ -170,7 +171,9 @@ impl Layout {
 
     /// As many slots as the log's objects take at the load that the index bears.
     fn index_bytes(self) -> u64 {
-        let slots = self.log_bytes() * 100 / (self.mean_object * LOAD_PERCENT);
+        // What is kept free of the log holds no objects.
+        let filled = self.log_bytes() - self.log_bytes() / u64::from(LOG_RESERVE_SHARE);
+        let slots = filled * 100 / (self.mean_object * LOAD_PERCENT);
         (slots * SLOT_BYTES).next_multiple_of(PAGE)
     }
 
@@ -331,7 +334,7 @@ mod tests {
             };
             let layout = Layout::fit(1 << 30, &config).unwrap();
             let used = layout.log_bytes() as f64 / mean_object as f64 / layout.slots() as f64;
-            assert!((0.85..0.91).contains(&used), "{mean_object}: {used}");
+            assert!((0.93..0.99).contains(&used), "{mean_object}: {used}");
         }
         for mean_object in [0, 255, 2 << 20] {
             let config = StoreConfig {

@@ -13,7 +13,7 @@ use crate::evict::{SOURCES, Sealed, Source};
 /// for itself.
 const SURVIVOR_RESERVE: u32 = 1;
 /// Segments kept free ahead of need: one in this many, and at least so many.
-const LOG_RESERVE_SHARE: u32 = 32;
+pub(super) const LOG_RESERVE_SHARE: u32 = 32;
 const MIN_LOG_RESERVE: u32 = 3;
 const EXTENT_RESERVE_SHARE: u32 = 16;
 const MIN_EXTENT_RESERVE: u32 = 4;

@@ -49,12 +49,13 @@ impl Contenders {
 pub fn all(objects: Objects, threads: usize, bodies: &[Bytes]) -> Result<Contenders> {
     let bytes = store_bytes(objects) + Probe::bytes(objects);
     let pages = bytes.div_ceil(HUGE_PAGE) + 8;
-    let reservation = reserve_2m(pages)
-        .inspect_err(|error| eprintln!("popcache-bench: transparent hugepages: {error}"))
-        .ok();
-    let policy = match reservation {
-        Some(_) => PagePolicy::Huge2M,
-        None => PagePolicy::Thp,
+    let (reservation, policy) = match reserve_2m(pages) {
+        Ok(reservation) => (Some(reservation), PagePolicy::Huge2M),
+        Err(error) => {
+            // The probe's pages are as popcache's, so that the two can be compared all the same.
+            eprintln!("popcache-bench: transparent hugepages: {error}");
+            (None, PagePolicy::Thp)
+        }
     };
     let list = fill(objects, threads, bodies, policy)?;
     Ok(Contenders { list, reservation })
