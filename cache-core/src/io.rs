@@ -322,7 +322,11 @@ pub enum Reply {
         objects: u64,
     },
     /// Kept now, or once the fetch that was begun has brought it. After an error all is as before.
-    Pinned(Result<Pinned, PinError>),
+    Pinned {
+        pinned: Result<Pinned, PinError>,
+        /// The object was written to the tier and flushed: it outlives a crash.
+        on_drives: bool,
+    },
     Unpinned {
         was_pinned: bool,
     },

@@ -28,6 +28,8 @@ mod explain;
 mod flights;
 mod following;
 mod let_go;
+#[cfg(test)]
+mod lone;
 mod passes;
 mod pins;
 mod requests;
@@ -58,6 +60,7 @@ use crate::store::{HitNote, Store, StoreStats};
 use crate::tier::{Tier, TierEvent, TierGauges, TierStats};
 use let_go::CopiedOut;
 use passes::Pass;
+use pins::Confirming;
 pub use pins::{PinError, PinnedKey};
 use tcp::TcpRequests;
 
@@ -120,6 +123,8 @@ pub struct Shard {
     /// When they are published next, if there is something new.
     next_tier_gauges: Option<Instant>,
     tcp: TcpRequests,
+    /// Pins whose objects are on their way to the drives.
+    confirming: Vec<Confirming>,
     routes: Routes,
     locals: Locals,
     flights: Flights,
@@ -155,6 +160,8 @@ struct Scratch {
     status: Vec<u8>,
     uni_events: Vec<h3::Event>,
     tier_events: Vec<(FetchId, TierEvent)>,
+    /// Resources of which variants have left memory in this turn.
+    varying: Vec<Bytes>,
 }
 
 impl Shard {
@@ -184,6 +191,7 @@ impl Shard {
             tier_gauges: Arc::default(),
             next_tier_gauges: None,
             tcp: TcpRequests::default(),
+            confirming: Vec::new(),
             routes: Routes::new(&config),
             locals: Locals::default(),
             flights: Flights::default(),
@@ -208,6 +216,7 @@ impl Shard {
                 status: Vec::new(),
                 uni_events: Vec::new(),
                 tier_events: Vec::new(),
+                varying: Vec::new(),
             },
             stats,
             config,
@@ -250,8 +259,8 @@ impl Shard {
             Input::Disk(done) => self.disk_done(now, done),
             Input::Request { id, event } => self.tcp_event(now, id, event, out),
             Input::Command { id, command } => {
-                let reply = self.command(now, command, out);
-                out.replies.push((id, reply));
+                let reply = self.command(now, id, command, out);
+                out.replies.extend(reply.map(|reply| (id, reply)));
             }
             Input::Turn { max_transmits } => self.turn(now, max_transmits, out),
         }
@@ -331,15 +340,16 @@ impl Shard {
         }
     }
 
-    fn command(&mut self, now: Now, command: Command, out: &mut Outbox) -> Reply {
-        match command {
+    /// `None`: the reply follows.
+    fn command(&mut self, now: Now, id: u64, command: Command, out: &mut Outbox) -> Option<Reply> {
+        let reply = match command {
             Command::PurgeKeys { keys, soft } => {
                 let purged = keys.iter().filter(|key| self.purge_key(key, soft));
                 let objects = purged.count() as u64;
                 Reply::Purged { objects }
             }
             Command::SeePurges { everything } => self.see_purges(everything),
-            Command::Pin(key) => Reply::Pinned(self.pin(now, &key, out)),
+            Command::Pin(key) => return self.pin(now, id, &key, out),
             Command::Unpin(key) => Reply::Unpinned {
                 was_pinned: self.unpin(&key),
             },
@@ -348,7 +358,8 @@ impl Shard {
                 Reply::Explained(self.explain(now, &request).map(Box::new))
             }
             Command::Drain => self.drain(),
-        }
+        };
+        Some(reply)
     }
 
     /// Whether there was an object under the key in our partition.

@@ -277,7 +277,7 @@ impl Store {
     }
 
     /// The hash of a variant's key (see [`crate::http::vary`]): its owner is that of the resource, so
-    /// that one shard decides about all variants.
+    /// that one shard decides about all variants. [`resource_of`] it is the resource's, too.
     pub fn hash_variant(&self, key: &[u8]) -> KeyHash {
         self.hasher.of(key)
     }
@@ -431,7 +431,16 @@ impl Store {
         owner.pin(hash, key, partition)
     }
 
-    /// Takes a pin back (owner only); says whether there was one.
+    /// Variants of a pinned resource that are kept by its pin.
+    pub fn pinned_variants(&self, base: &[u8]) -> Vec<(KeyHash, Box<[u8]>)> {
+        let variants = self.owner.pins.variants_of(base);
+        variants
+            .map(|key| (self.hasher.of(key), key.into()))
+            .collect()
+    }
+
+    /// Takes a pin back (owner only); says whether there was one. Those of variants are taken back one
+    /// by one.
     pub fn unpin(&mut self, hash: KeyHash, key: &[u8]) -> bool {
         if self.check_owner(hash).is_err() {
             return false;
@@ -524,6 +533,12 @@ pub fn owner_of(hash: KeyHash, shards: u8) -> ShardId {
     ((u128::from(hash.0) * u128::from(shards)) >> 64) as ShardId
 }
 
+/// What the hashes of a resource and of all its variants have in common. Of others one in four
+/// billion has it too.
+pub fn resource_of(hash: KeyHash) -> u32 {
+    (hash.0 >> 32) as u32
+}
+
 /// Hashes keys, of resources and of their variants.
 #[derive(Clone, Debug)]
 struct KeyHasher {
@@ -539,12 +554,13 @@ impl KeyHasher {
         if base.len() == key.len() {
             return hash;
         }
-        // Evenly over the hashes that belong to the owner of the resource.
-        let owner = u128::from(self.owner(hash_key(&self.state, base)));
-        let shards = u128::from(self.shards);
-        let start = |owner: u128| (owner << 64).div_ceil(shards);
-        let (first, end) = (start(owner), start(owner + 1));
-        KeyHash((first + ((u128::from(hash.0) * (end - first)) >> 64)) as u64)
+        let resource = hash_key(&self.state, base);
+        let variant = KeyHash(u64::from(resource_of(resource)) << 32 | hash.0 & 0xffff_ffff);
+        // Where the lower half says whose a hash is, all variants have that of the resource.
+        match self.owner(variant) == self.owner(resource) {
+            true => variant,
+            false => resource,
+        }
     }
 
     fn owner(&self, hash: KeyHash) -> ShardId {

@@ -38,11 +38,9 @@ mod space;
 mod stats;
 mod writer;
 
-use std::collections::HashMap;
 use std::time::Instant;
 
 use ::bytes::Bytes;
-use foldhash::fast::RandomState;
 use hugepages::blocks::Pool;
 
 use crate::io::{FetchId, Now};
@@ -141,16 +139,40 @@ pub struct Tier {
     admission: Admission,
     rates: Vec<Rate>,
     next_io: u64,
-    under_way: HashMap<IoId, Target, RandomState>,
+    /// Commands that were given out and are not answered.
+    under_way: usize,
     now: Option<Instant>,
 }
 
-/// Whom a command's outcome concerns.
-#[derive(Clone, Copy, Debug)]
+/// Whom a command's outcome concerns: said by the low bits of its [`IoId`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Target {
     Fetch(usize),
     Lane(u8),
 }
+
+impl Target {
+    const BITS: u32 = 20;
+    const FIRST_LANE: u64 = (1 << Self::BITS) - 256;
+
+    fn code(self) -> u64 {
+        match self {
+            Self::Fetch(slot) => slot as u64,
+            Self::Lane(device) => Self::FIRST_LANE + u64::from(device),
+        }
+    }
+
+    fn of(id: IoId) -> Self {
+        let code = id.0 & ((1 << Self::BITS) - 1);
+        match code.checked_sub(Self::FIRST_LANE) {
+            Some(device) => Self::Lane(device as u8),
+            None => Self::Fetch(code as usize),
+        }
+    }
+}
+
+/// Most fetches at a time, whatever [`TierConfig::max_reads`] says.
+const MAX_READS: usize = Target::FIRST_LANE as usize;
 
 impl Tier {
     fn recovered(ledger: Ledger, pool: Pool, unsealed: Vec<(u32, Identity, Table)>) -> Self {
@@ -177,7 +199,7 @@ impl Tier {
             reader: Reader::new(),
             ledger,
             next_io: 0,
-            under_way: HashMap::default(),
+            under_way: 0,
             now: None,
         };
         tier.seal_found(unsealed);
@@ -403,8 +425,9 @@ impl Tier {
     /// A command was carried out, or failed.
     pub fn done(&mut self, now: Now, done: DiskDone) {
         self.now = Some(now.mono);
-        match self.under_way.remove(&done.id) {
-            Some(Target::Fetch(slot)) => {
+        match Target::of(done.id) {
+            Target::Fetch(slot) if self.reader.awaits(slot, done.id) => {
+                self.under_way -= 1;
                 let Some(block) = done.block else {
                     // A read that gives its block not back has failed, whatever it says.
                     return self.reader.lost(&mut self.ledger, slot);
@@ -412,11 +435,12 @@ impl Tier {
                 self.reader
                     .done(&mut self.ledger, slot, (done.result, block));
             }
-            Some(Target::Lane(device)) => {
+            Target::Lane(device) if self.writer.awaits(device, done.id) => {
+                self.under_way -= 1;
                 drop(done.block);
                 self.lane_done(now.mono, device, done.result);
             }
-            None => {}
+            Target::Fetch(_) | Target::Lane(_) => {}
         }
     }
 
@@ -495,8 +519,10 @@ impl Tier {
         self.reader.wake_parked(&mut self.ledger);
         while let Some(read) = self.reader.next(&mut self.ledger, &self.writer.pool) {
             let (device, offset) = self.ledger.place(read.segment, read.from);
+            let id = self.io(Target::Fetch(read.slot));
+            self.reader.began(read.slot, id);
             commands.push(DiskCommand::Read {
-                id: self.io(Target::Fetch(read.slot)),
+                id,
                 device,
                 offset,
                 len: read.len,
@@ -516,6 +542,7 @@ impl Tier {
             return;
         };
         let id = self.io(Target::Lane(device));
+        self.writer.lanes[usize::from(device)].io = Some(id);
         let stats = &mut self.ledger.stats;
         commands.push(match step {
             Step::Write {
@@ -554,9 +581,8 @@ impl Tier {
 
     fn io(&mut self, target: Target) -> IoId {
         self.next_io += 1;
-        let id = IoId(self.next_io);
-        self.under_way.insert(id, target);
-        id
+        self.under_way += 1;
+        IoId(self.next_io << Target::BITS | target.code())
     }
 
     /// When a turn is due at the latest, beside the one after every [`Self::done`].
@@ -575,7 +601,13 @@ impl Tier {
 
     /// Nothing is on its way to or from the devices, and nothing waits to be written.
     pub fn is_settled(&self) -> bool {
-        self.under_way.is_empty() && self.reader.is_settled() && self.writer.is_settled()
+        self.under_way == 0 && self.reader.is_settled() && self.writer.is_settled()
+    }
+
+    /// A read waits for a block, which the bytes in events that were given out may hold: drop them and
+    /// take another turn.
+    pub fn is_starved(&self) -> bool {
+        self.reader.is_starved()
     }
 
     /// Fetches under way.

@@ -13,9 +13,12 @@ use anyhow::Context as _;
 use cache_core::purge::Purges;
 use cache_core::purge::journal::{Found, Journal, JournalError, JournalWrite};
 use cache_core::purge::state::{Entry, State};
-use cache_core::store::hash_of;
+use cache_core::store::{hash_of, resource_of};
 
 use crate::tier_files::{Buffer, Judges, OpenTier};
+
+/// Slots of the largest table of purges that a tier's journal has room for.
+pub const MAX_PURGE_SLOTS: u32 = 65_536;
 
 /// The journal of a tier, and the purges that it holds.
 ///
@@ -55,11 +58,14 @@ pub fn of_tier(tier: &OpenTier) -> anyhow::Result<(JournalFile, Arc<Purges>)> {
 /// What decides, beside the purges, which objects a tier finds again.
 pub fn judges(journal: &JournalFile, purges: &Arc<Purges>, hash_seed: u64) -> Judges {
     let pins = journal.state().pins.iter();
-    let pins: HashSet<u64> = pins.map(|key| hash_of(hash_seed, key).0).collect();
+    // Variants of a pinned resource were written as pinned, too.
+    let pins: HashSet<u32> = pins
+        .map(|key| resource_of(hash_of(hash_seed, key)))
+        .collect();
     let purges = Arc::clone(purges);
     Judges {
         url_purged: Some(Box::new(move |hash, stamp| purges.was_removed(hash, stamp))),
-        is_pinned: Some(Box::new(move |hash| pins.contains(&hash.0))),
+        is_pinned: Some(Box::new(move |hash| pins.contains(&resource_of(hash)))),
     }
 }
 
@@ -216,6 +222,16 @@ mod tests {
         let (last, found) = JournalFile::open(reopen(), AREAS, 1, fresh()).expect("read");
         assert_eq!((last.state(), found), (again.state(), Found::Whole));
         assert_eq!(last.state().counter, 11);
+    }
+
+    #[test]
+    fn there_is_room_for_the_largest_table_of_purges() {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        let device = || Arc::new(file.reopen().expect("opened"));
+        let format = |slots| JournalFile::format(device(), AREAS, 1, State::new(3, slots));
+        format(MAX_PURGE_SLOTS).expect("room");
+        let error = format(2 * MAX_PURGE_SLOTS).expect_err("too large");
+        assert!(error.to_string().contains("131072"), "{error}");
     }
 
     #[tokio::test]

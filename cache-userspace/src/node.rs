@@ -199,6 +199,7 @@ impl NodeHandle {
                 .collect(),
             origins: (sources.upstream)(),
             nodes: (sources.nodes)(),
+            purges: purges_of(&sources.purges),
             warnings: facts.warnings.clone(),
         }
     }
@@ -255,6 +256,13 @@ impl NodeHandle {
             Err(_) => Err(NodeError::NoAnswer { shard }),
         }
     }
+}
+
+/// What [`StatusDocument::purges`] says.
+fn purges_of(purges: &Purges) -> BTreeMap<String, u64> {
+    let mut counters = purges.stats().snapshot();
+    counters.push(("tag_slots", u64::from(purges.slots())));
+    named(counters)
 }
 
 fn named(counters: Vec<(&'static str, u64)>) -> BTreeMap<String, u64> {

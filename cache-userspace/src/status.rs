@@ -28,6 +28,9 @@ pub struct StatusDocument {
     /// Shields, and addresses of origins.
     #[serde(default)]
     pub nodes: Vec<NodeStatus>,
+    /// Purges since the start by what was named, those that reached a bound, and the table's slots.
+    #[serde(default)]
+    pub purges: BTreeMap<String, u64>,
     pub warnings: Vec<String>,
 }
 
@@ -151,6 +154,19 @@ impl StatusDocument {
                 "pins",
                 format!("{pins}, {kept} kept in {bytes} of {budget}"),
             );
+        }
+        let purged = |name: &&str| self.purges.get(*name).is_some_and(|count| *count > 0);
+        let kinds = [
+            "urls",
+            "tags",
+            "prefixes",
+            "all",
+            "prefixes_folded",
+            "refused",
+        ];
+        if kinds.iter().any(purged) {
+            let moved: Vec<String> = nonzero(&self.purges).collect();
+            fact("purges", moved.join(", "));
         }
     }
 
@@ -429,6 +445,7 @@ mod tests {
                 ..OriginStatus::default()
             }],
             nodes: Vec::new(),
+            purges: counters(&[("tag_slots", 65_536), ("tags", 0)]),
             warnings: vec!["the certificate is self-signed".to_owned()],
         }
     }
@@ -456,6 +473,13 @@ origin demo failed: connection_refused 2
 warning: the certificate is self-signed
 ";
         assert_eq!(document().page(), expected);
+        let mut purged = document();
+        purged.purges.insert("tags".to_owned(), 3);
+        let page = purged.page();
+        assert!(
+            page.contains("purges    tag_slots 65536, tags 3\n"),
+            "{page}"
+        );
     }
 
     #[test]

@@ -81,6 +81,7 @@ impl OpenTier {
             return format(config, wanted, found);
         }
         let found = recognise(found, wanted.shards)?;
+        found.iter().for_each(Recognised::repair);
         Self::of(config, found, false)
     }
 
@@ -165,6 +166,29 @@ struct Found {
 struct Recognised {
     found: Found,
     superblock: Superblock,
+    /// Which copy of it is to be written anew.
+    damaged: Option<usize>,
+}
+
+impl Recognised {
+    /// Writes a damaged copy of the superblock anew. Where that fails the good one is still there.
+    fn repair(&self) {
+        let Some(copy) = self.damaged else { return };
+        let device = self.found.path.display();
+        match write_superblock(self, copy) {
+            Ok(()) => tracing::warn!(
+                %device,
+                copy,
+                "one of its two superblocks was damaged and is written anew from the other"
+            ),
+            Err(error) => tracing::error!(
+                %device,
+                copy,
+                %error,
+                "one of its two superblocks is damaged and cannot be written anew"
+            ),
+        }
+    }
 }
 
 /// The kernel lets go of a killed process's devices only when their last read or write is done.
@@ -205,12 +229,10 @@ impl Found {
                 checked.map(|()| opened)
             })
             .map_err(|error| anyhow!("{name}: it {error}; {}", advice(&error)))?;
-        if let Some(copy) = opened.repair {
-            tracing::warn!(device = name, copy, "one of its two superblocks is damaged");
-        }
         Ok(Recognised {
             found: self,
             superblock: opened.superblock,
+            damaged: opened.repair,
         })
     }
 
@@ -308,7 +330,11 @@ fn format(config: &TierConfig, wanted: &Wanted, found: Vec<Found>) -> anyhow::Re
     let set: Vec<Recognised> = found
         .into_iter()
         .zip(superblocks)
-        .map(|(found, superblock)| Recognised { found, superblock })
+        .map(|(found, superblock)| Recognised {
+            found,
+            superblock,
+            damaged: None,
+        })
         .collect();
     for one in &set {
         let name = one.found.path.display();
@@ -347,8 +373,9 @@ fn write_superblock(one: &Recognised, copy: usize) -> std::io::Result<()> {
 
 fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
     let mut bytes = [0; N];
-    aws_lc_rs::rand::fill(&mut bytes)
-        .map_err(|_| anyhow!("the operating system has no randomness to give"))?;
+    // From the kernel: a generator of the process would first spend a tenth of a second on its seed.
+    getrandom::fill(&mut bytes)
+        .map_err(|error| anyhow!("the operating system has no randomness to give: {error}"))?;
     Ok(bytes)
 }
 

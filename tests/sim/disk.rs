@@ -71,8 +71,9 @@ impl Disk {
         let pool = Pool::new(region, DEFAULT_BLOCK_BYTES).map_err(|error| error.to_string())?;
         let purges = Arc::clone(&self.purges);
         let mut recovery = Recovery::new(self.geometry.clone(), shard, config, purges, pool);
-        while let Some(read) = recovery.next() {
-            recovery.done(&self.bytes[self.range(read.offset, u64::from(read.len))]);
+        while let Some(read) = recovery.next_read() {
+            let range = self.range(read.offset, u64::from(read.len));
+            recovery.done(read, &self.bytes[range]);
         }
         Ok(recovery.finish())
     }
@@ -93,64 +94,38 @@ impl Disk {
         (delay, self.done(command, fails, rng))
     }
 
-    fn done(&mut self, command: DiskCommand, fails: bool, rng: &mut StdRng) -> DiskDone {
-        match command {
+    fn done(&mut self, mut command: DiskCommand, fails: bool, rng: &mut StdRng) -> DiskDone {
+        let done = match &mut command {
             DiskCommand::Read {
-                id,
-                offset,
-                len,
-                mut block,
-                ..
+                offset, len, block, ..
             } => {
-                let range = self.range(offset, u64::from(len));
-                block[..len as usize].copy_from_slice(&self.bytes[range]);
+                let range = self.range(*offset, u64::from(*len));
+                block[..*len as usize].copy_from_slice(&self.bytes[range]);
                 if rng.random_range(0..1_000) < self.plan.rotten {
-                    let at = rng.random_range(0..len as usize);
+                    let at = rng.random_range(0..*len as usize);
                     block[at] ^= 1 << rng.random_range(0..8);
                 }
-                DiskDone {
-                    id,
-                    result: if fails { Err(EIO) } else { Ok(len) },
-                    block: Some(block),
-                }
+                *len
             }
             DiskCommand::Write {
-                id,
-                offset,
-                len,
-                block,
-                ..
+                offset, len, block, ..
             } => {
                 // A write that failed may have written a part.
-                let written = if fails {
-                    rng.random_range(0..=len)
-                } else {
-                    len
+                let written = match fails {
+                    true => rng.random_range(0..=*len),
+                    false => *len,
                 };
-                let range = self.range(offset, u64::from(written));
+                let range = self.range(*offset, u64::from(written));
                 self.bytes[range].copy_from_slice(&block[..written as usize]);
-                DiskDone {
-                    id,
-                    result: if fails { Err(EIO) } else { Ok(len) },
-                    block: Some(block),
-                }
+                *len
             }
-            DiskCommand::Flush { id, .. } => DiskDone {
-                id,
-                result: if fails { Err(EIO) } else { Ok(0) },
-                block: None,
-            },
-            DiskCommand::Discard {
-                id, offset, len, ..
-            } => {
-                let range = self.range(offset, len);
+            DiskCommand::Flush { .. } => 0,
+            DiskCommand::Discard { offset, len, .. } => {
+                let range = self.range(*offset, *len);
                 self.bytes[range].fill(0);
-                DiskDone {
-                    id,
-                    result: Ok(0),
-                    block: None,
-                }
+                return command.answer(Ok(0));
             }
-        }
+        };
+        command.answer(if fails { Err(EIO) } else { Ok(done) })
     }
 }

@@ -24,7 +24,7 @@ const DRIP_PARTS: u32 = 20;
 /// How long a stalled answer keeps its connection.
 const STALL: Duration = Duration::from_secs(3600);
 
-/// Among the counts: body bytes of films that connections have taken.
+/// Among the counts, once there are any: body bytes of films that connections have taken.
 pub const FILM_BYTES: &str = "__film_bytes";
 
 pub(super) type Body = BoxBody<Bytes, io::Error>;
@@ -396,7 +396,9 @@ fn counts(state: &State) -> Response<Body> {
         .lock()
         .expect("no panic while counting")
         .clone();
-    counts.insert(FILM_BYTES.to_owned(), state.films.sent());
+    if state.films.sent() > 0 {
+        counts.insert(FILM_BYTES.to_owned(), state.films.sent());
+    }
     let text = serde_json::to_vec(&counts).expect("counts are JSON");
     let mut response = Response::new(full(Bytes::from(text)));
     response

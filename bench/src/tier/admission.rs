@@ -317,8 +317,8 @@ impl<'a> Node<'a> {
         let (region, _) = Backing::map(bytes, PagePolicy::Plain)?;
         let pool = Pool::new(region, DEFAULT_BLOCK_BYTES)?;
         let mut recovery = Recovery::new(geometry, 0, limits, purges, pool);
-        while let Some(read) = recovery.next() {
-            recovery.done(drive.read(read.offset, read.len));
+        while let Some(read) = recovery.next_read() {
+            recovery.done(read, drive.read(read.offset, read.len));
         }
         Ok(Self {
             store: stores

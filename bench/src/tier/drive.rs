@@ -33,42 +33,23 @@ impl Drive {
     }
 
     /// Does what a drive would, at once.
-    pub fn carry_out(&mut self, command: DiskCommand) -> DiskDone {
-        match command {
+    pub fn carry_out(&mut self, mut command: DiskCommand) -> DiskDone {
+        let done = match &mut command {
             DiskCommand::Read {
-                id,
-                offset,
-                len,
-                mut block,
-                ..
+                offset, len, block, ..
             } => {
-                block[..len as usize].copy_from_slice(self.read(offset, len));
-                DiskDone {
-                    id,
-                    result: Ok(len),
-                    block: Some(block),
-                }
+                block[..*len as usize].copy_from_slice(self.read(*offset, *len));
+                *len
             }
             DiskCommand::Write {
-                id,
-                offset,
-                len,
-                block,
-                ..
+                offset, len, block, ..
             } => {
-                self.bytes[offset as usize..][..len as usize]
-                    .copy_from_slice(&block[..len as usize]);
-                DiskDone {
-                    id,
-                    result: Ok(len),
-                    block: Some(block),
-                }
+                let len = *len as usize;
+                self.bytes[*offset as usize..][..len].copy_from_slice(&block[..len]);
+                len as u32
             }
-            DiskCommand::Flush { id, .. } | DiskCommand::Discard { id, .. } => DiskDone {
-                id,
-                result: Ok(0),
-                block: None,
-            },
-        }
+            DiskCommand::Flush { .. } | DiskCommand::Discard { .. } => 0,
+        };
+        command.answer(Ok(done))
     }
 }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The fields named by Vary are remembered per key as a [`Rule`]; the objects themselves lie under
-//! variant keys. No other key has a NUL. A rule's generation is part of its keys, so that forgetting
+//! variant keys. No other key has a NUL but that of a slice. A rule's generation is part of its keys, so that forgetting
 //! the rule forgets every variant.
 
 use std::collections::{HashMap, VecDeque};
@@ -18,6 +18,7 @@ use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, VARY};
 use http::{HeaderMap, HeaderName};
 
 use super::forward::Shown;
+use super::slices;
 use crate::store::KeyHash;
 
 /// Fields that may select among the variants of one resource; a response that names more is for the
@@ -102,6 +103,29 @@ impl Rule {
         Some(key)
     }
 
+    /// As it is kept on the tier, under the key of the resource.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.generation.to_le_bytes().to_vec();
+        for name in &self.fields {
+            bytes.extend_from_slice(name.as_str().as_bytes());
+            bytes.push(b'\n');
+        }
+        bytes
+    }
+
+    /// What [`Self::encode`] made. `None`: it is nothing of the kind.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (generation, names) = bytes.split_first_chunk()?;
+        let names = names.strip_suffix(b"\n")?.split(|byte| *byte == b'\n');
+        let fields: Vec<_> = names
+            .map(|name| HeaderName::from_bytes(name).ok())
+            .collect::<Option<_>>()?;
+        (fields.len() <= MAX_FIELDS).then(|| Self {
+            fields,
+            generation: u64::from_le_bytes(*generation),
+        })
+    }
+
     /// Whether this rule tells apart whatever `fields` tell apart.
     fn covers(&self, fields: &[HeaderName]) -> bool {
         fields.iter().all(|field| self.fields.contains(field))
@@ -141,6 +165,11 @@ fn normalise_languages(members: &mut Vec<Vec<u8>>) {
 pub fn base(key: &[u8]) -> &[u8] {
     let end = key.iter().position(|&b| b == 0);
     &key[..end.unwrap_or(key.len())]
+}
+
+/// Whether a key is a variant's, or that of a slice of one.
+pub fn is_variant(key: &[u8]) -> bool {
+    slices::whole(key).contains(&0)
 }
 
 /// The rules that a shard knows, by the hash of the resource's key. Bounded: the oldest is forgotten
@@ -184,6 +213,7 @@ impl Rules {
 
     /// Takes over what the owner of the resource says.
     pub fn learn(&mut self, base: KeyHash, rule: Arc<Rule>) {
+        self.last_generation = self.last_generation.max(rule.generation);
         let known = Known { rule, variants: 0 };
         if self.by_hash.insert(base, known).is_none() {
             self.order.push_back(base);
@@ -342,6 +372,39 @@ mod tests {
         for (field, a, b) in same {
             assert_eq!(key(&[field], a), key(&[field], b), "{a:?} {b:?}");
         }
+    }
+
+    #[test]
+    fn a_rule_is_read_as_it_was_written() {
+        for fields in [&["accept-language"][..], &["a", "b"]] {
+            let rule = Rule {
+                fields: names(fields),
+                generation: 1_700_000_000_123,
+            };
+            assert_eq!(Rule::decode(&rule.encode()), Some(rule));
+        }
+        for bytes in [
+            &b""[..],
+            b"1234567",
+            b"12345678",
+            b"12345678a",
+            b"12345678a b\n",
+        ] {
+            assert_eq!(Rule::decode(bytes), None, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_generation_that_was_learned_is_not_given_again() {
+        let mut rules = Rules::new(4, 4);
+        let learned = Arc::new(Rule {
+            fields: names(&["a"]),
+            generation: 50,
+        });
+        rules.learn(KeyHash(1), learned);
+        rules.forget(KeyHash(1));
+        let rule = rules.rule_for(KeyHash(1), names(&["a"]), 4, 7);
+        assert_eq!(rule.map(|rule| rule.generation), Some(51));
     }
 
     #[test]

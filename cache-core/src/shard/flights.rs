@@ -640,8 +640,12 @@ impl Shard {
         let Some(flight) = self.flights.get_mut(id) else {
             return;
         };
-        let (supply, hash) = (flight.supply, flight.target.hash);
-        let key = flight.target.key.clone();
+        let supply = flight.supply;
+        let variant = flight.head.as_ref().and_then(|head| head.variant.as_ref());
+        let (key, hash) = match variant {
+            Some(variant) => (variant.key.clone(), variant.hash),
+            None => (flight.target.key.clone(), flight.target.hash),
+        };
         let Some(fill) = flight.fill.as_mut() else {
             return;
         };
@@ -686,7 +690,7 @@ impl Shard {
         }
     }
 
-    fn tell_all(
+    pub(super) fn tell_all(
         &mut self,
         now: Now,
         id: FetchId,

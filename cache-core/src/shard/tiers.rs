@@ -3,22 +3,31 @@
 //!
 //! ```text
 //!  join --may have--> read --Head--> fresh? --yes--> fill, as a fetch would
-//!                       |              '--no--.
+//!                       |  |           '--no--.
+//!                       |  '-rule of variants-|----> who waits selects one, and asks for that
 //!                       '---Missing-----------+----> ask the upstream instead, same flight
 //! ```
+//! A variant lies under its own key. Which request selects it says the rule of its resource, kept as an
+//! object without body and of status 0 under the key of the resource. Whatever makes the tier forget
+//! that key makes it forget all variants.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::answers::lifetime;
 use super::{Shard, TIER_GAUGE_INTERVAL};
-use crate::flight::{FlightHead, Outcome, Supply, Target};
+use crate::flight::{FlightEvent, FlightHead, Outcome, Supply, Target};
 use crate::http::freshness::{self, State};
-use crate::http::slices::{self, SLICE};
-use crate::http::vary;
+use crate::http::slices::SLICE;
+use crate::http::vary::{self, Rule};
 use crate::io::{DiskDone, FetchCommand, FetchErrorKind, FetchId, Now, Outbox};
 use crate::purge::{TagSlot, Verdict};
-use crate::store::{KeyHash, ObjectMeta};
+use crate::store::{Evicted, KeyHash, ObjectMeta};
 use crate::tier::{Bypass, Offered, TierEvent};
+
+/// Status of a rule of variants: no response has it.
+const RULE: u16 = 0;
 
 impl Shard {
     pub(super) fn disk_done(&mut self, now: Now, done: DiskDone) {
@@ -43,23 +52,64 @@ impl Shard {
         for (id, event) in events.drain(..) {
             self.tier_event(now, id, event, out);
         }
+        // What those events held is free now.
+        if let Some(tier) = self.tier.as_mut().filter(|tier| tier.is_starved()) {
+            tier.turn(now, &mut out.disk, &mut events);
+        }
+        for (id, event) in events.drain(..) {
+            self.tier_event(now, id, event, out);
+        }
         self.scratch.tier_events = events;
+        self.confirm_pins(out);
     }
 
     /// Reclaims memory; what has to go is offered to the tier.
     pub(super) fn turn_store(&mut self, now: Now) {
         match &mut self.tier {
-            // Variants lie under keys that only this process knows how to make.
             Some(tier) => self.store.turn(&mut |evicted| {
-                let whole = slices::whole(evicted.key);
-                if vary::base(whole).len() < whole.len() {
-                    return;
-                }
                 let offered = tier.offer(now, &evicted, Bypass::No);
                 self.tier_due |= offered == Offered::Written;
+                let is_there = matches!(offered, Offered::Written | Offered::Known);
+                if is_there && vary::is_variant(evicted.key) {
+                    let base = vary::base(evicted.key);
+                    self.scratch.varying.push(Bytes::copy_from_slice(base));
+                }
             }),
             None => self.store.turn(&mut |_| {}),
         }
+        while let Some(base) = self.scratch.varying.pop() {
+            self.offer_rule(now, &base, Bypass::Prewarmed);
+        }
+    }
+
+    /// Gives the tier the rule by which variants of a resource are found, unless it has it.
+    pub(super) fn offer_rule(&mut self, now: Now, base: &Bytes, bypass: Bypass) {
+        let hash = self.store.hash(base);
+        let (Some(rule), Some(tier)) = (self.rules.get(hash), &mut self.tier) else {
+            return;
+        };
+        if bypass != Bypass::Pinned && tier.may_have(hash) {
+            return;
+        }
+        let meta = ObjectMeta {
+            status: RULE,
+            stored_unix_ms: rule.generation,
+            lifetime_s: u32::MAX,
+            stamp: self.store.purges().stamp(),
+            ..ObjectMeta::default()
+        };
+        let rule = Evicted {
+            hash,
+            key: base,
+            meta,
+            tags: &[],
+            any_tag: false,
+            head: &rule.encode(),
+            body: &[],
+            requests: 2,
+        };
+        let offered = tier.offer(now, &rule, bypass);
+        self.tier_due |= offered == Offered::Written;
     }
 
     /// Begins to read an object that memory has lost. An object that is there but stale has to come
@@ -126,15 +176,19 @@ impl Shard {
         let Some(flight) = self.flights.get_mut(id) else {
             return;
         };
-        let key = &flight.target.key;
+        let key = flight.target.key.clone();
+        if meta.status == RULE {
+            return self.tier_rule(now, id, (&key, &encoded), out);
+        }
         let verdict = self
             .store
             .purges()
-            .judge(meta.stamp, tags.iter().copied(), key);
+            .judge(meta.stamp, tags.iter().copied(), &key);
         let fresh = freshness::fresh_at(&lifetime(&meta), meta.stored_unix_ms, now.unix_ms);
         // The object says whether its slices may be served.
+        let has_expired = matches!(fresh.state, State::Expired | State::StaleIfError);
         let is_over =
-            meta.flags & SLICE == 0 && matches!(fresh.state, State::Expired | State::StaleIfError);
+            (has_expired && meta.flags & SLICE == 0) || self.was_removed_before(&key, meta.stamp);
         if is_over || verdict != Verdict::Valid {
             self.stop_supply(id, Supply::Tier, out);
             return self.not_in_tier(now, id, out);
@@ -153,6 +207,36 @@ impl Shard {
             tier_ttl: Some(fresh.ttl_s),
         };
         self.begin_fill(now, id, head, out);
+    }
+
+    /// Whether the resource of a variant was purged before this process began. Its rule is gone then; if
+    /// the clock was set back, a new one may have come to the same keys.
+    fn was_removed_before(&self, key: &[u8], stamp: u32) -> bool {
+        let base = vary::base(key);
+        vary::is_variant(key)
+            && self
+                .store
+                .purges()
+                .was_removed(self.store.hash(base), stamp)
+    }
+
+    /// The resource has variants: who waits is told how to find them.
+    fn tier_rule(
+        &mut self,
+        now: Now,
+        id: FetchId,
+        (key, encoded): (&Bytes, &[u8]),
+        out: &mut Outbox,
+    ) {
+        self.stop_supply(id, Supply::Tier, out);
+        let Some(found) = Rule::decode(encoded) else {
+            return self.not_in_tier(now, id, out);
+        };
+        // One that came about meanwhile is newer.
+        let rule = self.rule_of(key).unwrap_or_else(|| Arc::new(found));
+        self.learn_variants(key, &rule);
+        self.tell_all(now, id, out, || FlightEvent::Varies(Arc::clone(&rule)));
+        self.end_flight(now, id, Outcome::Varies, out);
     }
 
     fn tier_body(&mut self, now: Now, id: FetchId, bytes: Bytes, out: &mut Outbox) {

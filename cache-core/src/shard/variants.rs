@@ -64,9 +64,16 @@ impl Shard {
         };
         let base = vary::base(&flight.target.key);
         let base_hash = self.store.hash(base);
+        let former = self.rules.get(base_hash).map(|rule| rule.generation);
         let Some(rule) = self.rules.rule_for(base_hash, fields, max, now.unix_ms) else {
             return Place::Nowhere;
         };
+        if former != Some(rule.generation)
+            && let Some(tier) = &mut self.tier
+        {
+            // A former rule, or an object from before the resource had variants.
+            tier.forget(base_hash);
+        }
         let Some(key) = rule.key(base, &flight.target.headers) else {
             return Place::Nowhere;
         };

@@ -5,6 +5,7 @@
 //!   pin, object is not there -> awaited --- a fill of the key commits --> kept
 //!   kept --- purged, damaged, or replaced by one past the budget --> awaited
 //!   unpin --> an object as others are
+//!   a variant of a pinned resource is stored --> kept too, as long as it is there
 //! ```
 //! Where more than half of a pinned segment is not pinned any more, it is emptied as others are: what
 //! is pinned in it is copied to another, whatever room that takes.
@@ -16,6 +17,7 @@ use super::hit::{Place, Record};
 use super::owner::Owner;
 use super::{KeyHash, Partition, StoreError};
 use crate::evict::Source;
+use crate::http::vary;
 use crate::index::{Slot, SlotId};
 use crate::policy::Meta;
 
@@ -43,7 +45,10 @@ pub struct PinStats {
 
 #[derive(Debug)]
 pub(super) struct Pins {
+    /// Variants are here only as long as they are kept.
     by_key: HashMap<Box<[u8]>, Option<Kept>>,
+    /// Keys of variants among them.
+    variants: u32,
     most: usize,
     stats: PinStats,
 }
@@ -61,6 +66,7 @@ impl Pins {
     pub fn new(budget: u64, most: u32) -> Self {
         Self {
             by_key: HashMap::new(),
+            variants: 0,
             most: most as usize,
             stats: PinStats {
                 budget,
@@ -79,12 +85,18 @@ impl Pins {
 
     pub fn stats(&self) -> PinStats {
         PinStats {
-            pins: self.by_key.len() as u32,
+            pins: self.by_key.len() as u32 - self.variants,
             ..self.stats
         }
     }
 
-    /// Every pinned key, and the bytes of its object where that is there.
+    /// Variants that are kept because their resource is pinned.
+    pub fn variants_of(&self, base: &[u8]) -> impl Iterator<Item = &[u8]> {
+        let keys = self.by_key.keys().map(|key| &**key);
+        keys.filter(move |key| vary::is_variant(key) && vary::base(key) == base)
+    }
+
+    /// Every pinned key, and the bytes of its object where that is there; kept variants after that.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], Option<u64>)> {
         let bytes = |kept: &Option<Kept>| kept.map(|kept| kept.bytes);
         self.by_key
@@ -106,9 +118,18 @@ impl Pins {
         self.by_key.get(key).copied().flatten()
     }
 
-    /// Whether an object of the key is to be kept when it is stored.
-    fn awaits(&self, key: &[u8]) -> bool {
-        matches!(self.by_key.get(key), Some(None))
+    /// Whether an object of the key is to be kept when it is stored. A variant past the number of pins
+    /// is not, and counted.
+    fn awaits(&mut self, key: &[u8]) -> bool {
+        match self.by_key.get(key) {
+            Some(kept) => kept.is_none(),
+            None if !vary::is_variant(key) || !self.by_key.contains_key(vary::base(key)) => false,
+            None => {
+                let has_room = self.by_key.len() < self.most;
+                self.stats.refused += u64::from(!has_room);
+                has_room
+            }
+        }
     }
 
     fn check_count(&self, key: &[u8]) -> Result<(), StoreError> {
@@ -136,7 +157,8 @@ impl Pins {
     fn keep(&mut self, key: &[u8], kept: Kept) {
         self.stats.kept += 1;
         self.stats.bytes += kept.bytes;
-        self.by_key.insert(key.into(), Some(kept));
+        let is_new = self.by_key.insert(key.into(), Some(kept)).is_none();
+        self.variants += u32::from(is_new && vary::is_variant(key));
     }
 
     fn moved(&mut self, key: &[u8], location: u64) -> Option<Kept> {
@@ -148,8 +170,15 @@ impl Pins {
 
     /// The object at a location is gone: another one of its key is awaited.
     fn lost(&mut self, location: u64) -> Option<Kept> {
-        let is_its = |kept: &&mut Option<Kept>| kept.is_some_and(|kept| kept.location == location);
-        let lost = self.by_key.values_mut().find(is_its)?.take()?;
+        let is_its = |kept: &Option<Kept>| kept.is_some_and(|kept| kept.location == location);
+        let (key, kept) = self.by_key.iter_mut().find(|(_, kept)| is_its(kept))?;
+        let lost = kept.take()?;
+        if vary::is_variant(key) {
+            // Another one is kept by the pin of its resource.
+            let key = key.clone();
+            self.by_key.remove(&key);
+            self.variants -= 1;
+        }
         self.stats.kept -= 1;
         self.stats.bytes -= lost.bytes;
         Some(lost)

@@ -51,6 +51,16 @@ impl DiskCommand {
             | Self::Discard { id, .. } => *id,
         }
     }
+
+    /// What is said of it once it was carried out, with its block given back.
+    pub fn answer(self, result: Result<u32, i32>) -> DiskDone {
+        let id = self.id();
+        let block = match self {
+            Self::Read { block, .. } | Self::Write { block, .. } => Some(block),
+            Self::Flush { .. } | Self::Discard { .. } => None,
+        };
+        DiskDone { id, result, block }
+    }
 }
 
 /// What came of a command.

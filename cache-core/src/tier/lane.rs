@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use hugepages::blocks::{Block, Pool};
 
+use super::io::IoId;
+
 /// A device that failed is left alone for so long, doubled with each failure.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(64);
@@ -72,6 +74,8 @@ pub(super) enum Step {
 pub(super) struct Lane {
     jobs: VecDeque<Job>,
     pub under_way: Option<UnderWay>,
+    /// The command's name.
+    pub io: Option<IoId>,
     /// Written since the last flush.
     dirty: bool,
     /// The device does not take discards.

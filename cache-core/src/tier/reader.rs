@@ -17,8 +17,9 @@ use foldhash::fast::RandomState;
 use hugepages::blocks::{Block, Pool};
 use slab::Slab;
 
+use super::MAX_READS;
 use super::format::SECTOR;
-use super::io::TierEvent;
+use super::io::{IoId, TierEvent};
 use super::ledger::Ledger;
 use super::record::{Front, Spot, UNIT};
 use super::segment::Identity;
@@ -29,8 +30,6 @@ use crate::store::KeyHash;
 
 /// How soon a read that found no block is tried again, if nothing else happens before.
 const BLOCK_RETRY: Duration = Duration::from_millis(1);
-/// What takes less than one in so many of its block is copied out of it.
-const SMALL_SHARE: usize = 4;
 
 /// A read to be given out.
 #[derive(Debug)]
@@ -64,7 +63,7 @@ struct Reading {
     /// Written up to here, the record can be read.
     end: u32,
     /// Once it was read.
-    front: Option<Box<Front>>,
+    front: Option<Front>,
     /// The first piece that was not handed out.
     piece: u32,
     /// Body bytes that may be handed out; reads stop at 0, what a read brought is handed out.
@@ -81,6 +80,8 @@ enum Stage {
     UnderWay {
         from: u32,
         len: u32,
+        /// Once it has a name.
+        io: Option<IoId>,
     },
     /// Waits for credit.
     Idle,
@@ -127,7 +128,7 @@ impl Reader {
         let Some((_, entry)) = ledger.find(hash) else {
             return false;
         };
-        if self.slots.len() >= ledger.config.max_reads {
+        if self.slots.len() >= ledger.config.max_reads.min(MAX_READS) {
             ledger.stats.fetches_refused += 1;
             return false;
         }
@@ -253,7 +254,11 @@ impl Reader {
             self.ready.pop_front();
             let reading = &mut self.slots[slot];
             let (from, len) = reading.range(pool.block_bytes(), ledger);
-            reading.stage = Stage::UnderWay { from, len };
+            reading.stage = Stage::UnderWay {
+                from,
+                len,
+                io: None,
+            };
             ledger.stats.reads += 1;
             ledger.stats.read_bytes += u64::from(len);
             return Some(ReadStep {
@@ -266,6 +271,28 @@ impl Reader {
         }
     }
 
+    /// The read that [`Self::next`] gave out goes by this name.
+    pub fn began(&mut self, slot: usize, id: IoId) {
+        if let Some(Stage::UnderWay { io, .. }) =
+            self.slots.get_mut(slot).map(|reading| &mut reading.stage)
+        {
+            *io = Some(id);
+        }
+    }
+
+    /// Whether a read of that name is under way there.
+    pub fn awaits(&self, slot: usize, id: IoId) -> bool {
+        let reading = self.slots.get(slot);
+        reading.is_some_and(
+            |reading| matches!(reading.stage, Stage::UnderWay { io, .. } if io == Some(id)),
+        )
+    }
+
+    /// A read found no block.
+    pub fn is_starved(&self) -> bool {
+        self.starved
+    }
+
     pub fn next_timeout(&self, now: Instant) -> Option<Instant> {
         self.starved.then(|| now + BLOCK_RETRY)
     }
@@ -275,7 +302,7 @@ impl Reader {
         let Some(reading) = self.slots.get_mut(slot) else {
             return;
         };
-        let Stage::UnderWay { from, len } = reading.stage else {
+        let Stage::UnderWay { from, len, .. } = reading.stage else {
             return;
         };
         reading.stage = Stage::Idle;
@@ -288,7 +315,11 @@ impl Reader {
             self.fail(ledger, slot, Missing::IoError);
             return;
         }
-        self.take(ledger, slot, &owned(block, len as usize), from);
+        let filled = Filled {
+            block,
+            len: len as usize,
+        };
+        self.take(ledger, slot, &Bytes::from_owner(filled), from);
     }
 
     /// A read whose block is lost.
@@ -339,8 +370,8 @@ impl Reader {
             identity: reading.identity,
             at: reading.put.at,
         };
-        let record = bytes.slice((reading.put.at - from) as usize..);
-        let front = Front::decode(&record, spot).ok_or(Missing::Damaged)?;
+        let record = &bytes[(reading.put.at - from) as usize..];
+        let front = Front::decode(record, spot).ok_or(Missing::Damaged)?;
         let part = |(start, len): (u32, u32)| start as usize..(start + len) as usize;
         let key = &record[part(front.key)];
         if key != reading.key {
@@ -354,13 +385,13 @@ impl Reader {
         }
         let head = TierEvent::Head {
             meta: front.meta,
-            tags: front.tags.clone(),
+            tags: front.tags.to_vec(),
             any_tag: front.any_tag,
             // It is kept for as long as the answer takes.
             encoded: Bytes::copy_from_slice(&record[part(front.head)]),
         };
         self.events.push((reading.id, head));
-        reading.front = Some(Box::new(front));
+        reading.front = Some(front);
         Ok(())
     }
 
@@ -374,14 +405,14 @@ impl Reader {
             if start < from || end as usize > from as usize + bytes.len() {
                 break;
             }
-            let piece = bytes.slice((start - from) as usize..(end - from) as usize);
-            if !reading.checks(&piece) {
+            let piece = (start - from) as usize..(end - from) as usize;
+            if !reading.checks(&bytes[piece.clone()]) {
                 return Err(Missing::Damaged);
             }
             reading.piece += 1;
             reading.credit -= piece.len() as i64;
             served += piece.len() as u64;
-            self.events.push((id, TierEvent::Body(piece)));
+            self.events.push((id, TierEvent::Body(bytes.slice(piece))));
         }
         Ok(served)
     }
@@ -465,10 +496,14 @@ impl Reading {
     }
 }
 
-/// A block's first bytes, without a copy where that is worth holding the block for.
-fn owned(block: Block, len: usize) -> Bytes {
-    if len < block.len() / SMALL_SHARE {
-        return Bytes::copy_from_slice(&block[..len]);
+/// A block's first bytes.
+struct Filled {
+    block: Block,
+    len: usize,
+}
+
+impl AsRef<[u8]> for Filled {
+    fn as_ref(&self) -> &[u8] {
+        &self.block[..self.len]
     }
-    Bytes::from_owner(block).slice(..len)
 }

@@ -11,6 +11,8 @@
 //! All checksums begin with what names the segment's life (set of devices, sequence, random number):
 //! what another life of the same place has left does not check.
 
+use smallvec::SmallVec;
+
 use super::bytes::{Cursor, Patch};
 use super::format::SECTOR;
 use super::segment::Identity;
@@ -131,18 +133,21 @@ pub(super) fn encode_front(
     bytes
 }
 
+/// Surrogate keys of an object; the usual few without an allocation.
+pub(super) type Tags = SmallVec<[TagSlot; 4]>;
+
 /// A front that was read and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Front {
     pub hash: KeyHash,
     pub meta: ObjectMeta,
-    pub tags: Vec<TagSlot>,
+    pub tags: Tags,
     pub any_tag: bool,
     pub pinned: bool,
     pub serial: u64,
     pub body_at: u32,
     pub body_len: u32,
-    pub checksums: Vec<u32>,
+    pub checksums: SmallVec<[u32; 4]>,
     /// Where key and head lie in the record.
     pub key: (u32, u32),
     pub head: (u32, u32),
@@ -328,7 +333,7 @@ mod tests {
             prop_assert_eq!((front.any_tag, front.pinned), marks);
             let joined = body.concat();
             prop_assert_eq!(front.meta, ObjectMeta { body_len: joined.len() as u64, ..meta });
-            prop_assert_eq!(&front.tags, &tags);
+            prop_assert_eq!(&front.tags[..], &tags[..]);
             for piece in 0..front.pieces() {
                 let range = front.piece(piece);
                 let from = (range.start - front.body_at) as usize;

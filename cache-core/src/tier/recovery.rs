@@ -3,18 +3,20 @@
 //! ```text
 //!  for each segment:  header --> nobody: free
 //!  then, those for pinned objects first:
-//!                     tail ----> footer of that life: its entries           (64 KiB, more if it is longer)
+//!                     tail ----> footer of that life: its entries           (128 KiB, more if it is longer)
 //!                       | none or damaged
 //!                       v
 //!                     scan ----> every whole record of that life            (the segment)
 //! ```
+//! Any number of these reads may be under way at a time, of one step of the three.
+//!
 //! The newest record of a key counts. Segments of one kind are filled one after the other, so that
 //! the sequence of the segment and the place in it say which is newer; between a segment for pinned
 //! objects and another, the serial numbers of the records say it. Entries that were purged
 //! are left out, as far as stamp, surrogate keys and key hash say it; a purge by prefix is seen
 //! when the object is read. What had to be scanned gets a footer, so that the next start is quick.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
@@ -41,6 +43,17 @@ pub struct RecoveryRead {
     pub offset: u64,
     /// A multiple of 4 KiB, at most a segment.
     pub len: u32,
+    part: Part,
+}
+
+/// What of a segment is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// Of the segment of this number.
+    Header(u32),
+    /// Its last bytes, so many.
+    Tail(Found, u32),
+    Whole(Found),
 }
 
 /// Says by key hash and stamp whether an object's URL was purged after it was fetched.
@@ -48,29 +61,22 @@ pub type UrlJudge = Box<dyn Fn(KeyHash, u32) -> bool + Send>;
 /// Says whether a key is to be pinned still.
 pub type PinJudge = Box<dyn Fn(KeyHash) -> bool + Send>;
 
-/// Builds one shard's tier: give every [`Self::next`] read to [`Self::done`] (or say that it
-/// [`Self::failed`]) until there is none, then [`Self::finish`].
+/// Builds one shard's tier: carry out every read that [`Self::next_read`] names, in any order, give it to
+/// [`Self::done`] or say that it [`Self::failed`], until it [`Self::is_over`]; then [`Self::finish`].
 pub struct Recovery {
     ledger: Ledger,
     pool: Pool,
     url_purged: UrlJudge,
     is_pinned: PinJudge,
-    /// Segments with a header, those for pinned objects last: they are taken from the end.
+    /// Reads to be given out, and how many were and are not answered.
+    wanted: VecDeque<Part>,
+    under_way: usize,
+    /// Segments with a header of which the turn has not come.
     found: Vec<Found>,
-    stage: Stage,
     /// Serial numbers of the records in segments for pinned objects.
     pinned_serials: HashMap<KeyHash, u64, RandomState>,
     /// Segments that were scanned, to be given a footer.
     unsealed: Vec<(u32, Identity, Table)>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// Of this segment.
-    Header(u32),
-    /// The last bytes of what was found last, so many.
-    Tail(u32),
-    Scan,
 }
 
 impl Recovery {
@@ -83,12 +89,13 @@ impl Recovery {
         pool: Pool,
     ) -> Self {
         Self {
+            wanted: (0..geometry.segments()).map(Part::Header).collect(),
+            under_way: 0,
             ledger: Ledger::new(geometry, shard, config, purges),
             pool,
             url_purged: Box::new(|_, _| false),
             is_pinned: Box::new(|_| true),
             found: Vec::new(),
-            stage: Stage::Header(0),
             pinned_serials: HashMap::default(),
             unsealed: Vec::new(),
         }
@@ -108,41 +115,63 @@ impl Recovery {
         self
     }
 
-    /// What to read next; `None`: nothing more.
-    pub fn next(&self) -> Option<RecoveryRead> {
+    /// What to read next; `None`: nothing more, or not before what is under way is done.
+    pub fn next_read(&mut self) -> Option<RecoveryRead> {
+        if self.wanted.is_empty() && self.under_way == 0 {
+            self.begin_step();
+        }
+        let part = self.wanted.pop_front()?;
+        self.under_way += 1;
         let whole = self.ledger.geometry.segment_bytes();
-        let (segment, at, len) = match (self.stage, self.found.last()) {
-            (Stage::Header(segment), _) => (segment, 0, segment::HEADER_BYTES),
-            (Stage::Tail(len), Some((_, segment, _))) => (*segment, whole - len, len),
-            (Stage::Scan, Some((_, segment, _))) => (*segment, 0, whole),
-            (_, None) => return None,
+        let (segment, at, len) = match part {
+            Part::Header(segment) => (segment, 0, segment::HEADER_BYTES),
+            Part::Tail(found, len) => (found.segment, whole - len, len),
+            Part::Whole(found) => (found.segment, 0, whole),
         };
         let (device, offset) = self.ledger.place(segment, at);
         Some(RecoveryRead {
             device,
             offset,
             len,
+            part,
         })
     }
 
-    /// The bytes of the read that [`Self::next`] names.
-    pub fn done(&mut self, bytes: &[u8]) {
-        match (self.stage, self.found.last().copied()) {
-            (Stage::Header(segment), _) => self.header(bytes, segment),
-            (Stage::Tail(_), Some(found)) => self.tail(bytes, found),
-            (Stage::Scan, Some(found)) => self.scan(bytes, found),
-            (_, None) => {}
+    /// Nothing is left to be read, and nothing is under way.
+    pub fn is_over(&self) -> bool {
+        self.wanted.is_empty() && self.under_way == 0 && self.found.is_empty()
+    }
+
+    /// Those for pinned objects, if there are any, or else the others.
+    fn begin_step(&mut self) {
+        let is_pinned = |found: &Found| found.kind == Kind::Pinned;
+        let pinned = self.found.iter().any(is_pinned);
+        let now = self
+            .found
+            .extract_if(.., |found| is_pinned(found) == pinned);
+        self.wanted
+            .extend(now.map(|found| Part::Tail(found, TAIL_BYTES)));
+    }
+
+    /// The bytes of a read.
+    pub fn done(&mut self, read: RecoveryRead, bytes: &[u8]) {
+        self.under_way -= 1;
+        match read.part {
+            Part::Header(segment) => self.header(bytes, segment),
+            Part::Tail(found, _) => self.tail(bytes, found),
+            Part::Whole(found) => self.scan(bytes, found),
         }
     }
 
     /// That read failed: the segment is taken as empty.
-    pub fn failed(&mut self) {
+    pub fn failed(&mut self, _read: RecoveryRead) {
+        self.under_way -= 1;
         self.ledger.stats.recovered_read_errors += 1;
-        self.go_on();
     }
 
     /// The tier, with what was found.
     pub fn finish(mut self) -> Tier {
+        self.ledger.space.found_all();
         self.ledger.space.skip_numbers();
         Tier::recovered(self.ledger, self.pool, self.unsealed)
     }
@@ -151,39 +180,40 @@ impl Recovery {
         let geometry = &self.ledger.geometry;
         let number = geometry.number(self.ledger.shard, segment);
         match Identity::decode_header(bytes, geometry.set(), number) {
-            Some((identity, kind)) => self.found.push((kind, segment, identity)),
+            Some((identity, kind)) => self.found.push(Found {
+                kind,
+                segment,
+                identity,
+            }),
             None => self.ledger.stats.recovered_empty += 1,
         }
-        self.go_on();
     }
 
     fn tail(&mut self, bytes: &[u8], found: Found) {
-        let (.., identity) = found;
+        let identity = found.identity;
         let Some(trailer) = Trailer::decode(bytes, identity) else {
-            self.stage = Stage::Scan;
-            return;
+            return self.wanted.push_back(Part::Whole(found));
         };
         let wanted = trailer.footer_bytes();
         let most = self.ledger.geometry.segment_bytes() - SECTOR;
         if wanted as usize > bytes.len() && wanted <= most {
-            self.stage = Stage::Tail(wanted);
-            return;
+            return self.wanted.push_back(Part::Tail(found, wanted));
         }
         let Some(entries) = trailer.entries(bytes, identity) else {
             self.ledger.stats.recovered_bad_footers += 1;
-            self.stage = Stage::Scan;
-            return;
+            return self.wanted.push_back(Part::Whole(found));
         };
         self.ledger.stats.recovered_footers += 1;
         self.restore(found);
-        for entry in &entries {
-            self.take(found, entry);
+        for entry in entries.flatten() {
+            self.take(found, &entry);
         }
-        self.go_on();
     }
 
     fn scan(&mut self, bytes: &[u8], found: Found) {
-        let (_, segment, identity) = found;
+        let Found {
+            segment, identity, ..
+        } = found;
         self.ledger.stats.recovered_scans += 1;
         self.restore(found);
         let mut table = Table::default();
@@ -201,10 +231,14 @@ impl Recovery {
             at += front.record_len();
         }
         self.unsealed.push((segment, identity, table));
-        self.go_on();
     }
 
-    fn restore(&mut self, (kind, segment, identity): Found) {
+    fn restore(&mut self, found: Found) {
+        let Found {
+            segment,
+            identity,
+            kind,
+        } = found;
         let whole = self.ledger.geometry.segment_bytes();
         self.ledger.space.restore(segment, (identity, kind), whole);
     }
@@ -220,8 +254,7 @@ impl Recovery {
             self.ledger.stats.recovered_purged += 1;
             return false;
         }
-        let (kind, ..) = found;
-        if kind == Kind::Pinned {
+        if found.kind == Kind::Pinned {
             let serial = self.pinned_serials.entry(entry.hash).or_default();
             *serial = entry.serial.max(*serial);
         }
@@ -236,7 +269,12 @@ impl Recovery {
     }
 
     /// Has the index name it, if it is newer than what was found of that key so far.
-    fn name(&mut self, (kind, segment, identity): Found, found: &Entry) {
+    fn name(&mut self, there: Found, found: &Entry) {
+        let Found {
+            segment,
+            identity,
+            kind,
+        } = there;
         if !self.ledger.has_room() {
             self.ledger.stats.recovered_index_full += 1;
             return;
@@ -262,27 +300,15 @@ impl Recovery {
             Inserted::Replaced(_) | Inserted::Older => {}
         }
     }
-
-    fn go_on(&mut self) {
-        self.stage = match self.stage {
-            Stage::Header(segment) if segment + 1 < self.ledger.space.len() => {
-                Stage::Header(segment + 1)
-            }
-            Stage::Header(_) => {
-                self.found
-                    .sort_unstable_by_key(|(kind, segment, _)| (*kind, *segment));
-                Stage::Tail(TAIL_BYTES)
-            }
-            Stage::Tail(_) | Stage::Scan => {
-                self.found.pop();
-                Stage::Tail(TAIL_BYTES)
-            }
-        };
-    }
 }
 
 /// A segment with a header.
-type Found = (Kind, u32, Identity);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Found {
+    segment: u32,
+    identity: Identity,
+    kind: Kind,
+}
 
 /// The front of a record all of which is there.
 fn whole_record(bytes: &[u8], spot: Spot) -> Option<Front> {

@@ -10,7 +10,7 @@
 
 use super::bytes::{Cursor, Patch};
 use super::format::{SECTOR, SetId};
-use super::record::{Front, UNIT, judged};
+use super::record::{Front, Tags, UNIT, judged};
 use crate::purge::TagSlot;
 use crate::store::KeyHash;
 
@@ -116,7 +116,7 @@ pub(super) struct Entry {
     pub version: u16,
     pub any_tag: bool,
     pub pinned: bool,
-    pub tags: Vec<TagSlot>,
+    pub tags: Tags,
 }
 
 impl Entry {
@@ -236,9 +236,13 @@ impl Trailer {
         footer_bytes(self.table_bytes as usize)
     }
 
-    /// The entries, from the segment's last bytes, at least [`Self::footer_bytes`] of them. `None`:
-    /// the table is damaged.
-    pub fn entries(&self, tail: &[u8], identity: Identity) -> Option<Vec<Entry>> {
+    /// The entries, from the segment's last bytes, at least [`Self::footer_bytes`] of them, each `None`
+    /// if it is not whole. `None`: the table is damaged.
+    pub fn entries<'a>(
+        &self,
+        tail: &'a [u8],
+        identity: Identity,
+    ) -> Option<impl Iterator<Item = Option<Entry>> + use<'a>> {
         let end = tail.len().checked_sub(TRAILER_BYTES)?;
         let start = end.checked_sub(self.table_bytes as usize)?;
         let table = &tail[start..end];
@@ -246,7 +250,7 @@ impl Trailer {
             return None;
         }
         let mut rest = table;
-        (0..self.entries).map(|_| take_entry(&mut rest)).collect()
+        Some((0..self.entries).map(move |_| take_entry(&mut rest)))
     }
 }
 
@@ -298,14 +302,14 @@ mod tests {
                 version: fields.5,
                 any_tag: marks.0,
                 pinned: marks.1,
-                tags,
+                tags: tags.into(),
             })
     }
 
     fn read(footer: &[u8], identity: Identity) -> Option<Vec<Entry>> {
         let trailer = Trailer::decode(footer, identity)?;
         assert_eq!(trailer.footer_bytes() as usize, footer.len());
-        trailer.entries(footer, identity)
+        trailer.entries(footer, identity)?.collect()
     }
 
     proptest! {
@@ -334,7 +338,7 @@ mod tests {
                 version: 1,
                 any_tag: false,
                 pinned: true,
-                tags: vec![TagSlot(4)],
+                tags: [TagSlot(4)].into_iter().collect(),
             })
             .collect();
         for entry in &entries {
@@ -346,7 +350,7 @@ mod tests {
             let mut damaged = footer.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
             let got = Trailer::decode(&damaged, identity())
-                .and_then(|trailer| trailer.entries(&damaged, identity()));
+                .and_then(|trailer| trailer.entries(&damaged, identity())?.collect());
             let expected = (bit / 8 < used).then(|| entries.clone());
             assert_eq!(got, expected, "bit {bit}");
         }
@@ -381,7 +385,7 @@ mod tests {
             version: 0,
             any_tag: true,
             pinned: false,
-            tags: Vec::new(),
+            tags: Tags::new(),
         });
         let footer = table.encode(identity());
         for other in [

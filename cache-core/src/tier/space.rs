@@ -260,15 +260,20 @@ impl Space {
         self.serial = (self.serial / LEAP + 1) * LEAP;
     }
 
-    /// Takes a segment as it was found on the device.
+    /// Takes a segment as it was found on the device. [`Self::found_all`] is to be called after the last.
     pub fn restore(&mut self, number: u32, (identity, kind): (Identity, Kind), segment_bytes: u32) {
-        self.free.retain(|free| *free != number);
         self.sequence = self.sequence.max(identity.sequence);
         let segment = self.get_mut(number);
         segment.identity = identity;
         segment.kind = kind;
         segment.state = State::Sealed;
         segment.written = segment_bytes;
+    }
+
+    /// What was not found on the device is free.
+    pub fn found_all(&mut self) {
+        let is_free = |number: &u32| self.get(*number).state == State::Free;
+        self.free = (0..self.len()).filter(is_free).collect();
     }
 
     fn half_life(&self) -> f32 {

@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use hugepages::blocks::{Block, Pool};
 
 use super::format::SECTOR;
-use super::io::{Bypass, Durability, Refusal, Ticket};
+use super::io::{Bypass, Durability, IoId, Refusal, Ticket};
 use super::lane::{Job, Lane};
 use super::ledger::Ledger;
 use super::record::{Layout, Marks, Spot, UNIT, encode_front};
@@ -199,7 +199,7 @@ impl Writer {
             version: super::version_of(object),
             any_tag: object.any_tag,
             pinned,
-            tags: object.tags.to_vec(),
+            tags: object.tags.into(),
         });
         ledger.stats.record_bytes += u64::from(layout.len);
         Ok(Put {
@@ -399,6 +399,12 @@ impl Writer {
     pub fn lane_of(&mut self, ledger: &Ledger, segment: u32) -> &mut Lane {
         let (device, _) = ledger.place(segment, 0);
         &mut self.lanes[usize::from(device)]
+    }
+
+    /// Whether a command of that name is under way on the device; it is over with this.
+    pub fn awaits(&mut self, device: u8, id: IoId) -> bool {
+        let lane = self.lanes.get_mut(usize::from(device));
+        lane.is_some_and(|lane| lane.io.take_if(|io| *io == id).is_some())
     }
 
     /// Whether the device to which a put would go failed not long ago.

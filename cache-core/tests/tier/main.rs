@@ -166,7 +166,7 @@ fn a_crash_after_any_step_loses_no_acknowledged_pin() {
         rate: None,
         max_objects: 1_000,
         longest_body: 200_000,
-        ..plan(7, Faults::default())
+        ..plan(8, Faults::default())
     };
     let mut pinned = 0;
     for steps in 0..400 {

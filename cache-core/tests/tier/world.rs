@@ -1,6 +1,8 @@
 //! One shard's tier, its drives and the node's purges, in a world that goes wrong: everything that
 //! happens is drawn from one seed.
 
+mod drives;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,10 +11,10 @@ use bytes::Bytes;
 use cache_core::io::{FetchId, Now};
 use cache_core::purge::{Purge, Purger, Purges, TagSlot};
 use cache_core::store::{Evicted, ObjectMeta};
-use cache_core::tier::format::{DATA_START, Geometry, SetId, SetPlan, Superblock};
+use cache_core::tier::format::{Geometry, SetId, SetPlan, Superblock};
 use cache_core::tier::{
-    Bypass, DiskCommand, DiskDone, Durability, Offered, Recovery, Refusal, Ticket, Tier,
-    TierConfig, TierEvent, TierStats,
+    Bypass, DiskCommand, Durability, Offered, Recovery, Refusal, Ticket, Tier, TierConfig,
+    TierEvent, TierStats,
 };
 use hugepages::blocks::Pool;
 use hugepages::{Backing, PagePolicy};
@@ -332,6 +334,9 @@ impl World {
             _ => self.new_version(number),
         };
         self.offer(number, version, 1, Bypass::Pinned);
+        if self.rng.random_bool(0.5) {
+            self.persist();
+        }
     }
 
     fn unpin_something(&mut self) {
@@ -520,43 +525,6 @@ impl World {
         self.fold(folded);
     }
 
-    /// What the shell may rely on.
-    fn check_command(&mut self, command: &DiskCommand) {
-        let (kind, device, offset, len) = extent(command);
-        self.fold(offset ^ len << 40 ^ u64::from(device) << 60);
-        let segment = u64::from(self.geometry.segment_bytes());
-        let mine = (0..self.geometry.segments()).any(|number| {
-            let (its, start) = self.geometry.place(self.plan.shard, number);
-            its == device && start <= offset && offset + len <= start + segment
-        });
-        assert!(
-            mine || kind == Kind::Flush,
-            "outside of this shard's segments"
-        );
-        assert!(offset % 4096 == 0 && len % 4096 == 0);
-        assert!(kind == Kind::Flush || len > 0);
-        for other in &self.under_way {
-            let (its, on, at, _) = extent(other);
-            if on != device {
-                continue;
-            }
-            let both_write = kind != Kind::Read && its != Kind::Read;
-            assert!(!both_write, "two writes under way on one device");
-            // Lengths are rounded up, so that a read may go into the footer that is being written. What
-            // begins a segment anew begins with its header.
-            let (read, write) = match kind {
-                Kind::Read => (offset, at),
-                _ => (at, offset),
-            };
-            let one_reads = (kind == Kind::Read) != (its == Kind::Read);
-            let into = write.checked_sub(DATA_START);
-            let begins = into.is_some_and(|into| into % segment == 0);
-            let clash = one_reads && begins && (write..write + segment).contains(&read);
-            let clash = clash && self.plan.faults.write_error == 0.0;
-            assert!(!clash, "read and write of the same place under way");
-        }
-    }
-
     fn check_bounds(&mut self) {
         let stats = self.tier.stats();
         let plan = &self.plan;
@@ -576,94 +544,6 @@ impl World {
             "a block leaked"
         );
         self.fold(stats.objects << 32 | stats.written_bytes);
-    }
-
-    pub fn complete_something(&mut self) {
-        if !self.under_way.is_empty() {
-            let at = self.rng.random_range(0..self.under_way.len());
-            let command = self.under_way.swap_remove(at);
-            self.complete(command);
-        }
-    }
-
-    fn complete(&mut self, command: DiskCommand) {
-        let faults = self.plan.faults;
-        let id = command.id();
-        let (result, block) = match command {
-            DiskCommand::Read {
-                device,
-                offset,
-                len,
-                mut block,
-                ..
-            } => {
-                let bytes = self.disks[usize::from(device)].read(offset, len as usize);
-                block[..len as usize].copy_from_slice(&bytes);
-                (self.outcome(faults.read_error, len), Some(block))
-            }
-            DiskCommand::Write {
-                device,
-                offset,
-                len,
-                block,
-                ..
-            } => (
-                self.write(device, offset, &block[..len as usize]),
-                Some(block),
-            ),
-            DiskCommand::Flush { device, .. } => {
-                let result = self.outcome(faults.flush_error, 0);
-                if result.is_ok() {
-                    self.disks[usize::from(device)].flush();
-                }
-                (result, None)
-            }
-            DiskCommand::Discard {
-                device,
-                offset,
-                len,
-                ..
-            } if !faults.no_discard => {
-                if self.rng.random_bool(0.5) {
-                    let zeros = vec![0; len as usize];
-                    self.disks[usize::from(device)].write(offset, &zeros);
-                }
-                (Ok(0), None)
-            }
-            DiskCommand::Discard { .. } => (Err(95), None),
-        };
-        self.tier.done(self.now(), DiskDone { id, result, block });
-    }
-
-    fn write(&mut self, device: u8, offset: u64, bytes: &[u8]) -> Result<u32, i32> {
-        let faults = self.plan.faults;
-        let disk = usize::from(device);
-        if self.rng.random_bool(faults.lost_write) {
-            return Ok(bytes.len() as u32);
-        }
-        let result = self.outcome(faults.write_error, bytes.len() as u32);
-        // A write that fails may have done a part.
-        let done = match result {
-            Ok(_) => bytes.len(),
-            Err(_) => self.rng.random_range(0..=bytes.len()),
-        };
-        if done > 0 {
-            self.disks[disk].write(offset, &bytes[..done]);
-        }
-        result
-    }
-
-    fn outcome(&mut self, error: f64, len: u32) -> Result<u32, i32> {
-        match self.rng.random_bool(error) {
-            // An I/O error, no space left, or less than was asked for.
-            true => match self.rng.random_range(0..3) {
-                0 => Err(5),
-                1 => Err(28),
-                _ if len > 512 => Ok(len - 512),
-                _ => Err(5),
-            },
-            false => Ok(len),
-        }
     }
 
     /// Power is lost: what was under way may have happened in part.
@@ -744,11 +624,15 @@ impl World {
             urls.get(&hash.0).is_some_and(|number| stamp < *number)
         }))
         .with_pins(Box::new(move |hash| pins.contains(&hash.0)));
-        while let Some(read) = recovery.next() {
+        let mut under_way = Vec::new();
+        while !recovery.is_over() {
+            let more = std::iter::from_fn(|| recovery.next_read());
+            under_way.extend(more.take(self.rng.random_range(1..6)));
+            let read = under_way.swap_remove(self.rng.random_range(0..under_way.len()));
             let disk = &self.disks[usize::from(read.device)];
             match self.rng.random_bool(self.plan.faults.read_error / 4.0) {
-                true => recovery.failed(),
-                false => recovery.done(&disk.read(read.offset, read.len as usize)),
+                true => recovery.failed(read),
+                false => recovery.done(read, &disk.read(read.offset, read.len as usize)),
             }
         }
         self.tier = recovery.finish();
@@ -806,40 +690,5 @@ fn config(plan: &Plan, life: u64) -> TierConfig {
         drive_writes_per_day: plan.drive_writes_per_day,
         discard: true,
         life: plan.seed << 16 | life,
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
-    Read,
-    Write,
-    Flush,
-}
-
-fn extent(command: &DiskCommand) -> (Kind, u8, u64, u64) {
-    match command {
-        DiskCommand::Read {
-            device,
-            offset,
-            len,
-            ..
-        } => (Kind::Read, *device, *offset, u64::from(*len)),
-        DiskCommand::Write {
-            device,
-            offset,
-            len,
-            block,
-            ..
-        } => {
-            assert!(*len as usize <= block.len());
-            (Kind::Write, *device, *offset, u64::from(*len))
-        }
-        DiskCommand::Flush { device, .. } => (Kind::Flush, *device, 0, 0),
-        DiskCommand::Discard {
-            device,
-            offset,
-            len,
-            ..
-        } => (Kind::Write, *device, *offset, *len),
     }
 }

@@ -63,6 +63,13 @@ fn config(dir: &Path, with_tcp: bool) -> AdminConfig {
     }
 }
 
+fn pinned(pinned: Result<Pinned, PinError>) -> Reply {
+    Reply::Pinned {
+        pinned,
+        on_drives: false,
+    }
+}
+
 async fn serve(listeners: Listeners) {
     let (node, mut shards) = node();
     let answer = async {
@@ -72,12 +79,12 @@ async fn serve(listeners: Listeners) {
                     Reply::Purged { objects: 2 }
                 }
                 Command::Pin(key) if key.starts_with(b"edge.test/") => {
-                    Reply::Pinned(Ok(Pinned::Kept { bytes: 7 }))
+                    pinned(Ok(Pinned::Kept { bytes: 7 }))
                 }
                 Command::Pin(key) if key.starts_with(b"full.test/") => {
-                    Reply::Pinned(Err(StoreError::TooManyPins { max: 4 }.into()))
+                    pinned(Err(StoreError::TooManyPins { max: 4 }.into()))
                 }
-                Command::Pin(_) => Reply::Pinned(Err(PinError::UnknownHost)),
+                Command::Pin(_) => pinned(Err(PinError::UnknownHost)),
                 Command::Unpin(_) => Reply::Unpinned { was_pinned: true },
                 Command::Pins => Reply::Pins {
                     pins: Vec::new(),

@@ -72,8 +72,12 @@ fn show<T: Serialize>(report: &T, json: bool, text: fn(&T) -> String) -> Exit {
 }
 
 fn pinned(report: &PinReport) -> String {
+    let where_else = match report.on_drives {
+        Some(true) => ", on the drives too",
+        _ => "",
+    };
     match report.bytes {
-        Some(bytes) => format!("kept: {} in {bytes} bytes\n", report.url),
+        Some(bytes) => format!("kept: {} in {bytes} bytes{where_else}\n", report.url),
         None => format!("awaited: {} is kept once it is stored\n", report.url),
     }
 }
@@ -121,6 +125,7 @@ mod tests {
                 None => PinState::Awaited,
             },
             bytes,
+            on_drives: None,
         };
         let mut report = PinsReport {
             pins: vec![
@@ -145,6 +150,8 @@ mod tests {
             pinned(&report.pins[0]),
             "kept: https://edge.test/a in 1536 bytes\n"
         );
+        report.pins[0].on_drives = Some(true);
+        assert!(pinned(&report.pins[0]).ends_with(" in 1536 bytes, on the drives too\n"));
         assert!(pinned(&report.pins[1]).starts_with("awaited: "));
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cache_core::config::{Caching, Limits, Role};
+use cache_core::purge::{DEFAULT_SLOTS, MAX_SLOTS};
 use cache_core::store::StoreConfig;
 use hugepages::PagePolicy;
 
@@ -288,6 +289,13 @@ fn read_memory(s: &mut Section<'_, '_, '_>) -> MemoryConfig {
             StoreConfig::default().max_pins,
             0..=16_384,
             "URLs that may be pinned in a shard, their objects there or not",
+        ),
+        purge_slots: s.bounded(
+            "purge_slots",
+            &COUNT_U32,
+            DEFAULT_SLOTS,
+            1_024..=MAX_SLOTS,
+            "surrogate keys told apart by purges; a tier has 65536 at most, and keeps those it was formatted with",
         ),
     }
 }

@@ -117,6 +117,8 @@ pub struct MemoryConfig {
     pub pinned: u64,
     /// Keys that may be pinned in a shard.
     pub max_pins: u32,
+    /// Slots of the table of purges by surrogate key.
+    pub purge_slots: u32,
 }
 
 #[derive(Clone, Debug)]

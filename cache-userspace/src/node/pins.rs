@@ -39,6 +39,9 @@ pub struct PinReport {
     pub state: PinState,
     /// What a kept object takes of the budget.
     pub bytes: Option<u64>,
+    /// It was written to the tier and flushed: it is there after a crash. Only said in answer to a pin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_drives: Option<bool>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,7 +127,7 @@ impl NodeHandle {
         if let Err(error @ PurgingError::PinRefused(_)) = journalled {
             return Err(error.into());
         }
-        let pinned = match self.pin_in_shard(&key).await {
+        let (pinned, on_drives) = match self.pin_in_shard(&key).await {
             Err(error @ NodeError::Pin { .. }) => {
                 // One that was pinned before stays so.
                 if let Ok(true) = journalled {
@@ -140,7 +143,10 @@ impl NodeHandle {
             Pinned::Kept { bytes } => Some(bytes),
             Pinned::Awaited => None,
         };
-        Ok(PinReport::new(PinnedKey { key, bytes }))
+        Ok(PinReport {
+            on_drives: Some(on_drives),
+            ..PinReport::new(PinnedKey { key, bytes })
+        })
     }
 
     async fn take_pin_back(&self, key: Bytes) -> Result<UnpinReport, NodeError> {
@@ -162,13 +168,17 @@ impl NodeHandle {
         purging.pin(key.clone(), pinned).await
     }
 
-    async fn pin_in_shard(&self, key: &Bytes) -> Result<Pinned, NodeError> {
+    /// Also says whether the object is on the drives for good.
+    async fn pin_in_shard(&self, key: &Bytes) -> Result<(Pinned, bool), NodeError> {
         let refused = |error: PinError| NodeError::Pin {
             url: url_of(key),
             error,
         };
         match self.ask(self.owner(key), Command::Pin(key.clone())).await? {
-            Reply::Pinned(pinned) => pinned.map_err(refused),
+            Reply::Pinned { pinned, on_drives } => {
+                let pinned = pinned.map_err(refused)?;
+                Ok((pinned, on_drives))
+            }
             reply => unreachable!("a shard answers a pin with {reply:?}"),
         }
     }
@@ -193,6 +203,7 @@ impl PinReport {
                 None => PinState::Awaited,
             },
             bytes: pin.bytes,
+            on_drives: None,
         }
     }
 }
@@ -227,6 +238,10 @@ mod tests {
         needed: 5,
     };
 
+    fn pinned(pinned: Result<Pinned, PinError>, on_drives: bool) -> Reply {
+        Reply::Pinned { pinned, on_drives }
+    }
+
     /// Plays the shards: `/kept` is there, `/large` is too large, the rest is awaited.
     fn play(mut receiver: mpsc::Receiver<ShardCommand>) -> JoinHandle<Vec<(ShardId, String)>> {
         tokio::spawn(async move {
@@ -240,12 +255,12 @@ mod tests {
                 asked.push((shard, format!("{command:?}")));
                 let answer = match command {
                     Command::Pin(key) if key.ends_with(b"/large") => {
-                        Reply::Pinned(Err(FULL.into()))
+                        pinned(Err(FULL.into()), false)
                     }
                     Command::Pin(key) if key.ends_with(b"/kept") => {
-                        Reply::Pinned(Ok(Pinned::Kept { bytes: 7 }))
+                        pinned(Ok(Pinned::Kept { bytes: 7 }), true)
                     }
-                    Command::Pin(_) => Reply::Pinned(Ok(Pinned::Awaited)),
+                    Command::Pin(_) => pinned(Ok(Pinned::Awaited), false),
                     Command::Unpin(key) => Reply::Unpinned {
                         was_pinned: key.ends_with(b"/kept"),
                     },
@@ -278,6 +293,7 @@ mod tests {
             url: "https://edge.test/kept".to_owned(),
             state: PinState::Kept,
             bytes: Some(7),
+            on_drives: Some(true),
         };
         assert_eq!(kept, expected);
         let awaited = node.pin("https://edge.test/a").await.expect("pinned");

@@ -7,12 +7,12 @@
 
 use std::sync::Arc;
 
-use cache_core::purge::{self, Purges};
+use cache_core::purge::Purges;
 use cache_core::store::{Store, hash_of, owner_of};
 
 use super::random;
 use crate::config::Config;
-use crate::journal::{self, JournalFile};
+use crate::journal::{self, JournalFile, MAX_PURGE_SLOTS};
 use crate::tier_files::{OpenTier, ShardTier, Wanted};
 
 /// What a node knows from before, or begins with.
@@ -32,11 +32,11 @@ impl Memory {
     /// One line that says which device, what is wrong, and what to do.
     pub fn open(config: &Config, shards: u8, format: bool) -> anyhow::Result<Self> {
         if config.tier.devices.is_empty() {
-            return Self::without_tier();
+            return Self::without_tier(config.memory.purge_slots);
         }
         let wanted = Wanted {
             shards,
-            tag_slots: purge::DEFAULT_SLOTS,
+            tag_slots: config.memory.purge_slots.min(MAX_PURGE_SLOTS),
             format,
         };
         let tier = OpenTier::open(&config.tier, &wanted)?;
@@ -65,11 +65,11 @@ impl Memory {
         }
     }
 
-    fn without_tier() -> anyhow::Result<Self> {
+    fn without_tier(purge_slots: u32) -> anyhow::Result<Self> {
         let seed = u64::from_ne_bytes(random()?);
         Ok(Self {
             seed,
-            purges: Arc::new(Purges::new(seed, purge::DEFAULT_SLOTS)),
+            purges: Arc::new(Purges::new(seed, purge_slots)),
             journal: None,
             tier: None,
         })

@@ -1,17 +1,18 @@
-//! From what the devices hold to the tiers of the shards: one thread a shard, before any of them
+//! From what the devices hold to the tiers of the shards: a few threads a shard, before any of them
 //! runs.
 
 use std::fs::File;
-use std::sync::Arc;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use cache_core::io::ShardId;
 use cache_core::purge::Purges;
-use cache_core::tier::{PinJudge, Recovery, Tier, TierStats, UrlJudge};
+use cache_core::tier::{PinJudge, Recovery, RecoveryRead, Tier, TierStats, UrlJudge};
 use hugepages::blocks::Pool;
 use hugepages::{Backing, PagePolicy};
 
@@ -90,9 +91,8 @@ impl OpenTier {
                 .into_iter()
                 .map(|recovery| {
                     let (ended, done) = (ended.clone(), &done);
-                    let most = self.geometry.segment_bytes() as usize;
                     scope.spawn(move || {
-                        let tier = read_one(recovery, files, most, done);
+                        let tier = read_one(recovery, files, done);
                         drop(ended);
                         tier
                     })
@@ -144,25 +144,83 @@ fn judged(mut recovery: Recovery, judges: Judges) -> Recovery {
     recovery
 }
 
+/// Reads of one shard that are under way at a time.
+const READERS: usize = 4;
+
 /// `done` counts reads.
-fn read_one(
-    mut recovery: Recovery,
-    files: &[&File],
-    most: usize,
-    done: &AtomicU64,
-) -> anyhow::Result<Tier> {
-    let mut buffer = Buffer::new(most).context("memory to read the tier")?;
-    while let Some(wanted) = recovery.next() {
-        let file = files[usize::from(wanted.device)];
-        match buffer.read(file, wanted.offset, wanted.len as usize) {
-            Ok(bytes) if bytes.len() == wanted.len as usize => recovery.done(bytes),
-            Ok(_) => recovery.failed(),
+fn read_one(recovery: Recovery, files: &[&File], done: &AtomicU64) -> anyhow::Result<Tier> {
+    let reading = Reading {
+        recovery: Mutex::new(recovery),
+        answered: Condvar::new(),
+        files,
+        done,
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..READERS)
+            .map(|_| scope.spawn(|| reading.read_all()))
+            .collect();
+        let join = |thread: thread::ScopedJoinHandle<'_, anyhow::Result<()>>| {
+            thread
+                .join()
+                .unwrap_or_else(|_| Err(anyhow!("a thread that read the tier panicked")))
+        };
+        threads.into_iter().try_for_each(join)
+    })?;
+    let recovery = reading.recovery.into_inner();
+    let recovery = recovery.map_err(|_| anyhow!("a thread that read the tier panicked"))?;
+    Ok(recovery.finish())
+}
+
+/// One shard's recovery, as its readers share it.
+struct Reading<'a> {
+    recovery: Mutex<Recovery>,
+    /// There may be something to be read again, or it is over.
+    answered: Condvar,
+    files: &'a [&'a File],
+    done: &'a AtomicU64,
+}
+
+impl Reading<'_> {
+    fn read_all(&self) -> anyhow::Result<()> {
+        let mut buffer = Buffer::new(BLOCK_BYTES).context("memory to read the tier")?;
+        while let Some(wanted) = self.next() {
+            let len = wanted.len as usize;
+            let file = self.files[usize::from(wanted.device)];
+            let read = match len <= buffer.bytes().len() {
+                true => Ok(()),
+                false => Buffer::new(len).map(|larger| buffer = larger),
+            };
+            let read = read.and_then(|()| buffer.read(file, wanted.offset, len));
+            self.answer(wanted, read);
+            self.done.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// None also if another reader panicked, which is told of where it is joined.
+    fn next(&self) -> Option<RecoveryRead> {
+        let mut recovery = self.recovery.lock().ok()?;
+        loop {
+            let next = recovery.next_read();
+            if next.is_some() || recovery.is_over() {
+                return next;
+            }
+            recovery = self.answered.wait_timeout(recovery, PATIENCE).ok()?.0;
+        }
+    }
+
+    fn answer(&self, wanted: RecoveryRead, read: io::Result<&[u8]>) {
+        let Ok(mut recovery) = self.recovery.lock() else {
+            return;
+        };
+        match read {
+            Ok(bytes) if bytes.len() == wanted.len as usize => recovery.done(wanted, bytes),
+            Ok(_) => recovery.failed(wanted),
             Err(error) => {
                 tracing::warn!(%error, device = wanted.device, offset = wanted.offset, "cannot read");
-                recovery.failed();
+                recovery.failed(wanted);
             }
         }
-        done.fetch_add(1, Ordering::Relaxed);
+        self.answered.notify_all();
     }
-    Ok(recovery.finish())
 }

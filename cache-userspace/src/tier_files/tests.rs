@@ -98,9 +98,20 @@ fn damage_is_refused_and_one_good_copy_is_enough() {
     let config = config(dir.path(), &["a"]);
     let path = dir.path().join("a");
     drop(open(&config).expect("made"));
-    overwrite(&path, SUPERBLOCK_OFFSETS[0] + 100, &[1]);
-    assert!(!open(&config).expect("by the second copy").is_new);
-    overwrite(&path, SUPERBLOCK_OFFSETS[1] + 100, &[1]);
+    let whole = std::fs::read(&path).expect("read");
+    for copy in SUPERBLOCK_OFFSETS {
+        overwrite(&path, copy + 100, &[1]);
+        assert_eq!(inspect(&config, 2), [""; 0]);
+        assert!(
+            std::fs::read(&path).expect("read") != whole,
+            "not by looking"
+        );
+        assert!(!open(&config).expect("by the other copy").is_new);
+        assert!(std::fs::read(&path).expect("read") == whole, "written anew");
+    }
+    for copy in SUPERBLOCK_OFFSETS {
+        overwrite(&path, copy + 100, &[1]);
+    }
     let why = refusal(&config);
     assert!(
         why.contains("both copies of the superblock are damaged"),

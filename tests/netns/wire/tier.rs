@@ -111,3 +111,24 @@ fn a_clean_stop_loses_nothing_that_the_tier_took() {
     assert!(edge.counter("tier_recovered_objects") >= held);
     assert!(count(&fetch(&edge, &paths)) > 0);
 }
+
+#[test]
+fn an_answered_pin_and_a_purge_by_key_outlive_a_crash() {
+    let file = TierFile::new("pins");
+    let mut edge = Edge::start_with(Backend::Udp, &file.configuration());
+    let paths = ["/emotes/1.png", "/emotes/2.png"];
+    let body = edge.origin.body(paths[1]);
+    edge.curl(&paths);
+    for path in paths {
+        let said = edge.control(&["pin", &format!("https://edge.test{path}")]);
+        assert!(said.contains("on the drives too"), "{said}");
+    }
+    edge.control(&["purge", "--tag", "emote-1"]);
+    edge.kill_popcache();
+    edge.origin.stop();
+    edge.start_popcache();
+    let answers = edge.curl(&paths);
+    assert!(answers[0].status >= 500, "{:?}", answers[0]);
+    assert!(answers[1].is_hit(), "{:?}", answers[1]);
+    answers[1].assert_body(&body);
+}
