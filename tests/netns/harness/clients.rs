@@ -63,6 +63,12 @@ impl Fetched {
         assert_eq!(self.error, None, "{self:?}");
         assert_eq!(self.status, 200, "{self:?}");
         assert_eq!(self.http_version, version, "{self:?}");
+        self.assert_bytes(expected);
+    }
+
+    /// Asserts exactly these bytes, whatever the status.
+    #[track_caller]
+    pub fn assert_bytes(&self, expected: &[u8]) {
         assert_eq!(self.length, expected.len() as u64, "{self:?}");
         assert_eq!(self.sha256, sha256(expected), "{self:?}");
     }

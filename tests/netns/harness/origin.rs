@@ -1,5 +1,6 @@
 //! The demo origin, and asking it directly: what it holds, and how often it was asked.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,8 @@ pub const ADDRESS: &str = "127.0.0.1:8080";
 
 /// The first start draws its pictures.
 const START: Duration = Duration::from_secs(120);
+/// Among its counts.
+const FILM_BYTES: &str = "__film_bytes";
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 pub struct Origin {
@@ -63,19 +66,44 @@ impl Origin {
 
     /// How often a path was asked for.
     pub fn requests(&self, path: &str) -> u64 {
-        let counts: serde_json::Value =
-            serde_json::from_slice(&self.body("/__counts")).expect("the counts are JSON");
-        counts[path].as_u64().unwrap_or(0)
+        self.counts().get(path).copied().unwrap_or(0)
+    }
+
+    /// What of a film was asked for, and how often.
+    pub fn asked_for(&self, path: &str) -> Vec<(String, u64)> {
+        let counts = self.counts().into_iter();
+        counts
+            .filter(|(target, _)| target.starts_with(path))
+            .collect()
+    }
+
+    /// Body bytes of films that it has sent.
+    pub fn film_bytes(&self) -> u64 {
+        self.counts()[FILM_BYTES]
+    }
+
+    fn counts(&self) -> BTreeMap<String, u64> {
+        serde_json::from_slice(&self.body("/__counts")).expect("the counts are JSON")
+    }
+
+    pub fn post(&self, path: &str) {
+        let response = self.ask("POST", path);
+        assert!(response.starts_with(b"HTTP/1.0 200"), "{path}");
     }
 
     /// HTTP/1.0, so that the body is plain bytes up to the end of the connection.
     fn get(&self, path: &str) -> Vec<u8> {
+        self.ask("GET", path)
+    }
+
+    fn ask(&self, method: &str, path: &str) -> Vec<u8> {
         within(&self.namespace, || {
             let mut stream = TcpStream::connect(ADDRESS).expect("connect to the origin");
             stream
                 .set_read_timeout(Some(TIMEOUT))
                 .expect("bound the wait");
-            write!(stream, "GET {path} HTTP/1.0\r\nHost: {HOST}\r\n\r\n").expect("ask the origin");
+            write!(stream, "{method} {path} HTTP/1.0\r\nHost: {HOST}\r\n\r\n")
+                .expect("ask the origin");
             let mut response = Vec::new();
             stream
                 .read_to_end(&mut response)

@@ -25,6 +25,8 @@ mod fetch;
 mod herd;
 mod keys;
 mod malformed;
+mod ranges;
+
 mod shield;
 mod tcp;
 mod tier;

@@ -139,7 +139,10 @@ fn broken_http2_ends_the_connection() {
         // A stream error is as good where the RFC leaves the choice.
         let reset = outcome.reset.is_some_and(|code| code != 0);
         assert!(ended || reset, "{outcome:?}");
-        assert_ne!(outcome.status, Some(200), "{outcome:?}");
+        // Two of the cases begin with a request that is in order, which may be answered first.
+        if !["h2-5.1.1-stream-id-falls", "h2-6.4-reset-length"].contains(&&*outcome.name) {
+            assert_ne!(outcome.status, Some(200), "{outcome:?}");
+        }
     }
     edge.curl_with(&["--version", "v2"], &["/size/10"])[0]
         .assert_body_over("h2", &edge.origin.body("/size/10"));
