@@ -508,6 +508,13 @@ impl Shard {
             Err(error) => {
                 without_room(&self.stats, flight, &error);
                 head.stored = false;
+                let supply = flight.supply;
+                let heap = self.heap_bytes + head.length.unwrap_or(0);
+                if heap > self.config.limits.max_heap_fill {
+                    // Held back, it would be cut off in the end: each waiter is passed its own.
+                    self.stop_supply(id, supply, out);
+                    return self.end_flight(now, id, Outcome::Private, out);
+                }
             }
         }
         let head = Arc::new(head);

@@ -14,6 +14,7 @@ on_both_backends! {
     a_whole_film_travels_once,
     slices_of_two_editions_never_mix,
     an_origin_without_ranges_is_asked_once_for_the_whole,
+    what_memory_has_no_room_for_is_passed_on_whole,
 }
 
 /// A film as the origin has it now, which is not counted.
@@ -156,4 +157,13 @@ fn an_origin_without_ranges_is_asked_once_for_the_whole(backend: Backend) {
         1,
         "{asked:?}"
     );
+}
+
+fn what_memory_has_no_room_for_is_passed_on_whole(backend: Backend) {
+    let edge = Edge::start_with(backend, "[memory]\nram = \"64 MiB\"\n");
+    let path = "/film/60000000?ranges=0";
+    let body = film(&edge, path);
+    for _ in 0..2 {
+        edge.curl(&[path])[0].assert_body(&body);
+    }
 }
