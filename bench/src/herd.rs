@@ -74,6 +74,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         client_core: None,
         templates: &[],
         keys: 0,
+        ram: "256 MiB",
         patience: if options.quick {
             QUICK_PATIENCE
         } else {

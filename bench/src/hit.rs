@@ -224,6 +224,7 @@ fn run_suite(suite: &Suite, options: &Options) -> Result<ExitCode> {
         client_core: Some(1),
         templates: &[ONE_K, FOUR_K, SIXTY_FOUR_K],
         keys: KEYS,
+        ram: "256 MiB",
         patience: if options.quick {
             QUICK_PATIENCE
         } else {

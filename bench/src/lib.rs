@@ -7,7 +7,7 @@
 //! bridge      HTTP/1.1 in, HTTP/3 out, for test suites
 //! nginx       Debian 13's nginx in a private root
 //!
-//! hit herd    the benchmarks of the whole
+//! hit herd range  the benchmarks of the whole
 //! engine      the benchmark of index, memory and eviction
 //! tier        the benchmark of the tier on drives
 //! site        what they run on: network, origin, servers that take turns
@@ -34,5 +34,6 @@ pub mod nginx;
 pub mod origin;
 pub mod place;
 pub mod process;
+pub mod range;
 pub mod site;
 pub mod tier;

@@ -31,6 +31,8 @@ enum Tool {
     Hit(cli::bench::HitArguments),
     /// Benchmark cached objects over HTTP/2 and HTTP/1.1: popcache beside nginx
     H2(cli::bench::HitArguments),
+    /// Benchmark many clients that ask for parts of one large object that is not cached
+    Range(cli::bench::Arguments),
     /// Benchmark a thundering herd for one object that is not cached
     Herd(cli::bench::Arguments),
     /// Benchmark the cache engine alone: miss ratios, time per get, memory
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Tool::Bridge(arguments) => cli::bridge::run(arguments),
         Tool::Hit(arguments) => cli::bench::run_hit(arguments),
         Tool::H2(arguments) => cli::bench::run_h2(arguments),
+        Tool::Range(arguments) => cli::bench::run_range(arguments),
         Tool::Herd(arguments) => cli::bench::run_herd(arguments),
         Tool::Engine(arguments) => cli::engine::run(arguments),
         Tool::Tier(arguments) => cli::tier::run(arguments),

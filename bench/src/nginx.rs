@@ -269,6 +269,20 @@ http {{
             proxy_cache_lock_age 120s;
             add_header cache-status $cache_status;
         }}
+        location /film/ {{
+            slice 1m;
+            proxy_pass http://origin;
+            proxy_http_version 1.1;
+            proxy_set_header Connection \"\";
+            proxy_set_header Range $slice_range;
+            proxy_cache bench;
+            proxy_cache_key $uri$is_args$args$slice_range;
+            proxy_cache_valid 200 206 1h;
+            proxy_cache_lock on;
+            proxy_cache_lock_timeout 120s;
+            proxy_cache_lock_age 120s;
+            add_header cache-status $cache_status;
+        }}
     }}
 }}
 "

@@ -61,6 +61,8 @@ pub struct Plan<'a> {
     /// What the baseline holds: templates and how many keys each has.
     pub templates: &'a [&'a str],
     pub keys: usize,
+    /// Memory of popcache.
+    pub ram: &'a str,
     /// What a download of a peer may take.
     pub patience: Duration,
 }
@@ -191,7 +193,7 @@ pin_dir = "{dir}/bpf/popcache"
 [tls]
 names = ["{NAME}"]
 [memory]
-ram = "256 MiB"
+ram = "{ram}"
 pages = "auto"
 [[origin]]
 name = "demo"
@@ -206,6 +208,7 @@ level = "info"
 "#,
             listen = self.address(Kind::Popcache),
             cores = plan.server_cores,
+            ram = plan.ram,
             interface = self.network.interface(Kind::Popcache.place()),
             origin = self.origin,
         )

@@ -134,7 +134,7 @@ fn a_herd_gets_identical_bodies() {
         connections: 20,
         ..options(server, paths, 0)
     };
-    let report = herd(&run, 2000).expect("a herd");
+    let report = herd(&run, 2000, false).expect("a herd");
     assert_eq!((report.failed, report.identical), (0, 2000), "{report}");
     assert_eq!(report.wait_us.count, 2000);
 }

@@ -153,13 +153,19 @@ pub struct Limits {
     pub max_ranges: usize,
     /// Largest object kept in slices; a larger one is streamed through.
     pub max_sliced: u64,
+    /// Slices that this shard fetches at the same time (as their owner); more wait for their turn.
+    pub max_slice_fetches: usize,
+    /// How long a slice may wait for its turn; past it 503, or the answer is cut off.
+    pub slice_wait: Duration,
     /// Largest object kept; a larger one is streamed through.
     pub max_object: u64,
     /// Body bytes an upstream fetch may deliver ahead of their consumption.
     pub fetch_window: u32,
-    /// Body bytes of this shard's fills that found no room in the arena, all together; past it such
-    /// a fetch fails.
+    /// Body bytes of this shard's fills that found no room in the arena, all together. Past half of it
+    /// such a body is held back by its slowest reader; past all of it its fetch fails.
     pub max_heap_fill: u64,
+    /// How long a request may take nothing of a body that is held back by it; then it is cut off.
+    pub window_patience: Duration,
     /// Bytes copied out of the arena for clients so slow that they hold up its reuse; past it their
     /// answers are cut off.
     pub max_copied_out: u64,
@@ -193,9 +199,12 @@ impl Default for Limits {
             max_variants: 64,
             max_ranges: 16,
             max_sliced: 64 << 30,
+            max_slice_fetches: 16,
+            slice_wait: Duration::from_secs(60),
             max_object: 64 << 20,
             fetch_window: 1 << 20,
             max_heap_fill: 32 << 20,
+            window_patience: Duration::from_secs(30),
             max_copied_out: 32 << 20,
             max_lane_backlog: 65_536,
             uncacheable_ttl: Duration::from_secs(10),

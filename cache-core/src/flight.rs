@@ -13,8 +13,11 @@
 //! ```
 
 mod led;
+mod line;
 mod local;
+mod pieces;
 mod uncacheable;
+mod window;
 
 #[cfg(test)]
 mod tests;
@@ -35,8 +38,11 @@ use crate::purge::{Purges, TagSlot, Verdict};
 use crate::store::{KeyHash, ObjectMeta, Span};
 
 pub use led::{Flights, LedPiece, Owned, Subscriber, Supply};
-pub use local::{Local, Locals};
+pub use line::Line;
+pub use local::{Local, Locals, Progress};
+pub use pieces::Pieces;
 pub use uncacheable::Uncacheable;
+pub use window::{Pace, Window};
 
 /// Names a [`Local`] flight of one shard; never reused while the shard lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -142,6 +148,9 @@ pub enum FlightEvent {
     /// The resource has variants: whoever waits asks for the one that it selects.
     Varies(Arc<Rule>),
     Pieces(Vec<Piece>),
+    /// The body is longer than what is held of it: nobody joins any more, and the owner is to be told how
+    /// far those who follow have come.
+    Window,
     End(Outcome),
 }
 

@@ -13,6 +13,7 @@
 //!  variants.rs   which variant of a resource a request selects
 //!  validations.rs  confirming stale objects, serving them when the origin fails
 //!  passes.rs     fetches for one request only
+//!  windows.rs    bodies that outgrow what may be held, passed on in step
 //!  pins.rs       objects that an operator wants kept
 //!  explain.rs    what is known of an object, for operators
 //!  tiers.rs      flights that read the second tier; what leaves memory for it
@@ -40,6 +41,7 @@ mod tcp;
 mod tiers;
 mod validations;
 mod variants;
+mod windows;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -52,7 +54,7 @@ use crate::config::ShardConfig;
 use crate::conn::client::ClientId;
 use crate::conn::h3::{self, FieldSection};
 use crate::conn::quic::{Conn, Quic, QuicSetup, Route};
-use crate::flight::{FlightEvent, Flights, Locals, Target, Ticket, Uncacheable, Waiter};
+use crate::flight::{FlightEvent, Flights, Line, Locals, Target, Ticket, Uncacheable, Waiter};
 use crate::http::vary::Rules;
 use crate::io::{Command, Datagram, FetchId, Input, Now, OriginId, Outbox, Reply, ShardId};
 use crate::stats::ShardStats;
@@ -96,6 +98,12 @@ pub enum LaneMessage {
     },
     /// The sender has no more use for the spans of a flight that has ended.
     Done { fetch: FetchId },
+    /// The requests of the sender that follow a flight have all taken so many pieces of its body.
+    Taken {
+        ticket: Ticket,
+        fetch: FetchId,
+        pieces: u64,
+    },
     /// An unsafe request changed what the key names (RFC 9111 section 4.4).
     Invalidate(Bytes),
     /// The sender waits to use a segment again until the receiver has taken a turn.
@@ -128,6 +136,8 @@ pub struct Shard {
     routes: Routes,
     locals: Locals,
     flights: Flights,
+    /// Slices to be fetched.
+    line: Line,
     passes: HashMap<FetchId, Pass, RandomState>,
     /// Counted by its holders: requests that are passed on and may have a body.
     bodies: Arc<()>,
@@ -195,6 +205,7 @@ impl Shard {
             routes: Routes::new(&config),
             locals: Locals::default(),
             flights: Flights::default(),
+            line: Line::default(),
             passes: HashMap::default(),
             bodies: Arc::default(),
             uncacheable: Uncacheable::new(limits.max_uncacheable, limits.uncacheable_ttl),
@@ -270,8 +281,11 @@ impl Shard {
     pub fn next_timeout(&self) -> Option<Instant> {
         let tier = self.tier.as_ref().and_then(Tier::next_timeout);
         let gauges = self.next_tier_gauges;
+        let slices = self.line.due(self.config.limits.slice_wait);
         let timeouts = self.quic.next_timeout().into_iter();
-        timeouts.chain(tier).chain(gauges).min()
+        let timeouts = timeouts.chain(tier).chain(gauges).chain(slices);
+        let windows = self.locals.due(self.config.limits.window_patience);
+        timeouts.chain(windows).min()
     }
 
     /// Work is left over from the last turn.
@@ -332,6 +346,11 @@ impl Shard {
                 event,
             } => self.flight_event(now, from, ticket, fetch, event, out),
             LaneMessage::Done { fetch } => self.flight_done(fetch, from),
+            LaneMessage::Taken {
+                ticket,
+                fetch,
+                pieces,
+            } => self.taken(now, fetch, (from, ticket), pieces, out),
             LaneMessage::Invalidate(key) => {
                 self.forget_key(&key, false);
             }
@@ -433,8 +452,10 @@ impl Shard {
     fn turn(&mut self, now: Now, max_transmits: usize, out: &mut Outbox) {
         self.quic.expire(now.mono);
         self.turn_tier(now, out);
+        self.expire_slices(now, out);
         self.serve_ready(now, out);
         self.serve_connections(now, max_transmits, out);
+        self.tell_progress(now, out);
         self.let_go(now, out);
         self.send_hit_notes(out);
         self.turn_store(now);
@@ -524,6 +545,7 @@ impl Shard {
         self.stats.varying.set(self.rules.len() as u64);
         self.stats.uncacheable.set(self.uncacheable.len() as u64);
         self.stats.unsliceable.set(self.unsliceable.len() as u64);
+        self.stats.slices_waiting.set(self.line.len() as u64);
         self.publish_tier(now);
         if self.next_gauges.is_none_or(|due| now.mono >= due) {
             self.next_gauges = Some(now.mono + GAUGE_INTERVAL);

@@ -117,6 +117,11 @@ shard_stats! {
     fills_stored,
     /// Fills that found no room and were streamed without being kept.
     fills_without_room,
+    /// Bodies that outgrew `limits.max_heap_fill` or `max_object` on their way, and were passed on in step
+    /// with those who followed.
+    windows,
+    /// Requests cut off because they took nothing of such a body for `limits.window_patience`.
+    waiters_left_behind,
     /// Resources known to have variants (gauge).
     varying,
     /// Keys marked uncacheable (gauge).
@@ -129,6 +134,12 @@ shard_stats! {
     slices_ahead,
     /// Slices that were of another version than the object noted, which was forgotten.
     slices_changed,
+    /// Slices that were wanted while `limits.max_slice_fetches` were being fetched.
+    slices_queued,
+    /// Those of them that wait now (gauge).
+    slices_waiting,
+    /// Slices that waited for longer than `limits.slice_wait`: 503, or the answer is cut off.
+    slices_refused,
     /// Responses cut off because the origin failed in the middle.
     responses_aborted,
     /// Bytes copied out of the arena because a slow client held up its reuse.

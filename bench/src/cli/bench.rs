@@ -1,10 +1,10 @@
-//! `popcache-bench hit` and `popcache-bench herd`.
+//! `popcache-bench hit`, `herd` and `range`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use popcache_bench::{herd, hit};
+use popcache_bench::{herd, hit, range};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -51,6 +51,11 @@ pub fn run_h2(arguments: HitArguments) -> Result<ExitCode> {
 pub fn run_herd(arguments: Arguments) -> Result<ExitCode> {
     let Arguments { quick, json, runs } = arguments;
     herd::run(&herd::Options { quick, json, runs })
+}
+
+pub fn run_range(arguments: Arguments) -> Result<ExitCode> {
+    let Arguments { quick, json, runs } = arguments;
+    range::run(&range::Options { quick, json, runs })
 }
 
 /// Fetches the peers beforehand, so that the first benchmark does not have to.

@@ -49,6 +49,9 @@ pub struct Arguments {
     /// Send N requests for one path at once instead of a steady load
     #[arg(long, value_name = "N", conflicts_with_all = ["rate", "requests"])]
     herd: Option<usize>,
+    /// With --herd: the path is a film's (/film/BYTES), and each request is for another part of it
+    #[arg(long, requires = "herd")]
+    parts: bool,
     /// Give up after this many seconds without progress
     #[arg(long, default_value_t = 30.0)]
     timeout: f64,
@@ -84,7 +87,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let options = arguments.options()?;
     let failed = match arguments.herd {
         Some(count) => {
-            let report = herd(&options, count)?;
+            let report = herd(&options, count, arguments.parts)?;
             print(arguments.json, &report, &report)?;
             report.failed
         }

@@ -32,9 +32,9 @@ pub enum Malformed {
 /// dynamic table at zero.
 pub(super) const CONTROL_PREFACE: [u8; 3] = [0x00, 0x04, 0x00];
 
-/// A GET as one HEADERS frame.
-pub(super) fn encode_get(authority: &str, target: &str) -> Vec<u8> {
-    let section = encode_section(authority, target);
+/// A GET as one HEADERS frame, of a range or of the whole.
+pub(super) fn encode_get(authority: &str, target: &str, range: Option<&str>) -> Vec<u8> {
+    let section = encode_section(authority, target, range);
     let mut frame = vec![FRAME_HEADERS as u8];
     encode_varint(section.len() as u64, &mut frame);
     frame.extend_from_slice(&section);

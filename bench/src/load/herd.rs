@@ -39,15 +39,18 @@ pub struct HerdReport {
     /// while the herd waited.
     pub resident_before: u64,
     pub resident_waiting: u64,
+    /// Processor time of the watched processes from the first request to the last answer.
+    pub server_cpu_us: f64,
 }
 
 /// Sends `count` requests for the one path of `options` over its connections, as fast as they go.
 ///
-/// Bodies are always compared with the origin's.
+/// Bodies are always compared with the origin's. `parts`: the path is a film's, and each request is for
+/// another part of it.
 ///
 /// # Errors
 /// Bad options, a path without a known body, a server that does not answer, sockets that fail.
-pub fn herd(options: &Options, count: usize) -> Result<HerdReport> {
+pub fn herd(options: &Options, count: usize, parts: bool) -> Result<HerdReport> {
     options.check()?;
     within("herd", count, 1, MAX_HERD)?;
     ensure!(
@@ -58,13 +61,18 @@ pub fn herd(options: &Options, count: usize) -> Result<HerdReport> {
     if let Some(core) = options.core {
         cpu::pin(core)?;
     }
-    let targets = Targets::new(&options.name, options.paths.clone(), true)?;
+    let targets = match parts {
+        true => Targets::parts(&options.name, &options.paths[0], count)?,
+        false => Targets::new(&options.name, options.paths.clone(), true)?,
+    };
     let mut engine = Engine::new(options.remote, &options.name, options.sockets, targets)?;
     let mut tally = Tally::new();
     let connections = connect_all(&mut engine, options.connections, options, &mut tally)?;
     let resident_before = resident(&options.watch)?;
+    let cpu_before = cpu::time_of(&options.watch)?;
     let mut herd = Herd {
         options,
+        parts,
         engine,
         tally,
         started: Vec::with_capacity(count),
@@ -75,12 +83,17 @@ pub fn herd(options: &Options, count: usize) -> Result<HerdReport> {
     };
     herd.issue(count, &connections)?;
     herd.wait(count)?;
+    let cpu = cpu::time_of(&options.watch)?.saturating_sub(cpu_before);
     herd.engine.close_all(Instant::now())?;
-    Ok(herd.report(count, resident_before))
+    let mut report = herd.report(count, resident_before);
+    report.server_cpu_us = cpu.as_secs_f64() * 1e6;
+    Ok(report)
 }
 
 struct Herd<'a> {
     options: &'a Options,
+    /// Each request has a target of its own.
+    parts: bool,
     engine: Engine,
     tally: Tally,
     /// When each request started, ascending.
@@ -98,7 +111,8 @@ impl Herd<'_> {
         for connection in connections {
             let now = Instant::now();
             for _ in 0..share.min(count - self.started.len()) {
-                self.engine.request(*connection, 0, now);
+                let target = if self.parts { self.started.len() } else { 0 };
+                self.engine.request(*connection, target, now);
                 self.started.push(now);
             }
             self.step(now)?;
@@ -167,6 +181,7 @@ impl Herd<'_> {
             first_byte_us: distribution(&self.tally.first_byte),
             resident_before,
             resident_waiting: self.resident_waiting,
+            server_cpu_us: 0.0,
         }
     }
 }

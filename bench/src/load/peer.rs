@@ -251,7 +251,7 @@ impl Exchange {
 
     fn outcome(&self, shared: &mut Shared) -> Result<super::qpack::Head, Failure> {
         let head = self.response.finish().map_err(|_| Failure::Malformed)?;
-        if head.status != 200 {
+        if head.status != shared.targets.status(self.key) {
             return Err(Failure::Status(head.status));
         }
         let whole = !self.wrong_body && shared.targets.is_whole(self.key, self.response.received);

@@ -26,7 +26,7 @@ pub struct Head {
 }
 
 /// The field section of a GET.
-pub(super) fn encode_section(authority: &str, target: &str) -> Vec<u8> {
+pub(super) fn encode_section(authority: &str, target: &str, range: Option<&str>) -> Vec<u8> {
     let mut section = vec![0, 0];
     // :method GET and :scheme https, whole, from the static table.
     section.extend_from_slice(&[0xc0 | 17, 0xc0 | 23]);
@@ -34,6 +34,12 @@ pub(super) fn encode_section(authority: &str, target: &str) -> Vec<u8> {
         section.push(0x50 | index);
         encode_prefixed(value.len() as u64, 7, &mut section);
         section.extend_from_slice(value.as_bytes());
+    }
+    if let Some(range) = range {
+        // A literal with the name `range`.
+        section.extend_from_slice(b"\x25range");
+        encode_prefixed(range.len() as u64, 7, &mut section);
+        section.extend_from_slice(range.as_bytes());
     }
     section
 }

@@ -1,11 +1,13 @@
 //! What is asked for: the targets of a run, how they are chosen, and which bytes are right.
 
-use anyhow::{Result, ensure};
+use std::ops::Range;
+
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use rand::Rng;
 
 use super::h3::encode_get;
-use crate::origin::body;
+use crate::origin::{body, film};
 
 /// Targets of one run.
 pub const MAX_TARGETS: usize = 1_000_000;
@@ -22,6 +24,8 @@ struct Target {
     request: Vec<u8>,
     /// The origin's body, made at the first check.
     expected: Option<Bytes>,
+    /// What of a film is asked for.
+    part: Option<Range<u64>>,
 }
 
 impl Targets {
@@ -56,11 +60,40 @@ impl Targets {
         let list = paths
             .into_iter()
             .map(|path| Target {
-                request: encode_get(authority, &path),
+                request: encode_get(authority, &path, None),
                 path,
                 expected: None,
+                part: None,
             })
             .collect();
+        Ok(Self { list, verify })
+    }
+
+    /// `count` equal parts that make up a whole film (`/film/BYTES`), each a target of its own.
+    ///
+    /// # Errors
+    /// A path that is no film's, or no part.
+    pub fn parts(authority: &str, path: &str, count: usize) -> Result<Self> {
+        let length = film::length_of(path);
+        let length = length.with_context(|| format!("`{path}` is no /film/BYTES"))?;
+        ensure!(
+            count > 0 && count <= MAX_TARGETS && length >= count as u64,
+            "{length} bytes cannot be asked for in {count} parts"
+        );
+        let bound = |n: usize| (u128::from(length) * n as u128 / count as u128) as u64;
+        let list = (0..count)
+            .map(|n| {
+                let part = bound(n)..bound(n + 1);
+                let range = format!("bytes={}-{}", part.start, part.end - 1);
+                Target {
+                    request: encode_get(authority, path, Some(&range)),
+                    path: path.to_owned(),
+                    expected: None,
+                    part: Some(part),
+                }
+            })
+            .collect();
+        let verify = true;
         Ok(Self { list, verify })
     }
 
@@ -77,6 +110,16 @@ impl Targets {
         if !self.verify {
             return true;
         }
+        if let Target {
+            part: Some(asked),
+            path,
+            ..
+        } = &self.list[key]
+        {
+            let start = asked.start + offset;
+            let end = start + part.len() as u64;
+            return end <= asked.end && film::film(path, 0, start..end) == part;
+        }
         let expected = self.expected(key);
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         expected
@@ -84,8 +127,19 @@ impl Targets {
             .is_some_and(|rest| rest.starts_with(part))
     }
 
+    /// The status of a right answer.
+    pub(super) fn status(&self, key: usize) -> u16 {
+        match self.list[key].part {
+            Some(_) => 206,
+            None => 200,
+        }
+    }
+
     /// Whether a body of `length` bytes, all of which matched, is complete.
     pub(super) fn is_whole(&mut self, key: usize, length: u64) -> bool {
+        if let Some(part) = &self.list[key].part {
+            return part.end - part.start == length;
+        }
         !self.verify || self.expected(key).len() as u64 == length
     }
 

@@ -142,7 +142,8 @@ fn film_seed(target: &str, edition: u64) -> u64 {
     seed(path, None).wrapping_add(edition << 48)
 }
 
-fn length_of(target: &str) -> Option<u64> {
+/// Bytes of a film; `None`: the target is none.
+pub fn length_of(target: &str) -> Option<u64> {
     let (path, _) = split(target);
     let length = path.strip_prefix("/film/")?.split('/').next()?;
     length.parse().ok().filter(|length| *length <= MAX_FILM)

@@ -69,13 +69,17 @@ pub(super) async fn respond(
             state.films.next_edition();
             return Ok(plain(StatusCode::OK, "another edition\n".into()));
         }
-        _ if path.starts_with("/film/") => return Ok(film(state, &request, &target)),
+        _ if path.starts_with("/film/") => {}
         _ => state.count(&target),
     }
     let asked = match Asked::read(state, query) {
         Ok(asked) => asked,
         Err(reason) => return Ok(plain(StatusCode::BAD_REQUEST, reason)),
     };
+    if path.starts_with("/film/") {
+        tokio::time::sleep(asked.delay).await;
+        return Ok(film(state, &request, &target));
+    }
     let mut answer = answer(state, &request, &target);
     tokio::time::sleep(asked.delay + answer.wait).await;
     if let Some(value) = asked.cache_control {

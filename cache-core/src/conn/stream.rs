@@ -10,7 +10,7 @@ use quinn_proto::{StreamId, WriteError};
 
 use crate::conn::client::Client;
 use crate::conn::h3::{FieldSection, RequestReader};
-use crate::flight::{Slice, Target, Ticket};
+use crate::flight::{Pieces, Slice, Target, Ticket};
 use crate::http::cache_control::RequestDirectives;
 use crate::http::cache_status::Forward;
 use crate::http::conditional::{self, Conditions};
@@ -146,6 +146,8 @@ pub enum Source {
 #[derive(Clone, Debug)]
 pub struct Following {
     pub ticket: Ticket,
+    /// The piece that the flight knows it to have come to.
+    pub at: usize,
     /// `None`: still without the head.
     pub taken: Option<Taken>,
     /// Why the request was forwarded, for Cache-Status.
@@ -190,6 +192,8 @@ pub struct Current {
     pub index: u32,
     pub ticket: Ticket,
     pub cursor: Cursor,
+    /// The piece that the flight knows it to have come to.
+    pub at: usize,
     /// It is in the flight's list of waiters.
     pub waiting: bool,
 }
@@ -212,7 +216,7 @@ pub struct Cursor {
 
 impl Cursor {
     /// Moves to the piece that has the byte at offset `want`, or to the end of what there is.
-    pub fn seek(&mut self, pieces: &[Bytes], want: u64) {
+    pub fn seek(&mut self, pieces: &Pieces, want: u64) {
         if want < self.at {
             *self = Self::default();
         }
@@ -228,13 +232,16 @@ impl Cursor {
 }
 
 impl Source {
-    /// The flight that is followed, and whether its next news is waited for.
-    pub fn followed(&mut self) -> Option<(Ticket, &mut bool)> {
+    /// The flight that is followed, the piece that it was said to have come to, and whether its next news
+    /// is waited for.
+    pub fn followed(&mut self) -> Option<(Ticket, usize, &mut bool)> {
         match self {
-            Self::Flight(following) => Some((following.ticket, &mut following.waiting)),
+            Self::Flight(following) => {
+                Some((following.ticket, following.at, &mut following.waiting))
+            }
             Self::Slices(slicing) => {
                 let current = slicing.current.as_mut()?;
-                Some((current.ticket, &mut current.waiting))
+                Some((current.ticket, current.at, &mut current.waiting))
             }
             Self::Done | Self::Pass { .. } => None,
         }

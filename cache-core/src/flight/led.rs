@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 
-use super::{FlightHead, Piece, Target, Ticket, is_valid, is_variant};
+use super::{FlightHead, Piece, Target, Ticket, Window, is_valid, is_variant};
 use crate::http::slices::Probe;
 use crate::io::{FetchId, ShardId};
 use crate::purge::Purges;
@@ -56,6 +56,10 @@ pub struct Owned {
     pub probe: Option<Probe>,
     /// Body bytes that are wanted, of a response that has more.
     pub enough: Option<u64>,
+    /// It has one of the places of [`super::Line`].
+    pub in_line: bool,
+    /// No more of the body is held than this; `pieces` are empty from then on.
+    pub window: Option<Window>,
 }
 
 /// A [`Piece`] as its owner remembers it.
@@ -66,6 +70,13 @@ pub enum LedPiece {
 }
 
 impl LedPiece {
+    pub fn heap_bytes(&self) -> u64 {
+        match self {
+            Self::Span(_) => 0,
+            Self::Heap(bytes) => bytes.len() as u64,
+        }
+    }
+
     pub fn told(&self) -> Piece {
         match self {
             Self::Span(span) => Piece::Span(*span),
@@ -143,6 +154,8 @@ impl Flights {
                 closed: false,
                 probe: None,
                 enough: None,
+                in_line: false,
+                window: None,
             },
         );
     }

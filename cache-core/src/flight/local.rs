@@ -1,12 +1,14 @@
 //! The waiters' side: requests of one shard that follow a flight, and the pieces they are served from.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 
-use super::{FlightHead, Outcome, Target, Ticket, Waiter, is_valid, is_variant};
+use super::{FlightHead, Outcome, Pace, Pieces, Target, Ticket, Waiter, is_valid, is_variant};
+use crate::io::{FetchId, ShardId};
 use crate::purge::Purges;
 
 /// The waiters' side of a flight on one shard.
@@ -15,7 +17,7 @@ pub struct Local {
     /// [`Purges::stamp`] when it was opened here; the owner's is in the head.
     pub(super) stamp: u32,
     pub head: Option<Arc<FlightHead>>,
-    pub pieces: Vec<Bytes>,
+    pub pieces: Pieces,
     pub outcome: Option<Outcome>,
     /// The request that began it.
     pub leader: Option<Waiter>,
@@ -25,7 +27,62 @@ pub struct Local {
     ready: Vec<Waiter>,
     /// Requests that still take pieces from here (idle, ready, or blocked by flow control).
     followers: usize,
+    /// How many of them have come to which piece.
+    positions: BTreeMap<usize, usize>,
+    /// The owner is to be told how far they have come.
+    pace: Option<Pace>,
     queued: bool,
+}
+
+/// How far the followers of a flight have come: its owner, its name there and here, pieces that all
+/// have taken.
+pub type Progress = (ShardId, Ticket, FetchId, u64);
+
+impl Local {
+    /// It has ended, or ends without more.
+    pub fn is_over(&self) -> bool {
+        self.outcome.is_some()
+    }
+
+    /// The piece that the slowest follower wants next.
+    fn slowest(&self) -> Option<usize> {
+        let (at, _) = self.positions.first_key_value()?;
+        Some(*at)
+    }
+
+    /// A follower holds up others by not taking what is there.
+    fn is_held_up(&self) -> bool {
+        self.slowest().is_some_and(|at| at < self.pieces.end())
+    }
+
+    /// Drops what nobody needs, and leaves behind who takes nothing for too long: how many those are,
+    /// and what the owner is to be told.
+    fn keep_up(&mut self, now: Instant, patience: Duration) -> (u64, Option<u64>) {
+        let mut left_behind = 0;
+        while self.is_held_up()
+            && self.slowest() == self.pace.as_ref().map(|pace| pace.told)
+            && self
+                .pace
+                .as_ref()
+                .is_some_and(|pace| pace.due(patience) <= now)
+            && let Some((_, count)) = self.positions.pop_first()
+        {
+            left_behind += count as u64;
+        }
+        let (end, slowest) = (self.pieces.end(), self.slowest());
+        let Some(pace) = &mut self.pace else {
+            return (left_behind, None);
+        };
+        if slowest.is_none_or(|at| at > pace.told) {
+            let is_news = slowest.is_some() || pace.told != usize::MAX;
+            pace.told = slowest.unwrap_or(usize::MAX);
+            pace.since = now;
+            self.pieces.drop_before(pace.told.min(end));
+            let taken = slowest.map_or(Pace::GONE, |at| at as u64);
+            return (left_behind, is_news.then_some(taken));
+        }
+        (left_behind, None)
+    }
 }
 
 /// All local flights of a shard.
@@ -36,6 +93,8 @@ pub struct Locals {
     ready: VecDeque<Ticket>,
     next: u64,
     followers: usize,
+    /// Flights that have a [`Pace`].
+    paced: Vec<Ticket>,
 }
 
 impl Locals {
@@ -79,12 +138,14 @@ impl Locals {
                 target,
                 stamp,
                 head: None,
-                pieces: Vec::new(),
+                pieces: Pieces::default(),
                 outcome: None,
                 leader: None,
                 idle: Vec::new(),
                 ready: Vec::new(),
                 followers: 0,
+                positions: BTreeMap::new(),
+                pace: None,
                 queued: false,
             },
         );
@@ -102,8 +163,84 @@ impl Locals {
     pub fn follow(&mut self, ticket: Ticket) {
         if let Some(flight) = self.flights.get_mut(&ticket) {
             flight.followers += 1;
+            *flight.positions.entry(0).or_default() += 1;
             self.followers += 1;
         }
+    }
+
+    /// A follower that was at piece `at` is now at `to`.
+    pub fn moved(&mut self, ticket: Ticket, at: &mut usize, to: usize) {
+        let from = std::mem::replace(at, to);
+        if from == to {
+            return;
+        }
+        if let Some(flight) = self.flights.get_mut(&ticket) {
+            // One that was left behind has no place any more.
+            if leave(&mut flight.positions, from) {
+                *flight.positions.entry(to).or_default() += 1;
+            }
+        }
+    }
+
+    /// The next piece of a body.
+    pub fn push(&mut self, ticket: Ticket, piece: Bytes, now: Instant) {
+        let Some(flight) = self.flights.get_mut(&ticket) else {
+            return;
+        };
+        let held_up = flight.is_held_up();
+        if let Some(pace) = flight.pace.as_mut().filter(|_| !held_up) {
+            pace.since = now;
+        }
+        flight.pieces.push(piece);
+    }
+
+    /// From now on nobody joins, and the owner is told how far those who follow have come.
+    pub fn keep_pace(&mut self, ticket: Ticket, owner: ShardId, fetch: FetchId, now: Instant) {
+        self.close(ticket);
+        if let Some(flight) = self.flights.get_mut(&ticket) {
+            flight.pace = Some(Pace {
+                owner,
+                fetch,
+                told: 0,
+                since: now,
+            });
+            self.paced.push(ticket);
+        }
+    }
+
+    pub fn has_paces(&self) -> bool {
+        !self.paced.is_empty()
+    }
+
+    /// What owners are to be told, and how many followers were left behind for taking nothing for as
+    /// long as `patience` while there was something.
+    pub fn progress(&mut self, now: Instant, patience: Duration) -> (Vec<Progress>, u64) {
+        let (mut news, mut left_behind) = (Vec::new(), 0);
+        let flights = &mut self.flights;
+        self.paced.retain(|&ticket| {
+            let flight = flights.get_mut(&ticket);
+            let Some(flight) = flight.filter(|flight| !flight.is_over()) else {
+                return false;
+            };
+            let (count, taken) = flight.keep_up(now, patience);
+            left_behind += count;
+            if let (Some(pace), Some(taken)) = (&flight.pace, taken) {
+                news.push((pace.owner, ticket, pace.fetch, taken));
+            }
+            true
+        });
+        (news, left_behind)
+    }
+
+    /// When a follower that takes nothing is left behind.
+    pub fn due(&self, patience: Duration) -> Option<Instant> {
+        let flights = self
+            .paced
+            .iter()
+            .filter_map(|ticket| self.flights.get(ticket));
+        let held_up = flights.filter(|flight| !flight.is_over() && flight.is_held_up());
+        let paces = held_up.filter_map(|flight| flight.pace.as_ref());
+        paces.map(|pace| pace.due(patience)).min()
     }
 
     /// The request that began the flight.
@@ -120,12 +257,13 @@ impl Locals {
         }
     }
 
-    /// A follower is finished or gone. The flight is forgotten with its last follower once it has
+    /// A follower is finished or gone, at piece `at`. The flight is forgotten with its last follower once it has
     /// ended.
-    pub fn unfollow(&mut self, ticket: Ticket) {
+    pub fn unfollow(&mut self, ticket: Ticket, at: usize) {
         let Some(flight) = self.flights.get_mut(&ticket) else {
             return;
         };
+        leave(&mut flight.positions, at);
         flight.followers -= 1;
         self.followers -= 1;
         if flight.followers == 0 && flight.outcome.is_some() {
@@ -193,6 +331,18 @@ impl Locals {
         }
         if flight.followers == 0 {
             self.flights.remove(&ticket);
+        }
+    }
+}
+
+/// Takes one away from a position; false if nobody is there.
+fn leave(positions: &mut BTreeMap<usize, usize>, at: usize) -> bool {
+    match positions.get_mut(&at) {
+        None => false,
+        Some(1) => positions.remove(&at).is_some(),
+        Some(count) => {
+            *count -= 1;
+            true
         }
     }
 }

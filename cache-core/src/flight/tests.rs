@@ -104,7 +104,7 @@ fn a_flight_is_joinable_until_it_ends() {
     locals.end(ticket, Outcome::Complete);
     assert_eq!(locals.joinable(b"a", &purges), None);
     assert!(locals.get(ticket).is_some(), "its follower still reads");
-    locals.unfollow(ticket);
+    locals.unfollow(ticket, 0);
     assert!(locals.get(ticket).is_none());
     assert_eq!(locals.followers(), 0);
 }

@@ -261,7 +261,7 @@ impl Shard {
         let Some(mut response) = stream.response.take() else {
             return;
         };
-        if news && let Some((_, waiting)) = response.source.followed() {
+        if news && let Some((_, _, waiting)) = response.source.followed() {
             *waiting = false;
         }
         let left = self.advance(conn, id, response, now, out);
@@ -336,8 +336,8 @@ impl Shard {
     pub(super) fn drop_response(&mut self, response: Option<Response>, out: &mut Outbox) {
         match response.map(|response| response.source) {
             Some(mut source @ (Source::Flight(_) | Source::Slices(_))) => {
-                if let Some((ticket, _)) = source.followed() {
-                    self.locals.unfollow(ticket);
+                if let Some((ticket, at, _)) = source.followed() {
+                    self.locals.unfollow(ticket, at);
                 }
             }
             Some(Source::Pass { fetch }) => self.cancel_pass(fetch, out),

@@ -37,11 +37,11 @@ pub(super) struct Received<'a> {
 }
 
 /// What the fetch of a flight asks for.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(super) struct AskedFor {
     /// To confirm the object that is here.
-    pub validating: bool,
-    pub probe: Option<Probe>,
+    validating: bool,
+    probe: Option<Probe>,
 }
 
 /// Names no fetch: an owner answers a join at once.
@@ -86,24 +86,33 @@ impl Shard {
         }
         let id = self.fetch_id();
         let in_tier = !target.revalidate && self.read_tier(now, id, &target);
-        let (supply, asked) = match in_tier {
-            true => (Supply::Tier, AskedFor::default()),
-            false => (Supply::Upstream, self.ask_upstream(now, id, &target, out)),
+        let supply = match in_tier {
+            true => Supply::Tier,
+            false => Supply::Upstream,
         };
         let stamp = self.store.purges().stamp();
+        let first = Some(subscriber);
         self.flights
-            .open(id, target, supply, Some(subscriber), now.unix_ms, stamp);
-        self.note_asked(id, asked);
-    }
-
-    pub(super) fn note_asked(&mut self, id: FetchId, asked: AskedFor) {
-        if let Some(flight) = self.flights.get_mut(id) {
-            flight.validating = asked.validating;
-            flight.probe = asked.probe;
+            .open(id, target.clone(), supply, first, now.unix_ms, stamp);
+        if !in_tier {
+            self.ask_in_turn(now, id, &target, out);
         }
     }
 
-    /// Starts the fetch of a flight.
+    /// Starts the fetch of a flight; that of a slice when it is its turn.
+    pub(super) fn ask_in_turn(&mut self, now: Now, id: FetchId, target: &Target, out: &mut Outbox) {
+        let is_slice = target.slice().is_some();
+        if is_slice && !self.enter_line(now, id) {
+            return;
+        }
+        let AskedFor { validating, probe } = self.ask_upstream(now, id, target, out);
+        if let Some(flight) = self.flights.get_mut(id) {
+            flight.validating = validating;
+            flight.probe = probe;
+            flight.in_line = is_slice;
+        }
+    }
+
     pub(super) fn ask_upstream(
         &mut self,
         now: Now,
@@ -218,7 +227,8 @@ impl Shard {
                     self.learn_variants(&key, &rule);
                 }
             }
-            FlightEvent::Pieces(pieces) => self.flight_pieces(ticket, pieces),
+            FlightEvent::Pieces(pieces) => self.flight_pieces(now, ticket, pieces),
+            FlightEvent::Window => self.keep_pace(now, (owner, ticket, fetch), out),
             FlightEvent::End(outcome) => {
                 if outcome == Outcome::Private
                     && let Some(flight) = self.locals.get(ticket)
@@ -234,17 +244,14 @@ impl Shard {
         }
     }
 
-    fn flight_pieces(&mut self, ticket: Ticket, pieces: Vec<Piece>) {
+    fn flight_pieces(&mut self, now: Now, ticket: Ticket, pieces: Vec<Piece>) {
         for piece in pieces {
             let bytes = match piece {
                 Piece::Heap(bytes) => Some(bytes),
                 Piece::Span(span) => self.store.view(&span),
             };
-            let Some(flight) = self.locals.get_mut(ticket) else {
-                return;
-            };
             match bytes {
-                Some(bytes) => flight.pieces.push(bytes),
+                Some(bytes) => self.locals.push(ticket, bytes, now.mono),
                 // The owner keeps spans until we say Done: this is a bug of ours. Cut the answers
                 // off rather than leave a hole in them.
                 None => {
@@ -556,7 +563,11 @@ impl Shard {
             out.fetches.push(FetchCommand::Cancel { id });
             return self.fetched_end(now, id, out);
         }
-        out.fetches.push(FetchCommand::Credit { id, bytes: credit });
+        // Of a window as much is wanted as those who follow have taken.
+        let flight = self.flights.get_mut(id);
+        if flight.is_some_and(|flight| flight.window.is_none()) {
+            out.fetches.push(FetchCommand::Credit { id, bytes: credit });
+        }
     }
 
     /// Keeps the next bytes of a body and tells those who wait of them. False when they ended the flight.
@@ -587,8 +598,12 @@ impl Shard {
             self.incomplete(now, id, out);
             return false;
         }
-        let room = self.heap_bytes + bytes.len() as u64 <= limits.max_heap_fill;
-        if flight.received > limits.max_object || (!in_arena && !room) {
+        let heap = self.heap_bytes + bytes.len() as u64;
+        let too_large = flight.received > limits.max_object;
+        let outgrown = too_large || (!in_arena && heap > limits.max_heap_fill / 2);
+        let opens = outgrown && flight.window.is_none() && supply == Supply::Upstream;
+        let is_lost = outgrown && supply == Supply::Tier;
+        if is_lost || (!in_arena && heap > limits.max_heap_fill) {
             self.stop_supply(id, supply, out);
             self.uncacheable.mark(hash, now.unix_ms);
             self.stats.fetches_failed.inc();
@@ -596,9 +611,14 @@ impl Shard {
             self.end_flight(now, id, outcome, out);
             return false;
         }
-        let from = flight.pieces.len();
-        if in_arena {
-            flight.pieces.extend(spans.into_iter().map(LedPiece::Span));
+        if opens {
+            self.begin_window(now, id, out);
+        }
+        let Some(flight) = self.flights.get_mut(id) else {
+            return false;
+        };
+        let new: Vec<LedPiece> = if in_arena {
+            spans.into_iter().map(LedPiece::Span).collect()
         } else {
             flight.heap += bytes.len() as u64;
             self.heap_bytes += bytes.len() as u64;
@@ -607,9 +627,12 @@ impl Shard {
                 Supply::Upstream => bytes,
                 Supply::Tier => Bytes::copy_from_slice(&bytes),
             };
-            flight.pieces.push(LedPiece::Heap(bytes));
+            vec![LedPiece::Heap(bytes)]
+        };
+        match &mut flight.window {
+            Some(window) => new.iter().for_each(|piece| window.push(piece.heap_bytes())),
+            None => flight.pieces.extend(new.iter().cloned()),
         }
-        let new: Vec<LedPiece> = flight.pieces[from..].to_vec();
         self.tell_all(now, id, out, || {
             FlightEvent::Pieces(new.iter().map(LedPiece::told).collect())
         });
@@ -689,11 +712,14 @@ impl Shard {
             if let Some(fill) = flight.fill {
                 self.store.release(fill);
             }
-            return;
+        } else {
+            self.flights.settle(id, flight.fill, &flight.subscribers);
+            for subscriber in flight.subscribers {
+                self.tell(now, subscriber, id, FlightEvent::End(outcome), out);
+            }
         }
-        self.flights.settle(id, flight.fill, &flight.subscribers);
-        for subscriber in flight.subscribers {
-            self.tell(now, subscriber, id, FlightEvent::End(outcome), out);
+        if flight.in_line {
+            self.leave_line(now, out);
         }
     }
 

@@ -20,7 +20,7 @@ use crate::http::cache_control::RequestDirectives;
 use crate::http::cache_status::{self, CacheStatus, Forward};
 use crate::http::slices::SLICED;
 use crate::http::vary;
-use crate::io::{Now, Outbox};
+use crate::io::{FetchErrorKind, Now, Outbox};
 
 /// Times a request looks again for an object that its owner has said to be there.
 pub(super) const MAX_ATTEMPTS: u8 = 2;
@@ -36,10 +36,14 @@ impl Shard {
         };
         if let Some(taken) = &mut following.taken {
             return match next_piece(flight, taken, &mut response.rest) {
-                Next::Some => Step::Write,
+                Next::Some => {
+                    let piece = taken.cursor.piece;
+                    self.locals.moved(ticket, &mut following.at, piece);
+                    Step::Write
+                }
                 Next::None => self.starve(waiter, response),
                 Next::Over(outcome) => {
-                    self.locals.unfollow(ticket);
+                    self.locals.unfollow(ticket, following.at);
                     match outcome {
                         Outcome::Complete => Step::Finish,
                         _ => Step::Abort,
@@ -102,7 +106,7 @@ impl Shard {
             Shape::Whole => None,
             Shape::Parts(parts) => Some(Box::new(parts.cut)),
             Shape::Head | Shape::NotModified | Shape::Unsatisfiable(_) => {
-                self.locals.unfollow(ticket);
+                self.locals.unfollow(ticket, following.at);
                 response.source = Source::Done;
                 return;
             }
@@ -142,7 +146,7 @@ impl Shard {
             Source::Flight(following) => {
                 let flight = self.locals.get(following.ticket);
                 let target = flight.map(|flight| flight.target.clone());
-                self.locals.unfollow(following.ticket);
+                self.locals.unfollow(following.ticket, following.at);
                 (target, following.why, following.attempts)
             }
             Source::Slices(slicing) => (Some(slicing.target), Forward::Stale, slicing.attempts),
@@ -256,6 +260,9 @@ fn meant_for_another(
     (selects.as_deref() != Some(&variant.key[..])).then_some(Outcome::Varies)
 }
 
+/// What comes next of the body is held no more.
+const LEFT_BEHIND: Outcome = Outcome::Failed(FetchErrorKind::LimitReached);
+
 /// What a flight has for an answer.
 enum Next {
     Some,
@@ -272,6 +279,9 @@ fn next_piece(flight: &Local, taken: &mut Taken, rest: &mut VecDeque<Bytes>) -> 
             return Next::Over(Outcome::Complete);
         };
         cursor.seek(&flight.pieces, want);
+        if flight.pieces.is_gone(cursor.piece) {
+            return Next::Over(LEFT_BEHIND);
+        }
         if let Some(piece) = flight.pieces.get(cursor.piece) {
             cut.take(cursor.at, piece, rest);
             return Next::Some;
@@ -287,6 +297,8 @@ fn next_piece(flight: &Local, taken: &mut Taken, rest: &mut VecDeque<Bytes>) -> 
         rest.push_back(piece.clone());
         cursor.piece += 1;
         return Next::Some;
+    } else if flight.pieces.is_gone(cursor.piece) {
+        return Next::Over(LEFT_BEHIND);
     }
     match (flight.outcome, &taken.cut) {
         (None, _) => Next::None,

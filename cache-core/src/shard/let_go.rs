@@ -97,7 +97,7 @@ impl Shard {
 
     /// False when there is no room for the copies.
     fn release_response(&mut self, response: &mut Response) -> bool {
-        if let Some((ticket, _)) = response.source.followed()
+        if let Some((ticket, _, _)) = response.source.followed()
             && !self.release_flight(ticket)
         {
             return false;
@@ -121,7 +121,7 @@ impl Shard {
         let Some(flight) = self.locals.get_mut(ticket) else {
             return true;
         };
-        for piece in &mut flight.pieces {
+        for piece in flight.pieces.iter_mut() {
             if self.store.holds_up(piece) {
                 if self.copied_out.bytes() + piece.len() as u64 > max {
                     return false;

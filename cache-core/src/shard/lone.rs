@@ -14,7 +14,10 @@ use super::pins::{PinError, PinnedKey};
 use super::requests::target;
 use super::*;
 use crate::config::{Caching, ClientFields, Limits, OriginRoute, Role};
-use crate::io::{DiskDone, FetchCommand, FetchEvent, PinStats};
+use crate::io::{
+    AnswerEvent, ClientRequest, DiskDone, FetchCommand, FetchEvent, PinStats, RequestEvent,
+    RequestId,
+};
 use crate::purge::Purges;
 use crate::store::{self, Pinned, StoreConfig, resource_of};
 use crate::tier::format::{Geometry, SetId, SetPlan, Superblock};
@@ -51,6 +54,57 @@ impl Lone {
             },
             out: Outbox::default(),
         }
+    }
+
+    /// Without a tier, with bounds of its own.
+    pub fn with_limits(limits: Limits) -> Self {
+        let mut lone = Self::new(0, false);
+        lone.shard.config.limits = limits;
+        lone
+    }
+
+    /// A client asks for [`KEY`] over TCP.
+    pub fn get(&mut self, id: u64) {
+        let request = ClientRequest {
+            method: http::Method::GET,
+            secure: true,
+            authority: Bytes::from_static(b"edge.test"),
+            target: Bytes::from_static(b"/emote"),
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+        };
+        self.client(id, RequestEvent::Begin(Box::new(request)));
+    }
+
+    pub fn client(&mut self, id: u64, event: RequestEvent) {
+        let id = RequestId(id);
+        self.handle(Input::Request { id, event });
+    }
+
+    /// The origin has news.
+    pub fn bring(&mut self, id: FetchId, event: FetchEvent) {
+        self.handle(Input::Fetch { id, event });
+    }
+
+    pub fn wait(&mut self, time: Duration) {
+        self.now.mono += time;
+        self.settle();
+    }
+
+    /// What clients have got since the last time.
+    pub fn answers(&mut self) -> Vec<(u64, AnswerEvent)> {
+        let answers = self.out.answers.drain(..);
+        answers.map(|(id, event)| (id.0, event)).collect()
+    }
+
+    /// What the origin is told since the last time.
+    pub fn commands(&mut self) -> Vec<FetchCommand> {
+        self.out.fetches.drain(..).collect()
+    }
+
+    fn handle(&mut self, input: Input) {
+        self.shard.handle(self.now, input, &mut self.out);
+        self.settle();
     }
 
     /// The process is gone, and with it what was not flushed; the next one knows the same pins.

@@ -540,6 +540,7 @@ impl Shard {
             rest: Default::default(),
             source: Source::Flight(Following {
                 ticket,
+                at: 0,
                 taken: None,
                 why,
                 collapsed: joined.is_some(),

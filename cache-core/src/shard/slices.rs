@@ -159,13 +159,19 @@ impl Shard {
             return Step::Abort;
         };
         current.cursor.seek(&flight.pieces, want - base);
+        let outcome = flight.outcome;
+        if flight.pieces.is_gone(current.cursor.piece) {
+            return Step::Abort;
+        }
         if let Some(piece) = flight.pieces.get(current.cursor.piece) {
             let (piece, at) = (piece.clone(), base + current.cursor.at);
+            let next = current.cursor.piece + 1;
+            self.locals.moved(current.ticket, &mut current.at, next);
             self.write_sliced_head(slicing, true, rest);
             slicing.cut.take(at, &piece, rest);
             return Step::Write;
         }
-        match flight.outcome {
+        match outcome {
             None => {
                 if !std::mem::replace(&mut current.waiting, true) {
                     self.locals.wait(current.ticket, waiter);
@@ -221,6 +227,7 @@ impl Shard {
             index,
             ticket,
             cursor: Cursor::default(),
+            at: 0,
             waiting: false,
         });
         match joined {
@@ -266,7 +273,7 @@ impl Shard {
 
     fn leave_slice(&mut self, slicing: &mut Slicing) {
         if let Some(current) = slicing.current.take() {
-            self.locals.unfollow(current.ticket);
+            self.locals.unfollow(current.ticket, current.at);
         }
     }
 

@@ -324,6 +324,43 @@ impl Shard {
             && decision.storage != Storage::Private
     }
 
+    /// False: others are fetched first.
+    pub(super) fn enter_line(&mut self, now: Now, id: FetchId) -> bool {
+        let max = self.config.limits.max_slice_fetches;
+        let is_next = self.line.enter(id, now.mono, max);
+        if !is_next {
+            self.stats.slices_queued.inc();
+        }
+        is_next
+    }
+
+    /// A slice has come to its end: those that wait follow.
+    pub(super) fn leave_line(&mut self, now: Now, out: &mut Outbox) {
+        self.line.leave();
+        while let Some(id) = self.line.next(self.config.limits.max_slice_fetches) {
+            let flight = self.flights.get_mut(id);
+            debug_assert!(flight.is_some(), "a slice ended before it was asked for");
+            let Some(flight) = flight else {
+                self.line.leave();
+                continue;
+            };
+            flight.sent_unix_ms = now.unix_ms;
+            flight.in_line = true;
+            let target = flight.target.clone();
+            self.ask_upstream(now, id, &target, out);
+        }
+    }
+
+    /// Slices that have waited for too long are not fetched for those who wait.
+    pub(super) fn expire_slices(&mut self, now: Now, out: &mut Outbox) {
+        let patience = self.config.limits.slice_wait;
+        while let Some(id) = self.line.take_overdue(now.mono, patience) {
+            self.stats.slices_refused.inc();
+            let outcome = Outcome::Failed(FetchErrorKind::LimitReached);
+            self.end_flight(now, id, outcome, out);
+        }
+    }
+
     fn slice_of(&mut self, id: FetchId) -> Option<Arc<Slice>> {
         self.flights.get_mut(id)?.target.slice().cloned()
     }

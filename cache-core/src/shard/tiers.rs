@@ -267,7 +267,6 @@ impl Shard {
         if purged || !self.flights.is_latest(id, &target.key) {
             return self.end_flight(now, id, Outcome::Present, out);
         }
-        let asked = self.ask_upstream(now, id, &target, out);
-        self.note_asked(id, asked);
+        self.ask_in_turn(now, id, &target, out);
     }
 }

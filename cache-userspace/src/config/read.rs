@@ -516,6 +516,20 @@ fn read_limits(s: &mut Section<'_, '_, '_>, max_object: u64) -> Limits {
             d.max_sliced,
             "largest object kept in slices; a larger one is streamed through",
         ),
+        max_slice_fetches: s.bounded(
+            "max_slice_fetches",
+            &COUNT,
+            d.max_slice_fetches,
+            1..=1 << 16,
+            "slices of large objects that a shard fetches at a time; more wait for their turn",
+        ),
+        slice_wait: s.bounded(
+            "slice_wait",
+            &DURATION,
+            d.slice_wait,
+            Duration::from_millis(100)..=seconds(3600),
+            "how long a slice may wait for its turn; past it 503 with Retry-After, or the answer is cut off",
+        ),
         max_ranges: s.bounded(
             "max_ranges",
             &COUNT,
@@ -543,7 +557,14 @@ fn read_limits(s: &mut Section<'_, '_, '_>, max_object: u64) -> Limits {
             &SIZE,
             d.max_heap_fill,
             0..=1 << 40,
-            "body bytes of a shard that found no room in the arena, together; past it a fetch fails",
+            "body bytes of a shard that found no room in the arena, together; past half of it they come as slowly as they are read, past it a fetch fails",
+        ),
+        window_patience: s.bounded(
+            "window_patience",
+            &DURATION,
+            d.window_patience,
+            Duration::from_millis(100)..=seconds(3600),
+            "how long a client may take nothing of a body that waits for it; then it is cut off",
         ),
         max_copied_out: s.bounded(
             "max_copied_out",

@@ -160,19 +160,27 @@ impl Edge {
     /// Asks for one path very often at the same time; what became of it as `popcache-bench load
     /// --herd` reports it.
     pub fn herd(&self, path: &str, requests: u64) -> serde_json::Value {
+        self.herd_with(&["--connections", "100"], path, requests)
+    }
+
+    /// Asks for as many equal parts of a film at the same time, each on a connection of its own.
+    pub fn herd_of_parts(&self, path: &str, parts: u64) -> serde_json::Value {
+        let connections = parts.to_string();
+        self.herd_with(&["--parts", "--connections", &connections], path, parts)
+    }
+
+    fn herd_with(&self, options: &[&str], path: &str, requests: u64) -> serde_json::Value {
         let mut command = Command::new(places::binary("popcache-bench"));
         command
-            .args([
-                "load",
-                "--herd",
-                &requests.to_string(),
-                "--connections",
-                "100",
-                "--json",
-            ])
+            .args(["load", "--herd", &requests.to_string(), "--json"])
+            .args(options)
             .args(["--connect", SERVER, "--name", HOST, "--url", path]);
-        let output = self.run_client(&command);
-        serde_json::from_slice(&output.stdout).expect("popcache-bench load --json prints JSON")
+        // It fails where a request does, which the report says as well.
+        let output = self.client_output(&command);
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+            let errors = String::from_utf8_lossy(&output.stderr);
+            panic!("popcache-bench load --json printed no JSON ({error}): {errors}")
+        })
     }
 
     /// The file of the certificate to trust.
@@ -198,10 +206,14 @@ impl Edge {
         text.lines().map(parse).collect()
     }
 
-    fn run_client(&self, command: &Command) -> Output {
-        let output = inside(self.network.client(), command, &["timeout", "180"])
+    fn client_output(&self, command: &Command) -> Output {
+        inside(self.network.client(), command, &["timeout", "180"])
             .output()
-            .expect("start a client");
+            .expect("start a client")
+    }
+
+    fn run_client(&self, command: &Command) -> Output {
+        let output = self.client_output(command);
         let errors = String::from_utf8_lossy(&output.stderr);
         let name = Path::new(command.get_program()).display();
         assert!(

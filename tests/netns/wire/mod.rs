@@ -22,6 +22,7 @@ macro_rules! on_both_backends {
 mod control;
 mod faults;
 mod fetch;
+mod flights;
 mod herd;
 mod keys;
 mod malformed;

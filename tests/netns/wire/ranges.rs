@@ -15,6 +15,8 @@ on_both_backends! {
     slices_of_two_editions_never_mix,
     an_origin_without_ranges_is_asked_once_for_the_whole,
     what_memory_has_no_room_for_is_passed_on_whole,
+    many_clients_at_different_parts_make_each_slice_travel_once,
+    a_slice_that_waits_too_long_is_refused,
 }
 
 /// A film as the origin has it now, which is not counted.
@@ -166,4 +168,38 @@ fn what_memory_has_no_room_for_is_passed_on_whole(backend: Backend) {
     for _ in 0..2 {
         edge.curl(&[path])[0].assert_body(&body);
     }
+}
+
+fn many_clients_at_different_parts_make_each_slice_travel_once(backend: Backend) {
+    const CLIENTS: u64 = 200;
+    const BYTES: u64 = 64 * MIB;
+    let path = "/film/67108864";
+    // Few enough at a time that most wait.
+    let edge = Edge::start_with(backend, "[limits]\nmax_slice_fetches = 3\n");
+    let report = edge.herd_of_parts(path, CLIENTS);
+    assert_eq!(report["identical"], CLIENTS, "{report:#}");
+    assert_eq!(report["failed"], 0, "{report:#}");
+    let asked = edge.origin.asked_for(path);
+    let twice: Vec<_> = asked.iter().filter(|(_, count)| *count > 1).collect();
+    assert_eq!(
+        (asked.len() as u64, twice.len()),
+        (BYTES / MIB, 0),
+        "{twice:?}"
+    );
+    assert_eq!(edge.origin.film_bytes(), BYTES);
+    assert!(edge.counter("slices_queued") > 0);
+    assert_eq!(edge.counter("slices_waiting"), 0);
+}
+
+fn a_slice_that_waits_too_long_is_refused(backend: Backend) {
+    let limits = "[limits]\nmax_slice_fetches = 1\nslice_wait = \"300ms\"\n";
+    let edge = Edge::start_with(backend, &format!("{limits}[cache]\nslices_ahead = 0\n"));
+    // Each slice takes longer than the others may wait.
+    let report = edge.herd_of_parts("/film/4194304?delay=1000", 4);
+    assert_eq!(
+        report["errors"]["status 503"], report["failed"],
+        "{report:#}"
+    );
+    assert!(edge.counter("slices_refused") > 0, "{report:#}");
+    assert_eq!(edge.counter("slices_waiting"), 0);
 }
