@@ -20,6 +20,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::explain::{ExplainError, Rulebook};
+use crate::privileges;
 use crate::purging::{Purging, PurgingError};
 use crate::status::{
     BackendStatus, MemoryStatus, NodeStatus, OriginStatus, ShardStatus, StatusDocument, XdpStatus,
@@ -201,6 +202,7 @@ impl NodeHandle {
             nodes: (sources.nodes)(),
             purges: purges_of(&sources.purges),
             warnings: facts.warnings.clone(),
+            privileges: privileges::status(),
         }
     }
 

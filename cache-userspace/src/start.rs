@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  admin socket (is another popcache running?) -> machine -> TLS -> UDP and TCP sockets
-//!    -> tier (devices, journal) -> store -> tier (what is found again) -> XDP -> packet backend -> shards -> control thread -> "ready"
+//!    -> tier (devices, journal) -> store -> tier (what is found again) -> XDP -> packet backend -> privileges given up
+//!    -> shards -> control thread -> "ready"
 //! ```
 //!
 //! Whatever can fail for a reason outside the program fails here, before the first packet is taken,
@@ -37,11 +38,12 @@ use crate::rt::disk::DiskStats;
 use crate::rt::mesh::mesh;
 use crate::rt::packet::{PacketStats, UdpSocket, open_sockets};
 use crate::rt::spawn::{CorePlan, RunningCore, spawn};
+use crate::service::Service;
 use crate::status::BackendStatus;
 use crate::tcp::stats::TcpStats;
 use crate::upstream::{Upstream, UpstreamConfig};
 use crate::xdp::{Xdp, XdpOptions, random_cid_keys};
-use crate::{admin, config, tls_files};
+use crate::{admin, config, privileges, tls_files};
 use ports::Ports;
 use tier::Memory;
 
@@ -72,6 +74,7 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
     })?;
 
     let ports = Ports::open(&config, &listen, sockets, steering.xdp.as_mut())?;
+    privileges::surrender(&config)?;
     let (lanes, control_lanes) =
         mesh(shards, config.limits.max_lane_backlog).context("cannot make lanes")?;
     let mut counters = Counters::new(shards);
@@ -136,6 +139,7 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
         node,
         stats: counters.shards,
         tcp: counters.tcp,
+        service: Service::new(&counters.loops),
         housekeeping: Box::new(move || {
             if let Some(xdp) = &xdp {
                 xdp.lock()
@@ -144,7 +148,10 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
             }
         }),
     };
-    let ended = control.run(move || eprintln!("{ready}"));
+    let ended = control.run(move |service| {
+        eprintln!("{ready}");
+        service.ready(ready.trim_start_matches("popcache: "));
+    });
     cores.join().and(ended)
 }
 

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 
 use crate::config::explain::rounded;
+use crate::privileges::PrivilegeStatus;
 
 /// The answer to `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,6 +33,9 @@ pub struct StatusDocument {
     #[serde(default)]
     pub purges: BTreeMap<String, u64>,
     pub warnings: Vec<String>,
+    /// What the process is still allowed.
+    #[serde(default)]
+    pub privileges: PrivilegeStatus,
 }
 
 /// What moves packets, and why this and not another.
@@ -141,6 +145,7 @@ impl StatusDocument {
         }
         let memory = format!("{} in {}", rounded(self.memory.bytes), self.memory.pages);
         fact("memory", with_reason(&memory, &self.memory.note));
+        fact("rights", self.privileges.line());
         let coded: Vec<String> = nonzero(&self.compression).collect();
         if !coded.is_empty() {
             fact("coded", coded.join(", "));
@@ -447,6 +452,13 @@ mod tests {
             nodes: Vec::new(),
             purges: counters(&[("tag_slots", 65_536), ("tags", 0)]),
             warnings: vec!["the certificate is self-signed".to_owned()],
+            privileges: PrivilegeStatus {
+                uid: 995,
+                user: "popcache".to_owned(),
+                capabilities: Vec::new(),
+                no_new_privileges: true,
+                seccomp: true,
+            },
         }
     }
 
@@ -459,6 +471,7 @@ backend   udp (veth has no zero-copy)
 xdp       attached to pc0 (native, link pinned)
           passed 12
 memory    256 MiB in 2 MiB hugepages
+rights    user popcache, no capabilities, system calls filtered
 coded     compressed 3
 
 shard  cpu  h3  h2  h1  requests  hits  misses    hit  collapsed  waiters  flights  objects   stored

@@ -10,5 +10,6 @@
 //! clients that `cargo xtask setup` installs, and the binaries `popcache` and `popcache-bench`
 //! (`cargo xtask test` builds them and says where they are in POPCACHE_BIN_DIR).
 
+mod debian;
 mod harness;
 mod wire;

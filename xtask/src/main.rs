@@ -14,6 +14,7 @@ mod checks;
 mod command;
 mod conformance;
 mod host;
+mod install;
 mod lock;
 mod net;
 mod pages;
@@ -22,6 +23,7 @@ mod sanitize;
 mod setup;
 mod summary;
 mod test;
+mod tune;
 mod workspace;
 
 use std::process::ExitCode;
@@ -61,6 +63,14 @@ enum Task {
     Lint,
     /// Run a benchmark by name and print its table
     Bench(bench::Args),
+    /// Install popcache on this machine, or into a directory
+    Install(install::Args),
+    /// Undo an installation
+    Uninstall(install::UninstallArgs),
+    /// Build the Debian package
+    Deb(install::DebArgs),
+    /// Plan, apply, verify or roll back the settings of NIC and machine
+    Tune(tune::Args),
     /// Do what the continuous integration does
     Ci,
     /// Remove what a crashed run left: namespaces, interfaces, mounts, hugepages
@@ -92,6 +102,10 @@ fn dispatch(task: Task) -> anyhow::Result<()> {
         Task::Fmt => checks::format(&workspace),
         Task::Lint => checks::lint(&workspace),
         Task::Bench(args) => bench::run(&workspace, &args),
+        Task::Install(args) => install::install(&workspace, &args),
+        Task::Uninstall(args) => install::uninstall(&args),
+        Task::Deb(args) => install::deb(&workspace, &args),
+        Task::Tune(args) => tune::run(&workspace, &args),
         Task::Ci => test::ci(&workspace),
         Task::CleanNet => run::clean(&workspace),
     }

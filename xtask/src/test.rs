@@ -17,6 +17,8 @@ const QUICK_SEEDS: u64 = 100;
 
 /// Every end-to-end test is inside this module of the `netns` test binary.
 const END_TO_END: &str = "wire::";
+/// What downloads a Debian is inside this one.
+const DEBIAN: &str = "debian::";
 
 /// 2 MB pages for the one appliance that runs at a time: 256 MiB of arenas, and packet buffers.
 const END_TO_END_PAGES: u64 = 256;
@@ -26,6 +28,9 @@ pub struct Args {
     /// Leave out the end-to-end tests and most seeds of the simulation
     #[arg(long)]
     quick: bool,
+    /// Also install the package on a fresh Debian, which is downloaded
+    #[arg(long)]
+    install: bool,
 }
 
 #[derive(clap::Args)]
@@ -54,7 +59,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     count += simulation(workspace, if args.quick { QUICK_SEEDS } else { SEEDS })?;
     if !args.quick {
         host::require_kernel()?;
-        count += end_to_end(workspace)?;
+        count += end_to_end(workspace, args.install)?;
         count += conformance(workspace);
     }
     println!("{count}");
@@ -104,7 +109,7 @@ fn unit_tests(workspace: &Workspace) -> anyhow::Result<Count> {
             "--locked",
             "--no-fail-fast",
         ]);
-        runner.args(["--", "--skip", END_TO_END]);
+        runner.args(["--", "--skip", END_TO_END, "--skip", DEBIAN]);
         let mut count = run_counted(&mut runner)?;
         // nextest leaves the examples in the documentation out.
         let mut examples = cargo(workspace.root());
@@ -120,7 +125,7 @@ fn unit_tests(workspace: &Workspace) -> anyhow::Result<Count> {
         "--quiet",
         "--no-fail-fast",
     ]);
-    run_counted(runner.args(["--", "--skip", END_TO_END]))
+    run_counted(runner.args(["--", "--skip", END_TO_END, "--skip", DEBIAN]))
 }
 
 /// The protocols of arena and index under every interleaving of their threads, by loom.
@@ -137,7 +142,7 @@ fn interleavings(workspace: &Workspace) -> anyhow::Result<Count> {
 }
 
 /// The end-to-end tests, one after the other: each one owns the machine's two cores.
-fn end_to_end(workspace: &Workspace) -> anyhow::Result<Count> {
+fn end_to_end(workspace: &Workspace, install: bool) -> anyhow::Result<Count> {
     let _alone = lock::Lock::take(lock::RUN_LOCK.as_ref())?;
     let _pages = Hugepages::reserve(END_TO_END_PAGES)?;
     let mut runner = cargo(workspace.root());
@@ -145,6 +150,9 @@ fn end_to_end(workspace: &Workspace) -> anyhow::Result<Count> {
         .env("POPCACHE_BIN_DIR", workspace.target().join("release"))
         .args(["test", "--workspace", "--locked", "--test", "netns"])
         .args(["--", "--test-threads=1"]);
+    if !install {
+        runner.args(["--skip", DEBIAN]);
+    }
     run_counted(&mut runner)
 }
 

@@ -16,6 +16,7 @@ mod probe;
 mod purge;
 mod remote;
 mod serve;
+mod tune;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -113,6 +114,9 @@ enum Command {
     /// Measure what a drive can do as a tier
     #[command(after_long_help = PROBE_HELP)]
     ProbeTier(probe::Arguments),
+    /// Plan, apply, verify or roll back the settings of NIC and machine
+    #[command(after_long_help = TUNE_HELP)]
+    Tune(tune::Arguments),
     /// Print a completion script for a shell
     #[command(after_long_help = COMPLETIONS_HELP)]
     Completions { shell: clap_complete::Shell },
@@ -219,6 +223,17 @@ Examples:
   popcache probe-tier --device /var/lib/popcache
   popcache probe-tier --device /mnt/nvme --size '8 GiB' --json";
 
+const TUNE_HELP: &str = "\
+Queues, rings, coalescing, offloads, hashing, interrupts, queue placement, polling, hugepages and CPU frequency, each with its reason.
+Without a word it plans and changes nothing. What the driver refuses is listed. How everything was is noted before the first
+change; rollback puts it back.
+
+Examples:
+  popcache tune
+  popcache tune apply --interface eth0 --cores 0,1,2,3
+  popcache tune verify --json | jq .wrong
+  popcache tune rollback";
+
 const COMPLETIONS_HELP: &str = "\
 Examples:
   popcache completions bash > /usr/share/bash-completion/completions/popcache
@@ -246,6 +261,7 @@ fn run(arguments: Arguments) -> Exit {
         Command::Check { file, json } => check::check(&file.config, json),
         Command::Status { node, json } => remote::status(&node, json),
         Command::ProbeTier(arguments) => probe::probe(&arguments),
+        Command::Tune(arguments) => tune::tune(&arguments),
         Command::Purge(arguments) => purge::purge(&arguments),
         Command::Pin(arguments) => pin::pin(&arguments),
         Command::Unpin(arguments) => pin::unpin(&arguments),

@@ -12,6 +12,7 @@ use super::units::{
     Invalid, Kind, Node, PATH, SIZE, number, one_or_more, parse_size, quote, show_list, show_size,
     text, word,
 };
+use crate::privileges::Seccomp;
 
 /// Shards are numbered by one byte of the connection id.
 pub const MAX_SHARDS: usize = 255;
@@ -230,6 +231,17 @@ const ROLES: [(&str, Role); 2] = [("edge", Role::Edge), ("shield", Role::Shield)
 pub const ROLE: Kind<Role> = Kind {
     parse: |node| word(node, &ROLES),
     show: |role| show_word(&ROLES, *role),
+};
+
+const SECCOMP_WORDS: [(&str, Seccomp); 3] = [
+    ("on", Seccomp::On),
+    ("log", Seccomp::Log),
+    ("off", Seccomp::Off),
+];
+
+pub const SECCOMP: Kind<Seccomp> = Kind {
+    parse: |node| word(node, &SECCOMP_WORDS),
+    show: |seccomp| show_word(&SECCOMP_WORDS, *seccomp),
 };
 
 /// One URL or a list of them.

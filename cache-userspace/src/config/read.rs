@@ -14,7 +14,8 @@ use hugepages::PagePolicy;
 
 use super::kinds::{
     BACKEND, CLIENT_CACHE_CONTROL, CORES, Cores, DEFAULT_SOCKET, LOG_LEVEL, MAX_SHARDS,
-    MIN_SHARD_RAM, PAGES, POWER_OF_TWO, ROLE, SHARE, SIZE_U32, SIZE_USIZE, SOCKET_PATH, XDP_MODE,
+    MIN_SHARD_RAM, PAGES, POWER_OF_TWO, ROLE, SECCOMP, SHARE, SIZE_U32, SIZE_USIZE, SOCKET_PATH,
+    XDP_MODE,
 };
 use super::raw::{Problem, Reader, Section};
 use super::typed::{
@@ -26,6 +27,7 @@ use super::units::{
     NAMES, PATH, SIZE, TOKEN, show_list,
 };
 use super::{Machine, checks, origins, routes};
+use crate::privileges::Seccomp;
 use crate::upstream::UpstreamConfig;
 
 /// Reads every section, then checks them against each other.
@@ -148,6 +150,17 @@ fn read_server(s: &mut Section<'_, '_, '_>, machine: &Machine) -> ServerConfig {
         Role::Edge,
         "edge serves users; shield serves edges, and passes on to them what is meant for caches",
     );
+    let user = s.optional(
+        "user",
+        &TOKEN,
+        "what root becomes once sockets, drives and the XDP program are open; unset: it stays root, without capabilities",
+    );
+    let seccomp = s.setting(
+        "seccomp",
+        &SECCOMP,
+        Seccomp::On,
+        "system calls that a node never makes fail or end it; log lets them pass and has the kernel log them",
+    );
     ServerConfig {
         listen,
         listen_tcp,
@@ -155,6 +168,8 @@ fn read_server(s: &mut Section<'_, '_, '_>, machine: &Machine) -> ServerConfig {
         cpus,
         name,
         role,
+        user,
+        seccomp,
     }
 }
 

@@ -10,6 +10,7 @@ use hugepages::PagePolicy;
 use super::explain::{Setting, Source};
 use super::tier::TierConfig;
 use crate::explain::Rulebook;
+use crate::privileges::Seccomp;
 use crate::tcp::TcpBounds;
 use crate::upstream::UpstreamConfig;
 
@@ -61,6 +62,9 @@ pub struct ServerConfig {
     /// In Via and Cache-Status.
     pub name: String,
     pub role: Role,
+    /// What the node becomes once everything is open; unset: it stays who it is.
+    pub user: Option<String>,
+    pub seccomp: Seccomp,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -30,6 +30,7 @@ use super::mesh::{ControlLanes, ToControl, ToShard};
 use crate::admin::{Listeners, serve_admin};
 use crate::compress::Compressor;
 use crate::node::{NodeHandle, ShardCommand};
+use crate::service::Service;
 use crate::tcp::stats::TcpStats;
 use crate::upstream::{EventSender, Upstream, event_channel};
 
@@ -61,6 +62,8 @@ pub struct Control {
     pub node: NodeHandle,
     pub stats: Vec<Arc<ShardStats>>,
     pub tcp: Vec<Arc<TcpStats>>,
+    /// What is told of the node's state.
+    pub service: Service,
     /// Called now and then; must not block.
     pub housekeeping: Box<dyn FnMut()>,
 }
@@ -71,7 +74,7 @@ impl Control {
     ///
     /// # Errors
     /// The runtime cannot be made, the admin API failed, or a shard ended unasked.
-    pub fn run(self, ready: impl FnOnce()) -> anyhow::Result<()> {
+    pub fn run(self, ready: impl FnOnce(&Service)) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -79,7 +82,7 @@ impl Control {
         LocalSet::new().block_on(&runtime, self.serve(ready))
     }
 
-    async fn serve(mut self, ready: impl FnOnce()) -> anyhow::Result<()> {
+    async fn serve(mut self, ready: impl FnOnce(&Service)) -> anyhow::Result<()> {
         let mut signals = Signals::new()?;
         let (asked, waiting) = (Rc::new(RefCell::new(Vec::new())), Waiting::default());
         let mut events = Vec::new();
@@ -114,11 +117,12 @@ impl Control {
         spawn_local(reload_on_hangup(self.node.clone())?);
         let mut admin = spawn_local(serve_admin(self.admin, self.node));
         let mut tick = interval(HOUSEKEEPING);
-        ready();
+        ready(&self.service);
         let end = loop {
             tokio::select! {
                 name = signals.next() => {
                     tracing::info!(signal = name, "stopping: no new connections");
+                    self.service.stopping();
                     let open = || {
                         let quic = self.stats.iter().map(|stats| stats.connections.get());
                         let tcp = self.tcp.iter().map(|stats| stats.connections.get());
@@ -131,7 +135,10 @@ impl Control {
                 result = &mut admin => {
                     break result.map_err(anyhow::Error::from).flatten().context("the admin API ended");
                 }
-                _ = tick.tick() => (self.housekeeping)(),
+                _ = tick.tick() => {
+                    self.service.tick();
+                    (self.housekeeping)();
+                }
             }
         };
         stop(&shards, gone).await;
@@ -144,7 +151,7 @@ fn reload_on_hangup(node: NodeHandle) -> anyhow::Result<impl Future<Output = ()>
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     Ok(async move {
         while hangup.recv().await.is_some() {
-            let _what_the_log_says = node.reload_tls();
+            let _what_the_log_says = Service::reloading(|| node.reload_tls());
         }
     })
 }
@@ -396,6 +403,7 @@ mod tests {
             node: node.clone(),
             stats: vec![Arc::default(), Arc::default()],
             tcp: Vec::new(),
+            service: Service::new(&[]),
             housekeeping: Box::new(|| ()),
         };
         (control, node)
@@ -424,7 +432,7 @@ mod tests {
             raise(Signal::SIGTERM).expect("signal");
             report
         });
-        let ended = control.run(move || ready.send(()).expect("the purger waits"));
+        let ended = control.run(move |_| ready.send(()).expect("the purger waits"));
         assert!(ended.is_ok(), "{ended:?}");
         let report = purger.join().expect("purger").expect("report");
         assert_eq!(report.objects, Some(11));
@@ -438,7 +446,7 @@ mod tests {
         let last = lanes.remove(1);
         drop(lanes);
         let player = thread::spawn(move || play(last, 0));
-        let ended = control.run(|| ());
+        let ended = control.run(|_| ());
         assert!(ended.is_err_and(|error| error.to_string().contains("a shard ended")));
         player.join().expect("the other one was told to stop");
     }

@@ -56,6 +56,8 @@ enum Step {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct LoopStats {
+    /// Rounds of the loop, with and without anything to do: that it lives.
+    pub rounds: Stat,
     /// Turns in which the shard had something to do.
     pub turns: Stat,
     /// Times that the core went to sleep.
@@ -190,6 +192,7 @@ impl Core {
     }
 
     fn step(&mut self, now: Now, last_event: Instant, gave_way: Instant) -> Step {
+        self.stats.rounds.inc();
         if self.is_over(now) {
             return Step::End;
         }

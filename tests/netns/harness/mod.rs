@@ -21,7 +21,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 pub use clients::{Fetched, Outcome, TcpOutcome};
 pub use network::{Network, within};
 pub use origin::Origin;
-use process::Process;
+pub use process::Process;
 
 /// The host name that clients ask for.
 pub const HOST: &str = "edge.test";
@@ -56,6 +56,8 @@ pub struct Edge {
     network: Network,
     backend: Backend,
     folder: Folder,
+    /// Of popcache, beside what it inherits.
+    environment: Vec<(String, String)>,
     _alone: Flock<File>,
 }
 
@@ -65,9 +67,18 @@ impl Edge {
         Self::start_with(backend, "")
     }
 
-    /// Starts everything with more configuration: whole sections other than server, packet, tls,
-    /// origin and admin.
+    /// Starts everything with more configuration: whole sections other than packet, tls, origin and
+    /// admin. What follows a `[server]` in the first line is added to that section.
     pub fn start_with(backend: Backend, more: &str) -> Self {
+        Self::start_whole(backend, more, &[])
+    }
+
+    /// Starts everything with the defaults, and popcache with these variables in its environment.
+    pub fn start_among(backend: Backend, environment: &[(&str, &str)]) -> Self {
+        Self::start_whole(backend, "", environment)
+    }
+
+    fn start_whole(backend: Backend, more: &str, environment: &[(&str, &str)]) -> Self {
         let alone = lock();
         let network = Network::make();
         let folder = Folder::make(network.name());
@@ -81,6 +92,10 @@ impl Edge {
             network,
             backend,
             folder,
+            environment: environment
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
             _alone: alone,
         };
         edge.start_popcache();
@@ -93,6 +108,7 @@ impl Edge {
         let mut popcache = Process::start(
             self.network.server(),
             Command::new(places::binary("popcache"))
+                .envs(self.environment.iter().cloned())
                 .arg("serve")
                 .arg("--config")
                 .arg(self.folder.config()),
@@ -123,6 +139,17 @@ impl Edge {
         let popcache = self.popcache.take().expect("popcache runs");
         let status = popcache.stop();
         assert!(status.success(), "popcache ended with {status}");
+    }
+
+    /// The process id of popcache.
+    pub fn pid(&self) -> i32 {
+        self.popcache.as_ref().expect("popcache runs").pid()
+    }
+
+    /// Asks popcache to read its certificates again, as an operator does by SIGHUP.
+    pub fn reload_by_signal(&self) {
+        use nix::sys::signal::{Signal, kill};
+        kill(nix::unistd::Pid::from_raw(self.pid()), Signal::SIGHUP).expect("signal popcache");
     }
 
     /// Ends popcache as a crash does (SIGKILL).
@@ -253,12 +280,16 @@ impl Drop for Folder {
 
 fn configuration(folder: &Folder, backend: Backend, more: &str) -> String {
     let path = folder.path().display();
+    let (server, more) = match more.strip_prefix("[server]\n") {
+        Some(rest) => rest.split_at(rest.find('[').unwrap_or(rest.len())),
+        None => ("", more),
+    };
     let memory = match more.contains("[memory]") {
         true => "",
         false => "[memory]\nram = \"256 MiB\"\n",
     };
     format!(
-        "[server]\nlisten = \"{SERVER}\"\ncores = [0, 1]\n\
+        "[server]\nlisten = \"{SERVER}\"\ncores = [0, 1]\n{server}\
          [packet]\nbackend = \"{}\"\ninterface = \"{}\"\npin_dir = \"{path}/bpf/popcache\"\n\
          [tls]\ncertificate = \"{path}/cert.pem\"\nkey = \"{path}/key.pem\"\n\
          {memory}\

@@ -20,6 +20,17 @@ pub fn binary(name: &str) -> PathBuf {
     binary
 }
 
+/// The tasks of this checkout, which are built beside the tests.
+pub fn xtask() -> PathBuf {
+    let xtask = profile_folder().join("xtask");
+    assert!(
+        xtask.is_file(),
+        "{} is not built: run `cargo xtask --help` first",
+        xtask.display()
+    );
+    xtask
+}
+
 /// A client script.
 pub fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -64,6 +64,10 @@ impl Process {
         }
     }
 
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a process id")
+    }
+
     pub fn assert_running(&mut self) {
         let ended = self.child.try_wait().expect("ask for a child");
         if let Some(status) = ended {
@@ -129,6 +133,11 @@ pub fn inside(namespace: &str, program: &Command, wrapper: &[&str]) -> Command {
         .args(wrapper)
         .arg(program.get_program())
         .args(program.get_args())
+        .envs(
+            program
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
         .env("PYTHONDONTWRITEBYTECODE", "1");
     command
 }

@@ -24,10 +24,13 @@ mod faults;
 mod fetch;
 mod flights;
 mod herd;
+mod install;
 mod keys;
 mod malformed;
 mod ranges;
 
+mod service;
 mod shield;
 mod tcp;
 mod tier;
+mod tune;

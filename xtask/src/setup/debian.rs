@@ -98,8 +98,8 @@ const PACKAGES: &[Package] = &[
     unless_there("npm", "installs playwright-core", &[Test], "npm"),
     for_purposes(
         "debootstrap",
-        "a private root for Debian 13's nginx, the benchmark's peer",
-        &[Bench],
+        "private roots: for Debian 13's nginx, the benchmark's peer, and to install the package in",
+        &[Bench, Test],
     ),
 ];
 
