@@ -19,6 +19,8 @@ use quinn::{
     Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
 
+use rustls::server::StoresServerSessions;
+
 use crate::origin::body;
 
 /// Kernel buffers asked for, bytes.
@@ -33,6 +35,15 @@ pub struct Options {
     pub paths: Vec<String>,
     /// Request streams that a client may have open.
     pub max_streams: u32,
+    pub early_data: EarlyData,
+}
+
+/// What the server does with requests in a client's first flight (0-RTT).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EarlyData {
+    Taken,
+    /// Sessions are given out and then forgotten, as by a server that was started anew.
+    Forgotten,
 }
 
 /// A bound server.
@@ -63,7 +74,7 @@ impl Baseline {
         // Without the right to pass the system's limit the socket keeps its default.
         let _ = setsockopt(&socket, sockopt::RcvBufForce, &KERNEL_BUFFER);
         let _ = setsockopt(&socket, sockopt::SndBufForce, &KERNEL_BUFFER);
-        let server = server_config(&options.name, options.max_streams)?;
+        let server = server_config(options)?;
         let endpoint = Endpoint::new(
             EndpointConfig::default(),
             Some(server),
@@ -116,8 +127,8 @@ impl Object {
     }
 }
 
-fn server_config(name: &str, max_streams: u32) -> Result<ServerConfig> {
-    let identity = crate::identity::Identity::new(name)?;
+fn server_config(options: &Options) -> Result<ServerConfig> {
+    let identity = crate::identity::Identity::new(&options.name)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -126,13 +137,40 @@ fn server_config(name: &str, max_streams: u32) -> Result<ServerConfig> {
         .with_single_cert(vec![identity.certificate], identity.key)
         .context("the certificate made here is not usable")?;
     tls.alpn_protocols = vec![b"h3".to_vec()];
+    // QUIC knows only none or all of it (RFC 9001 section 4.6.1).
+    tls.max_early_data_size = u32::MAX;
+    if options.early_data == EarlyData::Forgotten {
+        tls.session_storage = Arc::new(Forgetful);
+    }
     let mut config = ServerConfig::with_crypto(Arc::new(
         QuicServerConfig::try_from(tls).context("no QUIC cipher suite")?,
     ));
     let mut transport = TransportConfig::default();
-    transport.max_concurrent_bidi_streams(VarInt::from_u32(max_streams));
+    transport.max_concurrent_bidi_streams(VarInt::from_u32(options.max_streams));
     config.transport_config(Arc::new(transport));
     Ok(config)
+}
+
+/// Takes every session and keeps none.
+#[derive(Debug)]
+struct Forgetful;
+
+impl StoresServerSessions for Forgetful {
+    fn put(&self, _key: Vec<u8>, _value: Vec<u8>) -> bool {
+        true
+    }
+
+    fn get(&self, _key: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn take(&self, _key: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn can_cache(&self) -> bool {
+        true
+    }
 }
 
 async fn connection(incoming: Incoming, objects: Arc<HashMap<String, Object>>) -> Result<()> {

@@ -5,26 +5,32 @@
 //! load        HTTP/3 load generator: closed loop, open loop, herd
 //! baseline    quinn + h3 + tokio server, the ecosystem's default
 //! bridge      HTTP/1.1 in, HTTP/3 out, for test suites
+//! gen         packet generator: XDP live frames, AF_XDP, UDP
 //! nginx       Debian 13's nginx in a private root
 //!
 //! hit herd range  the benchmarks of the whole
 //! engine      the benchmark of index, memory and eviction
 //! tier        the benchmark of the tier on drives
+//! xdp         the benchmark of the XDP guard
 //! site        what they run on: network, origin, servers that take turns
 //! net         namespace and veth pairs
 //! process     servers as child processes
 //! figures     rows, table, JSON
 //!
+//! bpf         XDP programs in the kernel
+//! progress    a line a second
 //! cpu         processor time and memory of processes, pinning
 //! identity    self-signed certificates
 //! place       where generated things are kept
 //! ```
 
 pub mod baseline;
+pub mod bpf;
 pub mod bridge;
 pub mod cpu;
 pub mod engine;
 pub mod figures;
+pub mod r#gen;
 pub mod herd;
 pub mod hit;
 pub mod identity;
@@ -34,6 +40,8 @@ pub mod nginx;
 pub mod origin;
 pub mod place;
 pub mod process;
+pub mod progress;
 pub mod range;
 pub mod site;
 pub mod tier;
+pub mod xdp;

@@ -39,6 +39,10 @@ enum Tool {
     Engine(cli::engine::Arguments),
     /// Benchmark the tier on drives: reads, writes, recovery, admission
     Tier(cli::tier::Arguments),
+    /// Send packets of a mix or a capture by XDP live frames, AF_XDP or UDP, or benchmark that
+    Gen(cli::r#gen::Arguments),
+    /// Benchmark the XDP guard: nanoseconds a packet by outcome
+    Xdp(cli::bench::HitArguments),
     /// Unpack the peers now rather than at the first benchmark
     Peers,
 }
@@ -55,6 +59,8 @@ fn main() -> ExitCode {
         Tool::Herd(arguments) => cli::bench::run_herd(arguments),
         Tool::Engine(arguments) => cli::engine::run(arguments),
         Tool::Tier(arguments) => cli::tier::run(arguments),
+        Tool::Gen(arguments) => cli::r#gen::run(arguments),
+        Tool::Xdp(arguments) => cli::bench::run_xdp(arguments),
         Tool::Peers => cli::bench::run_peers(),
     };
     done.unwrap_or_else(|error| {

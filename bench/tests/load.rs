@@ -3,17 +3,22 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use popcache_bench::baseline::{self, Baseline};
+use popcache_bench::baseline::{self, Baseline, EarlyData};
 use popcache_bench::load::herd::herd;
 use popcache_bench::load::{self, Amount, Options, expand};
 
 /// Serves `paths` in a runtime of its own until the process ends.
 fn serve(paths: &[String], max_streams: u32) -> SocketAddr {
+    serve_with(paths, max_streams, EarlyData::Taken)
+}
+
+fn serve_with(paths: &[String], max_streams: u32, early_data: EarlyData) -> SocketAddr {
     let options = baseline::Options {
         listen: "127.0.0.1:0".parse().expect("an address"),
         name: "edge.test".into(),
         paths: paths.to_vec(),
         max_streams,
+        early_data,
     };
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -63,6 +68,41 @@ fn a_closed_loop_gets_every_byte() {
     assert!(report.latency_us.count == report.requests && report.latency_us.p50 > 0.0);
     assert!(report.server_cpu_us_per_request.expect("watched") > 0.0);
     assert_eq!(report.handshake_us.count, 5);
+}
+
+#[test]
+fn new_connections_send_their_request_in_the_first_flight() {
+    let paths = vec!["/size/1000".to_owned()];
+    let server = serve(&paths, 100);
+    let report = load::run(&Options {
+        connections: 2,
+        new_connections: 1.0,
+        zero_rtt: 1.0,
+        ..options(server, paths, 200)
+    })
+    .expect("a run");
+    assert!(report.is_clean() && report.requests >= 200, "{report}");
+    // All but the first few, which no session was there for, and those that found none left.
+    assert!(report.early_accepted > 20, "{report}");
+    assert_eq!(report.early_rejected, 0, "{report}");
+    let names: Vec<_> = report.curves.iter().map(|c| c.name.as_str()).collect();
+    assert_eq!(names, ["latency", "first byte", "handshake"]);
+}
+
+#[test]
+fn what_the_server_forgot_is_asked_again() {
+    let paths = vec!["/size/1000".to_owned()];
+    let server = serve_with(&paths, 100, EarlyData::Forgotten);
+    let report = load::run(&Options {
+        connections: 2,
+        new_connections: 1.0,
+        zero_rtt: 1.0,
+        ..options(server, paths, 200)
+    })
+    .expect("a run");
+    assert!(report.is_clean() && report.requests >= 200, "{report}");
+    assert!(report.early_rejected > 20, "{report}");
+    assert_eq!(report.early_accepted, 0, "{report}");
 }
 
 #[test]

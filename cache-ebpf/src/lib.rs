@@ -15,6 +15,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod checksum;
 pub mod cid;
 pub mod event;
 pub mod lists;
@@ -27,4 +28,5 @@ pub mod reason;
 pub mod rule;
 pub mod siphash;
 pub mod tables;
+pub mod vary;
 pub mod verdict;

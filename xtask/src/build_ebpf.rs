@@ -1,4 +1,4 @@
-//! Builds the XDP program: `target/bpf/popcache-xdp.o`.
+//! Builds the XDP programs: `target/bpf/popcache-xdp.o`, and `popcache-bench-xdp.o` for the benchmarks.
 //!
 //! The BPF target has no prebuilt `core`, so the compiler must bring the library's source. Two kinds
 //! of machine have one: rustup with a nightly and its `rust-src` component, and Debian with
@@ -26,23 +26,30 @@ bpf-linker was found neither in PATH nor in ~/.cargo/bin. Install it:
   apt-get install llvm-22-dev libpolly-22-dev libzstd-dev zlib1g-dev
   LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker --version 0.13.0 --no-default-features --features llvm-22";
 
-/// Builds the object unless it is newer than everything it is made of. Returns its path.
+/// The programs of `cache-ebpf`, the daemon's first.
+const PROGRAMS: [&str; 2] = ["popcache-xdp", "popcache-bench-xdp"];
+
+/// Builds the objects unless they are newer than everything they are made of. Returns the path of the
+/// daemon's.
 ///
 /// # Errors
 /// A compiler or linker is missing (the message says what to install) or the build fails.
 pub fn build(root: &Path) -> anyhow::Result<PathBuf> {
-    let object = root.join("target/bpf/popcache-xdp.o");
+    let objects = PROGRAMS.map(|program| root.join("target/bpf").join(format!("{program}.o")));
     let stamp = root.join("target/bpf-build/stamp");
-    if object.exists() && is_fresh(root, &stamp)? {
-        return Ok(object);
+    let [daemons, _] = &objects;
+    if objects.iter().all(|object| object.exists()) && is_fresh(root, &stamp)? {
+        return Ok(daemons.clone());
     }
     let started = SystemTime::now();
     let compiler = find_compiler().context(INSTALL_COMPILER)?;
     let linker = find_linker().context(INSTALL_LINKER)?;
     let built = compile(root, &compiler, &linker)?;
-    install(&built, &object)?;
+    for (program, object) in PROGRAMS.iter().zip(&objects) {
+        install(&built.join(program), object)?;
+    }
     write_stamp(&stamp, started)?;
-    Ok(object)
+    Ok(daemons.clone())
 }
 
 /// A compiler that has the library's source, and the cargo of the same version.
@@ -93,7 +100,7 @@ fn find_linker() -> Option<PathBuf> {
         .find(|directory| directory.join(BPF_LINKER).is_file())
 }
 
-/// Runs cargo in a target directory of its own and returns what it made.
+/// Runs cargo in a target directory of its own and returns where it put what it made.
 fn compile(root: &Path, compiler: &Compiler, linker: &Path) -> anyhow::Result<PathBuf> {
     let target_dir = root.join("target/bpf-build");
     let inherited = env::var_os("PATH").unwrap_or_default();
@@ -109,7 +116,8 @@ fn compile(root: &Path, compiler: &Compiler, linker: &Path) -> anyhow::Result<Pa
     let status = cargo
         .current_dir(root)
         .args(["build", "--quiet", "--locked", "--release"])
-        .args(["--package", "cache-ebpf", "--bin", "popcache-xdp"])
+        .args(["--package", "cache-ebpf"])
+        .args(PROGRAMS.iter().flat_map(|program| ["--bin", program]))
         .args(["--target", BPF_TARGET, "-Z", "build-std=core"])
         .env("PATH", path)
         .env("RUSTC", &compiler.rustc)
@@ -125,12 +133,12 @@ fn compile(root: &Path, compiler: &Compiler, linker: &Path) -> anyhow::Result<Pa
         .with_context(|| format!("cannot run {}", compiler.cargo.display()))?;
     if !status.success() {
         bail!(
-            "the XDP program did not build with {} and {}/{BPF_LINKER} ({status})",
+            "the XDP programs did not build with {} and {}/{BPF_LINKER} ({status})",
             compiler.rustc.display(),
             linker.display()
         );
     }
-    Ok(target_dir.join(BPF_TARGET).join("release/popcache-xdp"))
+    Ok(target_dir.join(BPF_TARGET).join("release"))
 }
 
 /// Removes what the cargo that runs xtask has set for itself: it would choose another toolchain.

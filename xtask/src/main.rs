@@ -45,7 +45,7 @@ enum Task {
     Setup(setup::Args),
     /// Build the XDP program and the release binaries
     Build,
-    /// Build the XDP program alone (target/bpf/popcache-xdp.o)
+    /// Build the XDP programs alone (target/bpf/popcache-xdp.o and those of the benchmarks)
     BuildEbpf,
     /// Start popcache with a demo origin behind a virtual NIC, until Ctrl-C
     Run(run::Args),

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use popcache_bench::baseline::{Baseline, Options};
+use popcache_bench::baseline::{Baseline, EarlyData, Options};
 use popcache_bench::cpu;
 
 use super::{PathArguments, stop_signal};
@@ -42,6 +42,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         name: arguments.name.clone(),
         paths: arguments.paths.all(),
         max_streams: arguments.max_streams,
+        early_data: EarlyData::Taken,
     };
     runtime.block_on(async {
         let server = Baseline::bind(&options)?;

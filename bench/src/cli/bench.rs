@@ -1,10 +1,10 @@
-//! `popcache-bench hit`, `herd` and `range`.
+//! `popcache-bench hit`, `h2`, `herd`, `range` and `xdp`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use popcache_bench::{herd, hit, range};
+use popcache_bench::{herd, hit, range, xdp};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -46,6 +46,16 @@ impl HitArguments {
 
 pub fn run_h2(arguments: HitArguments) -> Result<ExitCode> {
     hit::run_tcp(&arguments.options())
+}
+
+pub fn run_xdp(arguments: HitArguments) -> Result<ExitCode> {
+    let Arguments { quick, json, runs } = arguments.common;
+    xdp::run(&xdp::Options {
+        quick,
+        json,
+        runs,
+        only: arguments.case,
+    })
 }
 
 pub fn run_herd(arguments: Arguments) -> Result<ExitCode> {

@@ -1,13 +1,15 @@
 //! `popcache-bench load`.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use popcache_bench::load::herd::herd;
+use popcache_bench::load::plot::svg;
 use popcache_bench::load::tcp::{self, Version};
-use popcache_bench::load::{self, Amount, Options, locate};
+use popcache_bench::load::{self, Amount, Options, Report, locate, of_trace};
 use serde::Serialize;
 
 use super::PathArguments;
@@ -46,6 +48,19 @@ pub struct Arguments {
     /// Share of the requests (0 to 1) that open a connection of their own
     #[arg(long, default_value_t = 0.0)]
     new_connections: f64,
+    /// Share of those connections (0 to 1) that send their request in the first flight (0-RTT)
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    zero_rtt: f64,
+    /// Ask for the objects of this trace in its order (zstd of little-endian u64 key and u32 size);
+    /// --path-template makes their paths, with {} for the number of an object and {size} for its size
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["urls", "zipf", "herd"])]
+    trace: Option<PathBuf>,
+    /// Draw the latency distribution as an SVG image
+    #[arg(long, value_name = "FILE", conflicts_with = "herd")]
+    plot: Option<PathBuf>,
+    /// No progress line
+    #[arg(long)]
+    quiet: bool,
     /// Send N requests for one path at once instead of a steady load
     #[arg(long, value_name = "N", conflicts_with_all = ["rate", "requests"])]
     herd: Option<usize>,
@@ -98,6 +113,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                 Some(_) => tcp::run(&options, Version::Http2)?,
             };
             print(arguments.json, &report, &report)?;
+            if let Some(file) = &arguments.plot {
+                arguments.plot(file, &report)?;
+            }
             report.failed
         }
     };
@@ -119,14 +137,41 @@ fn print(json: bool, report: &impl Serialize, text: &impl std::fmt::Display) -> 
 }
 
 impl Arguments {
+    fn plot(&self, file: &Path, report: &Report) -> Result<()> {
+        let title = format!(
+            "{} requests, {:.0} a second, {} loop",
+            report.requests,
+            report.rps,
+            if self.rate.is_some() {
+                "open"
+            } else {
+                "closed"
+            }
+        );
+        std::fs::write(file, svg(&title, &report.curves))
+            .with_context(|| format!("cannot write {}", file.display()))
+    }
+
     fn options(&self) -> Result<Options> {
-        let (remote, name, paths) = locate(&self.paths.all(), self.connect, self.name.as_deref())?;
+        let (paths, order) = match &self.trace {
+            Some(file) => {
+                let [template] = &self.paths.path_template[..] else {
+                    bail!("--trace needs one --path-template");
+                };
+                of_trace(file, template)?
+            }
+            None => (self.paths.all(), Vec::new()),
+        };
+        let (remote, name, paths) = locate(&paths, self.connect, self.name.as_deref())?;
         let amount = match self.requests {
             Some(count) => Amount::Requests(count),
             None => Amount::Time(duration("seconds", self.seconds)?),
         };
         Ok(Options {
             zipf: self.zipf,
+            order,
+            zero_rtt: self.zero_rtt,
+            progress: !self.quiet && !self.json,
             connections: self.connections,
             streams: self.streams,
             rate: self.rate,

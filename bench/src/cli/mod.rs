@@ -4,6 +4,7 @@ pub mod baseline;
 pub mod bench;
 pub mod bridge;
 pub mod engine;
+pub mod r#gen;
 pub mod load;
 pub mod origin;
 pub mod tier;

@@ -85,6 +85,8 @@ pub enum Change {
     Ready {
         connection: usize,
         handshake: Duration,
+        /// Whether early data was accepted, where some could be sent.
+        early: Option<bool>,
     },
     /// It is gone. Its requests have failed before this is told.
     Lost { connection: usize, reason: String },
@@ -94,6 +96,7 @@ pub enum Change {
 pub struct Engine {
     endpoint: Endpoint,
     client: ClientConfig,
+    resuming: ClientConfig,
     remote: SocketAddr,
     server_name: String,
     sockets: Vec<Socket>,
@@ -131,6 +134,7 @@ impl Engine {
         Ok(Self {
             endpoint: Endpoint::new(Arc::new(EndpointConfig::default()), None, false, None),
             client: super::tls::client_config()?,
+            resuming: super::tls::resuming_config()?,
             remote,
             server_name: server_name.to_owned(),
             sockets,
@@ -159,9 +163,22 @@ impl Engine {
     /// # Errors
     /// Where the address or the name can never work.
     pub fn connect(&mut self, now: Instant) -> Result<usize> {
+        self.connect_with(self.client.clone(), now)
+    }
+
+    /// The same, but with requests in the first flight where an earlier such connection was given a
+    /// session.
+    ///
+    /// # Errors
+    /// As of [`Engine::connect`].
+    pub fn connect_early(&mut self, now: Instant) -> Result<usize> {
+        self.connect_with(self.resuming.clone(), now)
+    }
+
+    fn connect_with(&mut self, client: ClientConfig, now: Instant) -> Result<usize> {
         let (handle, connection) = self
             .endpoint
-            .connect(now, self.client.clone(), self.remote, &self.server_name)
+            .connect(now, client, self.remote, &self.server_name)
             .with_context(|| {
                 format!("cannot connect to {} as {}", self.remote, self.server_name)
             })?;

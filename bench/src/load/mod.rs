@@ -14,6 +14,7 @@ pub mod herd;
 mod huffman;
 mod net;
 mod peer;
+pub mod plot;
 mod qpack;
 mod report;
 mod run;
@@ -28,7 +29,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 pub use report::{Distribution, Report};
 pub use run::run;
-pub use targets::expand;
+pub use targets::{expand, of_trace};
 
 /// Connections of one run.
 pub const MAX_CONNECTIONS: usize = 50_000;
@@ -55,6 +56,8 @@ pub struct Options {
     pub paths: Vec<String>,
     /// Exponent of the popularity of the paths; 0 asks for them in turn.
     pub zipf: f64,
+    /// Positions in `paths`, to be asked for in this order instead; empty: none.
+    pub order: Vec<u32>,
     pub connections: usize,
     pub streams: usize,
     /// Requests a second of the open loop; `None`: closed loop.
@@ -63,6 +66,9 @@ pub struct Options {
     pub warmup: Duration,
     /// Share of the requests that open a connection of their own.
     pub new_connections: f64,
+    /// Share of those connections that send their request in the first flight (0-RTT), once the
+    /// server has given a session to one of them.
+    pub zero_rtt: f64,
     /// A run without any progress for this long is over.
     pub timeout: Duration,
     pub verify: bool,
@@ -73,6 +79,8 @@ pub struct Options {
     /// Processes whose processor time is measured.
     pub watch: Vec<i32>,
     pub seed: u64,
+    /// A line a second on stderr.
+    pub progress: bool,
 }
 
 impl Options {
@@ -83,12 +91,14 @@ impl Options {
             name: name.to_owned(),
             paths,
             zipf: 0.0,
+            order: Vec::new(),
             connections: 1,
             streams: 1,
             rate: None,
             amount: Amount::Time(Duration::from_secs(1)),
             warmup: Duration::ZERO,
             new_connections: 0.0,
+            zero_rtt: 0.0,
             timeout: Duration::from_secs(30),
             verify: false,
             core: None,
@@ -96,6 +106,7 @@ impl Options {
             spin: Duration::from_micros(50),
             watch: Vec::new(),
             seed: 1,
+            progress: false,
         }
     }
 
@@ -112,6 +123,19 @@ impl Options {
             (0.0..=10.0).contains(&self.zipf),
             "zipf is {}: it must be 0 to 10",
             self.zipf
+        );
+        ensure!(
+            (0.0..=1.0).contains(&self.zero_rtt),
+            "the share of 0-RTT is {}: it must be 0 to 1",
+            self.zero_rtt
+        );
+        ensure!(
+            self.zero_rtt == 0.0 || self.new_connections > 0.0,
+            "0-RTT is for new connections: give --new-connections too"
+        );
+        ensure!(
+            self.order.is_empty() || self.zipf == 0.0,
+            "a trace has an order of its own: leave --zipf away"
         );
         if let Some(rate) = self.rate {
             ensure!(

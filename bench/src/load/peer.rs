@@ -23,6 +23,8 @@ pub(super) struct Peer {
     pub(super) timer: Option<Instant>,
     started: Instant,
     ready: bool,
+    /// Streams may be opened before the handshake is done.
+    early: bool,
     /// Requests by stream number, from `first` on. Streams end about in the order of their start.
     running: VecDeque<Option<Exchange>>,
     first: u64,
@@ -44,6 +46,7 @@ impl Peer {
     pub(super) fn new(index: usize, connection: Connection, socket: usize, now: Instant) -> Self {
         Self {
             index,
+            early: connection.has_0rtt(),
             connection,
             socket,
             dirty: false,
@@ -63,7 +66,7 @@ impl Peer {
 
     /// Starts requests while the server grants streams.
     fn start_waiting(&mut self, shared: &mut Shared) {
-        while self.ready && !self.waiting.is_empty() {
+        while (self.ready || self.early) && !self.waiting.is_empty() {
             let Some(id) = self.connection.streams().open(Dir::Bi) else {
                 return;
             };
@@ -122,6 +125,10 @@ impl Peer {
 
     fn connected(&mut self, now: Instant, shared: &mut Shared, changes: &mut Vec<Change>) {
         self.ready = true;
+        let early = self.early.then(|| self.connection.accepted_0rtt());
+        if early == Some(false) {
+            self.begin_again();
+        }
         if let Some(id) = self.connection.streams().open(Dir::Uni) {
             // Three bytes fit in any flow control window; a server that gives none fails the requests.
             let _ = self.connection.send_stream(id).write(&CONTROL_PREFACE);
@@ -129,8 +136,19 @@ impl Peer {
         changes.push(Change::Ready {
             connection: self.index,
             handshake: now.duration_since(self.started),
+            early,
         });
         self.start_waiting(shared);
+    }
+
+    /// The server took none of the early data: its streams are gone, and count from zero again.
+    fn begin_again(&mut self) {
+        while let Some(exchange) = self.running.pop_back() {
+            if let Some(Exchange { key, intended, .. }) = exchange {
+                self.waiting.push_front((key, intended));
+            }
+        }
+        self.first = 0;
     }
 
     fn stream_event(&mut self, event: StreamEvent, now: Instant, shared: &mut Shared) {
@@ -226,7 +244,7 @@ impl Peer {
                 outcome: Err(Failure::Connection),
             });
         }
-        self.ready = false;
+        (self.ready, self.early) = (false, false);
     }
 }
 

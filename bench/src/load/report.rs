@@ -8,6 +8,7 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::engine::{Completion, Failure};
+use super::plot::Curve;
 use super::qpack::CacheStatus;
 
 /// Longest latency kept apart, nanoseconds; a longer one counts as this.
@@ -32,6 +33,15 @@ pub struct Report {
     /// From the intended start to the first byte.
     pub first_byte_us: Distribution,
     pub handshake_us: Distribution,
+    /// The three distributions in full, where they have anything.
+    #[serde(default)]
+    pub curves: Vec<Curve>,
+    /// New connections whose first flight could carry requests: those whose server took them, and
+    /// those whose server did not.
+    #[serde(default)]
+    pub early_accepted: u64,
+    #[serde(default)]
+    pub early_rejected: u64,
     /// What Cache-Status said.
     pub hits: u64,
     pub forwarded: u64,
@@ -88,6 +98,13 @@ impl fmt::Display for Report {
             "cache      {} hits, {} forwarded",
             self.hits, self.forwarded
         )?;
+        if self.early_accepted + self.early_rejected > 0 {
+            writeln!(
+                f,
+                "early data {} connections accepted, {} rejected",
+                self.early_accepted, self.early_rejected
+            )?;
+        }
         let server = self.server_cpu_us_per_request;
         let server = server.map_or("not watched".to_owned(), |us| {
             format!("{us:.2} us a request")
@@ -111,6 +128,8 @@ pub(super) struct Tally {
     pub(super) bytes: u64,
     pub(super) hits: u64,
     pub(super) forwarded: u64,
+    pub(super) early_accepted: u64,
+    pub(super) early_rejected: u64,
     errors: BTreeMap<Failure, u64>,
     pub(super) latency: Histogram<u64>,
     pub(super) first_byte: Histogram<u64>,
@@ -125,6 +144,8 @@ impl Tally {
             bytes: 0,
             hits: 0,
             forwarded: 0,
+            early_accepted: 0,
+            early_rejected: 0,
             errors: BTreeMap::new(),
             latency: histogram(),
             first_byte: histogram(),
@@ -166,6 +187,18 @@ impl Tally {
 
     pub(super) fn failures(&self) -> u64 {
         self.errors.values().sum()
+    }
+
+    pub(super) fn curves(&self) -> Vec<Curve> {
+        [
+            ("latency", &self.latency),
+            ("first byte", &self.first_byte),
+            ("handshake", &self.handshake),
+        ]
+        .into_iter()
+        .filter(|(_, histogram)| !histogram.is_empty())
+        .map(|(name, histogram)| Curve::of(name, histogram))
+        .collect()
     }
 
     pub(super) fn errors(&self) -> BTreeMap<String, u64> {

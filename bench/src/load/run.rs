@@ -12,6 +12,7 @@ use super::report::{Report, Tally, distribution, record};
 use super::targets::{Choice, Targets};
 use super::{Amount, Options};
 use crate::cpu;
+use crate::progress::ProgressLine;
 
 /// Handshakes under way at the same time while the connections are made.
 const MAX_HANDSHAKES: usize = 64;
@@ -19,6 +20,9 @@ const MAX_HANDSHAKES: usize = 64;
 const MAX_BACKLOG: usize = 1_000_000;
 /// Connections replaced in one run before it is given up, beyond one for each connection.
 const MAX_REPLACED: usize = 100;
+
+/// How long a connection that may be given a session stays after its answer.
+const LINGER: Duration = Duration::from_millis(50);
 
 /// Runs the load and reports.
 ///
@@ -106,6 +110,9 @@ struct Run<'a> {
     replaced: usize,
     issuing: bool,
     window: Window,
+    /// Connections to close, and when.
+    lingering: VecDeque<(Instant, usize)>,
+    line: ProgressLine,
 }
 
 /// Which of the `connections` a connection of the engine serves.
@@ -114,6 +121,8 @@ struct Owner {
     home: usize,
     /// It was made for one request.
     fresh: bool,
+    /// It may be given a session.
+    early: bool,
 }
 
 /// The measured time.
@@ -135,7 +144,13 @@ impl Window {
 
 impl<'a> Run<'a> {
     fn new(options: &'a Options, targets: Targets) -> Result<Self> {
-        let choice = Choice::new(targets.count(), options.zipf);
+        let choice = match options.order.is_empty() {
+            true => Choice::new(targets.count(), options.zipf),
+            false => Choice::Ordered {
+                order: options.order.clone(),
+                next: 0,
+            },
+        };
         Ok(Self {
             engine: Engine::new(options.remote, &options.name, options.sockets, targets)?,
             options,
@@ -154,6 +169,8 @@ impl<'a> Run<'a> {
                 from: None,
                 to: None,
             },
+            lingering: VecDeque::new(),
+            line: ProgressLine::new(Instant::now(), options.progress),
         })
     }
 
@@ -217,6 +234,9 @@ impl<'a> Run<'a> {
             latency_us: distribution(&self.tally.latency),
             first_byte_us: distribution(&self.tally.first_byte),
             handshake_us: distribution(&self.tally.handshake),
+            curves: self.tally.curves(),
+            early_accepted: self.tally.early_accepted,
+            early_rejected: self.tally.early_rejected,
             hits: self.tally.hits,
             forwarded: self.tally.forwarded,
             server_cpu_us_per_request: watched.then(|| per_request(server)),
@@ -243,6 +263,9 @@ impl<'a> Run<'a> {
             if now >= end || done(self) || progress.stalled(now, self.options.timeout) {
                 return Ok(());
             }
+            let tally = &self.tally;
+            self.line.show(now, || progress_line(now - started, tally));
+            self.close_lingering(now);
             self.issue_due(now, started);
             self.engine.flush(now)?;
             let now = self
@@ -322,10 +345,18 @@ impl<'a> Run<'a> {
         let fresh = self.options.new_connections > 0.0
             && self.random.random::<f64>() < self.options.new_connections;
         let connection = if fresh {
-            let Ok(connection) = self.engine.connect(Instant::now()) else {
+            let now = Instant::now();
+            let early =
+                self.options.zero_rtt > 0.0 && self.random.random::<f64>() < self.options.zero_rtt;
+            let made = match early {
+                true => self.engine.connect_early(now),
+                false => self.engine.connect(now),
+            };
+            let Ok(connection) = made else {
                 return false;
             };
-            self.own(connection, Owner { home, fresh: true });
+            let fresh = true;
+            self.own(connection, Owner { home, fresh, early });
             connection
         } else if let Some(connection) = self.homes[home] {
             connection
@@ -338,11 +369,15 @@ impl<'a> Run<'a> {
     }
 
     fn ended(&mut self, done: &Completion, now: Instant) {
-        let Some(Owner { home, fresh }) = self.owner(done.connection) else {
+        let Some(Owner { home, fresh, early }) = self.owner(done.connection) else {
             return;
         };
         if fresh {
             self.owners[done.connection] = None;
+        }
+        if early {
+            self.lingering.push_back((now + LINGER, done.connection));
+        } else if fresh {
             self.engine.close(done.connection, now);
         }
         self.load[home] -= 1;
@@ -377,11 +412,16 @@ impl<'a> Run<'a> {
                 Change::Ready {
                     connection,
                     handshake,
+                    early,
                 } => {
+                    self.tally.early_accepted += u64::from(early == Some(true));
+                    self.tally.early_rejected += u64::from(early == Some(false));
                     if self.window.is_open() || self.options.new_connections == 0.0 {
                         record(&mut self.tally.handshake, handshake);
                     }
-                    if let Some(Owner { home, fresh: false }) = self.owner(connection)
+                    if let Some(Owner {
+                        home, fresh: false, ..
+                    }) = self.owner(connection)
                         && self.options.rate.is_none()
                     {
                         self.top_up(home, now);
@@ -395,7 +435,11 @@ impl<'a> Run<'a> {
 
     /// A lost connection is made anew, within reason.
     fn replace(&mut self, connection: usize, reason: &str, now: Instant) -> Result<()> {
-        let Some(Owner { home, fresh: false }) = self.owner(connection) else {
+        self.lingering.retain(|(_, lingers)| *lingers != connection);
+        let Some(Owner {
+            home, fresh: false, ..
+        }) = self.owner(connection)
+        else {
             return Ok(());
         };
         self.owners[connection] = None;
@@ -414,9 +458,19 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    fn close_lingering(&mut self, now: Instant) {
+        while let Some((due, connection)) = self.lingering.front().copied()
+            && due <= now
+        {
+            self.lingering.pop_front();
+            self.engine.close(connection, now);
+        }
+    }
+
     fn set_home(&mut self, home: usize, connection: usize) {
         self.homes[home] = Some(connection);
-        self.own(connection, Owner { home, fresh: false });
+        let (fresh, early) = (false, false);
+        self.own(connection, Owner { home, fresh, early });
     }
 
     fn own(&mut self, connection: usize, owner: Owner) {
@@ -429,6 +483,17 @@ impl<'a> Run<'a> {
     fn owner(&self, connection: usize) -> Option<Owner> {
         self.owners.get(connection).copied().flatten()
     }
+}
+
+fn progress_line(elapsed: Duration, tally: &Tally) -> String {
+    let seconds = elapsed.as_secs_f64();
+    format!(
+        "load: {seconds:.0} s, {} requests measured, p50 {:.0} us, p99 {:.0} us, {} failed",
+        tally.requests,
+        tally.latency.value_at_quantile(0.5) as f64 / 1000.0,
+        tally.latency.value_at_quantile(0.99) as f64 / 1000.0,
+        tally.failures()
+    )
 }
 
 /// When something last moved.

@@ -1,12 +1,14 @@
 //! What is asked for: the targets of a run, how they are chosen, and which bytes are right.
 
 use std::ops::Range;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use rand::Rng;
 
 use super::h3::encode_get;
+use crate::engine::trace::{Request, Trace};
 use crate::origin::{body, film};
 
 /// Targets of one run.
@@ -162,12 +164,41 @@ pub fn expand(template: &str, keys: usize) -> Vec<String> {
         .collect()
 }
 
+/// The paths of a trace's objects, and their numbers in the order of its requests: as far as there
+/// are at most [`MAX_TARGETS`] of them. In the template `{}` is replaced by the number of an object and
+/// `{size}` by its size.
+///
+/// # Errors
+/// A file that is no trace, or a template without `{}`.
+pub fn of_trace(file: &Path, template: &str) -> Result<(Vec<String>, Vec<u32>)> {
+    ensure!(
+        template.contains("{}"),
+        "`{template}` gives all objects of a trace one path: it needs {{}}"
+    );
+    let trace = Trace::read(file)?;
+    let mut paths = Vec::new();
+    let mut order = Vec::with_capacity(trace.requests.len());
+    for Request { object, size } in trace.requests {
+        if object as usize == paths.len() {
+            if paths.len() == MAX_TARGETS {
+                break;
+            }
+            let path = template.replace("{size}", &size.to_string());
+            paths.push(path.replacen("{}", &object.to_string(), 1));
+        }
+        order.push(object);
+    }
+    Ok((paths, order))
+}
+
 /// How the next target is chosen.
 pub enum Choice {
     /// One after the other.
     InTurn { next: usize, count: usize },
     /// Target `n` with a weight of `1 / (n + 1)^exponent`, by its running sum.
     Zipf { sums: Vec<f64> },
+    /// In a given order, again and again.
+    Ordered { order: Vec<u32>, next: usize },
 }
 
 impl Choice {
@@ -197,6 +228,11 @@ impl Choice {
                 let total = sums.last().copied().unwrap_or_default();
                 let at = random.random::<f64>() * total;
                 sums.partition_point(|sum| *sum <= at).min(sums.len() - 1)
+            }
+            Self::Ordered { order, next } => {
+                let key = order[*next];
+                *next = (*next + 1) % order.len();
+                key as usize
             }
         }
     }
@@ -228,6 +264,22 @@ mod tests {
         let mut random = SmallRng::seed_from_u64(7);
         let keys: Vec<usize> = (0..5).map(|_| choice.next(&mut random)).collect();
         assert_eq!(keys, [0, 1, 2, 0, 1]);
+    }
+
+    #[test]
+    fn a_trace_is_asked_for_in_its_order() {
+        let record = |key: u64, size: u32| [&key.to_le_bytes()[..], &size.to_le_bytes()].concat();
+        let bytes = [record(900, 7), record(5, 20), record(900, 7)].concat();
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let packed = zstd::encode_all(&bytes[..], 1).expect("packed");
+        std::fs::write(file.path(), packed).expect("written");
+        let (paths, order) = of_trace(file.path(), "/size/{size}?k={}").expect("a trace");
+        assert_eq!(paths, ["/size/7?k=0", "/size/20?k=1"]);
+        let mut choice = Choice::Ordered { order, next: 0 };
+        let mut random = SmallRng::seed_from_u64(7);
+        let keys: Vec<usize> = (0..4).map(|_| choice.next(&mut random)).collect();
+        assert_eq!(keys, [0, 1, 0, 0]);
+        of_trace(file.path(), "/same").expect_err("one path for all");
     }
 
     #[test]

@@ -21,6 +21,7 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::plot::Curve;
 use super::report::{distribution, record};
 use super::{Amount, Options, Report, tls};
 use crate::cpu;
@@ -148,6 +149,9 @@ impl Counts {
             rps: requests as f64 / seconds,
             bytes: self.bytes.get(),
             latency_us: distribution(&self.latency.borrow()),
+            curves: vec![Curve::of("latency", &self.latency.borrow())],
+            early_accepted: 0,
+            early_rejected: 0,
             first_byte_us: Default::default(),
             handshake_us: Default::default(),
             hits: self.hits.get(),

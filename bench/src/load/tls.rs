@@ -12,10 +12,26 @@ use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-/// Without session resumption, so that each new connection costs a full handshake; without path MTU
-/// discovery, since a client sends little.
-pub(super) fn client_config() -> Result<ClientConfig> {
-    let mut config = ClientConfig::new(crypto()?);
+/// Sessions kept for connections that resume.
+const SESSIONS: usize = 1024;
+
+/// Without session resumption, so that each new connection costs a full handshake.
+pub(crate) fn client_config() -> Result<ClientConfig> {
+    transport(crypto()?)
+}
+
+/// With sessions and early data (RFC 9001 section 4.6): a connection resumes what one before it with
+/// the same configuration was given.
+pub(super) fn resuming_config() -> Result<ClientConfig> {
+    let mut tls = any_server()?;
+    tls.resumption = Resumption::in_memory_sessions(SESSIONS);
+    tls.enable_early_data = true;
+    transport(quic(tls)?)
+}
+
+/// Without path MTU discovery, since a client sends little.
+fn transport(crypto: Arc<QuicClientConfig>) -> Result<ClientConfig> {
+    let mut config = ClientConfig::new(crypto);
     let mut transport = TransportConfig::default();
     transport.mtu_discovery_config(None);
     transport.max_idle_timeout(Some(
@@ -29,7 +45,10 @@ pub(super) fn client_config() -> Result<ClientConfig> {
 
 /// TLS 1.3 for HTTP/3 with a server that signed its own certificate.
 pub(crate) fn crypto() -> Result<Arc<QuicClientConfig>> {
-    let mut tls = any_server()?;
+    quic(any_server()?)
+}
+
+fn quic(mut tls: rustls::ClientConfig) -> Result<Arc<QuicClientConfig>> {
     tls.alpn_protocols = vec![b"h3".to_vec()];
     let config = QuicClientConfig::try_from(tls).context("no QUIC cipher suite")?;
     Ok(Arc::new(config))

@@ -101,6 +101,11 @@ const PACKAGES: &[Package] = &[
         "private roots: for Debian 13's nginx, the benchmark's peer, and to install the package in",
         &[Bench, Test],
     ),
+    for_purposes(
+        "xdp-tools",
+        "xdp-filter, the peer of the XDP benchmark",
+        &[Bench],
+    ),
 ];
 
 /// Installs the packages that are missing.

@@ -1,0 +1,99 @@
+//! Sending by XDP live frames: a program makes each frame in the kernel and redirects it to the
+//! interface, without a socket buffer (BPF_PROG_TEST_RUN, Linux 5.18).
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use aya::programs::Xdp;
+use aya::{Ebpf, TestRun, TestRunAttrs, TestRunOptions};
+use cache_ebpf::vary::{PLAN, Plan, Variation};
+
+use super::mix::Traffic;
+use super::{Sent, permit::Link};
+use crate::bpf::{Plain, array, tools, verified};
+
+/// Frames of the first system call, and of any.
+const FIRST_BURST: u64 = 1 << 13;
+const MOST_BURST: u64 = 1 << 20;
+/// How long a call shall last: the kernel waits for a grace period of RCU, some ten milliseconds,
+/// before and after each. Less where templates are to alternate.
+const CALL: Duration = Duration::from_millis(250);
+const CALL_OF_MANY: Duration = Duration::from_millis(50);
+/// Frames that the kernel handles at once: its own limit.
+const BATCH: u32 = 256;
+
+pub struct Live {
+    ebpf: Ebpf,
+    interface: u32,
+    seed: u64,
+    told: Option<Variation>,
+    /// Most frames of the next call.
+    burst: u64,
+}
+
+impl Live {
+    /// # Errors
+    /// Not root, or a kernel without live frames.
+    pub fn new(link: &Link, seed: u64) -> Result<Self> {
+        let mut ebpf = tools(false)?;
+        verified(&mut ebpf, "generate")?;
+        Ok(Self {
+            ebpf,
+            interface: link.index,
+            seed,
+            told: None,
+            burst: FIRST_BURST,
+        })
+    }
+
+    /// Sends at most `most` packets.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn send(&mut self, traffic: &mut Traffic, most: u64) -> Result<Sent> {
+        let chosen = traffic.choose();
+        let template = traffic.template(chosen);
+        self.tell(template.variation)?;
+        let packets = most.min(self.burst);
+        let options = TestRunOptions {
+            data_in: Some(&template.frame),
+            repeat: packets as u32,
+            attrs: TestRunAttrs::new().xdp_live_frames(BATCH.min(packets as u32)),
+            ..TestRunOptions::default()
+        };
+        let bytes = packets * template.frame.len() as u64;
+        let program = self.ebpf.program("generate");
+        let program: &Xdp = program.context("the program is loaded")?.try_into()?;
+        let began = Instant::now();
+        program
+            .test_run(options)
+            .context("the kernel refuses live frames: Linux 5.18 or newer is needed")?;
+        let shall_last = match traffic.templates().nth(1) {
+            None => CALL,
+            Some(_) => CALL_OF_MANY,
+        };
+        if packets == self.burst && began.elapsed() < shall_last {
+            self.burst = (2 * self.burst).min(MOST_BURST);
+        }
+        traffic.sent(chosen, packets);
+        Ok(Sent { packets, bytes })
+    }
+
+    /// Gives the program its plan, where it has another.
+    fn tell(&mut self, variation: Variation) -> Result<()> {
+        if self.told == Some(variation) {
+            return Ok(());
+        }
+        let plan = Plan {
+            variation: Variation {
+                seed: self.seed,
+                ..variation
+            },
+            interface: self.interface,
+            reserved: 0,
+        };
+        array(&mut self.ebpf, PLAN)?.set(0, Plain(plan), 0)?;
+        self.told = Some(variation);
+        Ok(())
+    }
+}
