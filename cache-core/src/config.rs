@@ -123,8 +123,6 @@ pub struct ClientFields {
 pub struct Limits {
     /// QUIC connections of this shard; past it an Initial is refused (CONNECTION_REFUSED).
     pub max_connections: usize,
-    /// Handshakes that go on at the same time; past it new clients are answered with Retry.
-    pub retry_above: usize,
     /// Concurrent request streams a client may open on one connection.
     pub max_streams_per_connection: u32,
     /// A connection without traffic is closed after this long.
@@ -143,6 +141,8 @@ pub struct Limits {
     pub max_waiters: usize,
     /// Fetches that are not collapsed (uncacheable answers), at the same time.
     pub max_passes: usize,
+    /// Bytes of an answer to a request with Authorization, or to POST, that is kept where it may be.
+    pub max_kept_pass: u64,
     /// Bytes of the body of a request that is passed on; past it 413.
     pub max_request_body: u64,
     /// Requests with a body that are read or passed on at the same time; past it 503.
@@ -186,7 +186,6 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 50_000,
-            retry_above: 256,
             max_streams_per_connection: 128,
             idle_timeout: Duration::from_secs(30),
             tcp_answer_window: 256 << 10,
@@ -196,6 +195,7 @@ impl Default for Limits {
             max_flights: 4_096,
             max_waiters: 200_000,
             max_passes: 1_024,
+            max_kept_pass: 1 << 20,
             max_request_body: 1 << 20,
             max_request_bodies: 128,
             max_varying: 65_536,

@@ -64,6 +64,8 @@ pub struct Target {
     pub revalidate: bool,
     /// How stale an object the client takes if the origin fails, seconds.
     pub stale_if_error_s: u32,
+    /// The client wants nothing that has to be fetched (only-if-cached).
+    pub stored_only: bool,
     pub extent: Extent,
 }
 
@@ -106,6 +108,9 @@ pub struct FlightHead {
     pub meta: ObjectMeta,
     /// Encoded fields, see [`crate::conn::h3::head`].
     pub encoded: Bytes,
+    /// The same with the fields that only the request that began the flight may have, and that
+    /// request's shard.
+    pub own: Option<(Subscriber, Bytes)>,
     /// Slots of the surrogate keys.
     pub tags: Vec<TagSlot>,
     /// The declared length of the body.
@@ -174,6 +179,8 @@ pub enum Outcome {
     Sliced,
     /// Of a slice: the origin has another version of the object by now.
     Changed,
+    /// Only what is stored was wanted, and it is not on the tier either.
+    NotStored,
     /// The owner has `max_flights` already.
     Refused,
     Failed(FetchErrorKind),

@@ -13,6 +13,7 @@
 //!  variants.rs   which variant of a resource a request selects
 //!  validations.rs  confirming stale objects, serving them when the origin fails
 //!  passes.rs     fetches for one request only
+//!  kept.rs       those of them whose answers others may have
 //!  windows.rs    bodies that outgrow what may be held, passed on in step
 //!  pins.rs       objects that an operator wants kept
 //!  explain.rs    what is known of an object, for operators
@@ -28,6 +29,7 @@ mod answers;
 mod explain;
 mod flights;
 mod following;
+mod kept;
 mod let_go;
 #[cfg(test)]
 mod lone;
@@ -60,6 +62,7 @@ use crate::io::{Command, Datagram, FetchId, Input, Now, OriginId, Outbox, Reply,
 use crate::stats::ShardStats;
 use crate::store::{HitNote, Store, StoreStats};
 use crate::tier::{Tier, TierEvent, TierGauges, TierStats};
+use kept::Copied;
 use let_go::CopiedOut;
 use passes::Pass;
 use pins::Confirming;
@@ -106,14 +109,17 @@ pub enum LaneMessage {
     },
     /// An unsafe request changed what the key names (RFC 9111 section 4.4).
     Invalidate(Bytes),
+    /// A response that was fetched for one request and that others may have.
+    Keep(Box<Copied>),
     /// The sender waits to use a segment again until the receiver has taken a turn.
     TakeTurn,
 }
 
 impl LaneMessage {
-    /// May be lost when a lane is full: QUIC sends a datagram again, and hits are a sample.
+    /// May be lost when a lane is full: QUIC sends a datagram again, hits are a sample, and a copy is
+    /// nobody's only one.
     pub fn droppable(&self) -> bool {
-        matches!(self, Self::Datagram(_) | Self::Hits(_))
+        matches!(self, Self::Datagram(_) | Self::Hits(_) | Self::Keep(_))
     }
 }
 
@@ -354,6 +360,7 @@ impl Shard {
             LaneMessage::Invalidate(key) => {
                 self.forget_key(&key, false);
             }
+            LaneMessage::Keep(copy) => self.keep_copy(now, &copy),
             // The turn that follows every batch of inputs is all that is asked for.
             LaneMessage::TakeTurn => {}
         }
@@ -376,10 +383,6 @@ impl Shard {
             Command::Explain(request) => {
                 Reply::Explained(self.explain(now, &request).map(Box::new))
             }
-            Command::SeeCidKeys(keys) => {
-                self.quic.set_cids(*keys);
-                Reply::Done
-            }
             Command::Drain => self.drain(),
         };
         Some(reply)
@@ -396,6 +399,7 @@ impl Shard {
     fn forget_key(&mut self, key: &[u8], soft: bool) -> bool {
         self.flights.purge(key);
         self.locals.close_key(key);
+        self.stop_copying_key(key);
         let hash = self.store.hash(key);
         let ours = self.store.owner(hash) == self.config.shard;
         // Variants are forgotten all together, by forgetting where they are.

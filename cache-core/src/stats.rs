@@ -27,6 +27,50 @@ impl Stat {
     }
 }
 
+/// Classes with counters of their own.
+pub const MAX_COUNTED: usize = 64;
+
+/// Counters of one class.
+#[derive(Debug, Default)]
+pub struct ClassStats {
+    /// Answered from memory, fresh or stale.
+    pub hits: Stat,
+    /// Read back from the second tier.
+    pub tier_hits: Stat,
+    /// Requests that memory had no answer for.
+    pub misses: Stat,
+    /// Objects fetched and stored.
+    pub fills: Stat,
+}
+
+impl ClassStats {
+    /// Names and values.
+    pub fn snapshot(&self) -> [(&'static str, u64); 4] {
+        [
+            ("hits", self.hits.get()),
+            ("tier_hits", self.tier_hits.get()),
+            ("misses", self.misses.get()),
+            ("fills", self.fills.get()),
+        ]
+    }
+}
+
+/// Counters by [`crate::http::routes::Routes::counted`].
+#[derive(Debug)]
+pub struct ByClass(Box<[ClassStats]>);
+
+impl Default for ByClass {
+    fn default() -> Self {
+        Self((0..MAX_COUNTED).map(|_| ClassStats::default()).collect())
+    }
+}
+
+impl ByClass {
+    pub fn of(&self, number: u8) -> &ClassStats {
+        &self.0[usize::from(number).min(MAX_COUNTED - 1)]
+    }
+}
+
 macro_rules! shard_stats {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// Every counter of a shard. `*_refused` and `*_dropped` count bounds that were reached.
@@ -34,6 +78,8 @@ macro_rules! shard_stats {
         #[repr(align(128))]
         pub struct ShardStats {
             $($(#[$doc])* pub $name: Stat,)*
+            /// Some of them by class of the route.
+            pub by_class: ByClass,
         }
 
         impl ShardStats {
@@ -59,10 +105,6 @@ shard_stats! {
     /// Open connections (gauge).
     connections,
     connections_accepted,
-    /// Connections whose handshake goes on (gauge).
-    handshakes,
-    /// Initials answered with Retry because `limits.retry_above` handshakes went on.
-    retries_sent,
     /// `limits.max_connections` or a drain refused an Initial.
     connections_refused,
     connections_lost,
@@ -107,6 +149,10 @@ shard_stats! {
     passes,
     /// `limits.max_passes` refused a request with 503.
     passes_refused,
+    /// Answers to requests with Authorization, and to POST, that were kept for others.
+    passes_kept,
+    /// The same that were not, for `limits.max_kept_pass` or `limits.max_heap_fill`.
+    passes_not_kept,
     /// Requests refused with 413 (their body is longer than `max_request_body`).
     request_bodies_too_large,
     /// Requests refused with 503 because `max_request_bodies` were under way.

@@ -364,6 +364,12 @@ fn shown_rules(rules: &Rules, caching: &Caching) -> Vec<(String, String)> {
     if rules.compress {
         shown.push(("compress".to_owned(), "true".to_owned()));
     }
+    if rules.store_authorized {
+        shown.push(("store_authorized".to_owned(), "true".to_owned()));
+    }
+    if rules.store_posted {
+        shown.push(("store_posted".to_owned(), "true".to_owned()));
+    }
     if !rules.respect_origin {
         shown.push(("respect_origin".to_owned(), "false".to_owned()));
     }

@@ -20,7 +20,6 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::explain::{ExplainError, Rulebook};
-use crate::guard::{Answer, Guard, GuardError, Order};
 use crate::privileges;
 use crate::purging::{Purging, PurgingError};
 use crate::status::{
@@ -86,8 +85,6 @@ pub struct Sources {
     pub compression: Reading<Vec<(&'static str, u64)>>,
     /// Counters of the XDP program, summed over the CPUs.
     pub xdp: Reading<Vec<(String, u64)>>,
-    /// Where there is an XDP program.
-    pub guard: Option<Guard>,
     pub commands: mpsc::Sender<ShardCommand>,
     /// Reads the certificates' files again: how many there are, or what is broken.
     pub reload_tls: Reading<Result<usize, String>>,
@@ -118,8 +115,6 @@ pub enum NodeError {
     Purging(#[from] PurgingError),
     #[error("{url} is not pinned: {error}")]
     Pin { url: String, error: PinError },
-    #[error(transparent)]
-    Guard(#[from] GuardError),
     #[error("{0}")]
     Tls(String),
     #[error("the node is stopping")]
@@ -188,11 +183,6 @@ impl NodeHandle {
                 detail: facts.xdp.detail.clone(),
                 counters: (sources.xdp)().into_iter().collect(),
             },
-            guard: sources
-                .guard
-                .as_ref()
-                .map(Guard::counters)
-                .unwrap_or_default(),
             memory: MemoryStatus {
                 bytes: facts.memory.bytes,
                 pages: facts.memory.kind.to_string(),
@@ -208,6 +198,7 @@ impl NodeHandle {
                     ShardStatus::new(shard, *cpu, &counters)
                 })
                 .collect(),
+            classes: classes_of(&sources.shards, sources.rulebook.caching.routes.classes()),
             origins: (sources.upstream)(),
             nodes: (sources.nodes)(),
             purges: purges_of(&sources.purges),
@@ -225,13 +216,6 @@ impl NodeHandle {
         }
         let certificates = reloaded.map_err(NodeError::Tls)?;
         Ok(ReloadReport { certificates })
-    }
-
-    /// Has the guard carry out an order.
-    pub async fn guard(&self, order: Order) -> Result<Answer, NodeError> {
-        let guard = self.inner.sources.guard.as_ref();
-        let guard = guard.ok_or(GuardError::Absent("no packet.interface is set"))?;
-        Ok(guard.ask(order).await?)
     }
 
     /// The effective configuration with the origin of each value.
@@ -275,6 +259,24 @@ impl NodeHandle {
             Err(_) => Err(NodeError::NoAnswer { shard }),
         }
     }
+}
+
+/// Counters by class, added up over the shards.
+fn classes_of(
+    shards: &[Arc<ShardStats>],
+    names: &[String],
+) -> BTreeMap<String, BTreeMap<String, u64>> {
+    let mut classes = BTreeMap::new();
+    for (number, name) in (0u8..).zip(names) {
+        let counters: &mut BTreeMap<String, u64> = classes.entry(name.clone()).or_default();
+        let values = shards
+            .iter()
+            .flat_map(|shard| shard.by_class.of(number).snapshot());
+        for (counter, value) in values {
+            *counters.entry(counter.to_owned()).or_default() += value;
+        }
+    }
+    classes
 }
 
 /// What [`StatusDocument::purges`] says.
@@ -347,7 +349,6 @@ pub(crate) mod tests {
             nodes: Box::new(Vec::new),
             compression: Box::new(|| vec![("compressed", 3)]),
             xdp: Box::new(Vec::new),
-            guard: None,
             commands,
             reload_tls: Box::new(|| Err("cert.pem is broken".to_owned())),
             purging: Mutex::new(Purging::new(purges.writer().expect("the only one"), None)),

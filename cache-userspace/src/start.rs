@@ -3,7 +3,7 @@
 //! ```text
 //!  admin socket (is another popcache running?) -> machine -> TLS -> UDP and TCP sockets
 //!    -> tier (devices, journal) -> store -> tier (what is found again) -> XDP -> packet backend -> privileges given up
-//!    -> shards -> guard -> control thread -> "ready"
+//!    -> shards -> control thread -> "ready"
 //! ```
 //!
 //! Whatever can fail for a reason outside the program fails here, before the first packet is taken,
@@ -14,7 +14,7 @@ mod tcp;
 mod tier;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, anyhow, bail};
 use cache_core::config::{Caching, ShardConfig};
@@ -30,8 +30,7 @@ use crate::certificates::Certificates;
 use crate::compress::Compressor;
 use crate::config::Config;
 use crate::explain::Rulebook;
-use crate::guard::{Guard, Shards};
-use crate::node::{COMMAND_QUEUE, NodeFacts, NodeHandle, Reading, ShardCommand, Sources, XdpFacts};
+use crate::node::{COMMAND_QUEUE, NodeFacts, NodeHandle, Reading, Sources, XdpFacts};
 use crate::purging::Purging;
 use crate::rt::control::Control;
 use crate::rt::core_loop::LoopStats;
@@ -66,19 +65,15 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
     let (mut stores, report) = build_store(&config, shards, &memory)?;
     memory.pin_again(&mut stores);
     let mut tiers = memory.recover(&config, shards)?.into_iter();
-    let steering = Steering::new(&config, &listen, shards)?;
-    let quic = QuicSetup::new(tls, steering.cid_keys, &config.limits)?
-        .with_cid_lifetime(config.guard.cid_key_lifetime);
+    let mut steering = Steering::new(&config, &listen, shards)?;
+    let quic = QuicSetup::new(tls, steering.cid_keys, &config.limits)?;
     let node_id = node_id()?;
     let upstream = Upstream::new(UpstreamConfig {
         node_id: node_id.clone(),
         ..config.upstream.clone()
     })?;
 
-    let ports = {
-        let mut xdp = steering.lock();
-        Ports::open(&config, &listen, sockets, xdp.as_deref_mut())?
-    };
+    let ports = Ports::open(&config, &listen, sockets, steering.xdp.as_mut())?;
     privileges::surrender(&config)?;
     let (lanes, control_lanes) =
         mesh(shards, config.limits.max_lane_backlog).context("cannot make lanes")?;
@@ -114,15 +109,15 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
         })?);
     }
     leave_cores_alone(&config.server.cpus);
-    let (asking, commands) = mpsc::channel(COMMAND_QUEUE);
-    let guard = steering.guard(&config, shards, &asking)?;
 
     let ready = format!(
         "popcache: ready on {} backend {}",
         show(&listen),
         ports.backend.kind
     );
+    let (asking, commands) = mpsc::channel(COMMAND_QUEUE);
     let facts = facts(&config, listen, ports.backend, report, &steering);
+    let xdp = steering.xdp.map(|xdp| Arc::new(Mutex::new(xdp)));
     let purger = memory.purges.writer().context("another writer of purges")?;
     let purging = Purging::new(purger, memory.journal);
     let seed = memory.seed;
@@ -133,14 +128,7 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
         certificates,
     };
     let upstream_side = (&upstream, Arc::clone(&compressor));
-    let sources = sources(
-        &counters,
-        upstream_side,
-        (steering, guard),
-        asked,
-        purging,
-        rules,
-    );
+    let sources = sources(&counters, upstream_side, xdp.clone(), asked, purging, rules);
     let node = NodeHandle::new(facts, sources);
     let control = Control {
         lanes: control_lanes,
@@ -152,6 +140,13 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
         stats: counters.shards,
         tcp: counters.tcp,
         service: Service::new(&counters.loops),
+        housekeeping: Box::new(move || {
+            if let Some(xdp) = &xdp {
+                xdp.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .flush_log();
+            }
+        }),
     };
     let ended = control.run(move |service| {
         eprintln!("{ready}");
@@ -277,7 +272,7 @@ fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
 
 /// The XDP program, if there is one, and the keys of connection ids, which it shares.
 struct Steering {
-    xdp: Option<Arc<Mutex<Xdp>>>,
+    xdp: Option<Xdp>,
     cid_keys: CidKeys,
 }
 
@@ -299,35 +294,13 @@ impl Steering {
         .context("packet.interface")?;
         let cid_keys = xdp.cid_keys();
         Ok(Self {
-            xdp: Some(Arc::new(Mutex::new(xdp))),
+            xdp: Some(xdp),
             cid_keys,
         })
     }
 
-    /// The guard over the program, if there is one.
-    fn guard(
-        &self,
-        config: &Config,
-        shards: u8,
-        asking: &mpsc::Sender<ShardCommand>,
-    ) -> anyhow::Result<Option<Guard>> {
-        let start = |xdp| {
-            let shards = Shards {
-                commands: asking.clone(),
-                count: shards,
-            };
-            Guard::start(config.guard.clone(), Arc::clone(xdp), shards)
-        };
-        self.xdp.as_ref().map(start).transpose()
-    }
-
-    fn lock(&self) -> Option<MutexGuard<'_, Xdp>> {
-        let xdp = self.xdp.as_ref()?;
-        Some(xdp.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
     fn facts(&self) -> XdpFacts {
-        match self.lock() {
+        match &self.xdp {
             Some(xdp) => XdpFacts {
                 attached: true,
                 detail: format!("{:?} on {}", xdp.attachment().mode, xdp.interface())
@@ -407,20 +380,19 @@ fn facts(
 
 /// What carries out an operator's wishes.
 struct Asked {
-    commands: mpsc::Sender<ShardCommand>,
+    commands: mpsc::Sender<crate::node::ShardCommand>,
     certificates: Arc<Certificates>,
 }
 
 fn sources(
     counters: &Counters,
     (upstream, compressor): (&Upstream, Arc<Compressor>),
-    guarded: (Steering, Option<Guard>),
+    xdp: Option<Arc<Mutex<Xdp>>>,
     asked: Asked,
     purging: Purging,
     (hash_seed, rulebook): (u64, Arc<Rulebook>),
 ) -> Sources {
     let upstream = upstream.stats();
-    let (steering, guard) = guarded;
     Sources {
         shards: counters.shards.clone(),
         runtime: counters.runtime(),
@@ -430,15 +402,16 @@ fn sources(
         },
         upstream: Box::new(move || upstream.snapshot()),
         xdp: Box::new(move || {
-            let Some(xdp) = steering.lock() else {
-                return Vec::new();
-            };
-            let counters = xdp.counters().unwrap_or_default().into_iter();
+            let Some(xdp) = &xdp else { return Vec::new() };
+            let counters = xdp
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .counters();
+            let counters = counters.unwrap_or_default().into_iter();
             counters
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect()
         }),
-        guard,
         compression: Box::new(move || compressor.counters()),
         commands: asked.commands,
         reload_tls: Box::new(move || {

@@ -20,14 +20,14 @@ pub struct StatusDocument {
     pub listen: Vec<String>,
     pub backend: BackendStatus,
     pub xdp: XdpStatus,
-    /// What the guard holds and has done; empty without an XDP program.
-    #[serde(default)]
-    pub guard: BTreeMap<String, u64>,
     pub memory: MemoryStatus,
     /// What was compressed here.
     #[serde(default)]
     pub compression: BTreeMap<String, u64>,
     pub shards: Vec<ShardStatus>,
+    /// Counters of each class of the routes, added up over the shards; `other` is of what no route fits.
+    #[serde(default)]
+    pub classes: BTreeMap<String, BTreeMap<String, u64>>,
     pub origins: Vec<OriginStatus>,
     /// Shields, and addresses of origins.
     #[serde(default)]
@@ -110,6 +110,7 @@ impl StatusDocument {
         let mut out = String::new();
         self.write_facts(&mut out);
         self.write_shards(&mut out);
+        self.write_classes(&mut out);
         self.write_bounds(&mut out);
         self.write_origins(&mut out);
         self.write_nodes(&mut out);
@@ -145,10 +146,6 @@ impl StatusDocument {
         let moved: Vec<String> = nonzero(&self.xdp.counters).collect();
         if !moved.is_empty() {
             fact("", moved.join(", "));
-        }
-        let guard: Vec<String> = nonzero(&self.guard).collect();
-        if !guard.is_empty() {
-            fact("guard", guard.join(", "));
         }
         let memory = format!("{} in {}", rounded(self.memory.bytes), self.memory.pages);
         fact("memory", with_reason(&memory, &self.memory.note));
@@ -215,6 +212,28 @@ impl StatusDocument {
         write_table(out, &rows);
     }
 
+    /// Classes that were asked for, where there are several.
+    fn write_classes(&self, out: &mut String) {
+        if self.classes.len() < 2 {
+            return;
+        }
+        let head = ["class", "hits", "tier_hits", "misses", "fills"];
+        let mut rows = vec![head.map(str::to_owned).to_vec()];
+        for (class, counters) in &self.classes {
+            if counters.values().all(|&n| n == 0) {
+                continue;
+            }
+            let value = |name: &str| counters.get(name).copied().unwrap_or(0).to_string();
+            let mut row = vec![class.clone()];
+            row.extend(head[1..].iter().map(|name| value(name)));
+            rows.push(row);
+        }
+        if rows.len() > 1 {
+            out.push('\n');
+            write_table(out, &rows);
+        }
+    }
+
     /// Bounds that were reached, and other trouble, where there was any.
     fn write_bounds(&self, out: &mut String) {
         for shard in &self.shards {
@@ -262,6 +281,7 @@ impl StatusDocument {
                 ("shield_answers", origin.shield_answers),
                 ("shield_hits", origin.shield_hits),
                 ("failed_over", origin.failed_over),
+                ("surplus", origin.surplus),
                 ("retries_refused", origin.retries_refused),
                 ("hedged", origin.hedged),
                 ("hedges_won", origin.hedges_won),
@@ -361,7 +381,7 @@ fn milliseconds(micros: Option<u64>) -> String {
 }
 
 /// Right-aligned columns, the first one left-aligned.
-pub fn write_table(out: &mut String, rows: &[Vec<String>]) {
+fn write_table(out: &mut String, rows: &[Vec<String>]) {
     let columns = rows.first().map_or(0, Vec::len);
     let widths: Vec<usize> = (0..columns)
         .map(|column| {
@@ -421,7 +441,6 @@ mod tests {
                 detail: "native, link pinned".to_owned(),
                 counters: counters(&[("passed", 12), ("dropped", 0)]),
             },
-            guard: BTreeMap::new(),
             memory: MemoryStatus {
                 bytes: 256 << 20,
                 pages: "2 MiB hugepages".to_owned(),
@@ -457,6 +476,7 @@ mod tests {
                 bytes: 2 << 20,
                 ..OriginStatus::default()
             }],
+            classes: BTreeMap::new(),
             nodes: Vec::new(),
             purges: counters(&[("tag_slots", 65_536), ("tags", 0)]),
             warnings: vec!["the certificate is self-signed".to_owned()],
@@ -501,6 +521,24 @@ warning: the certificate is self-signed
             page.contains("purges    tag_slots 65536, tags 3\n"),
             "{page}"
         );
+    }
+
+    #[test]
+    fn classes_are_shown_where_there_are_several() {
+        let mut document = document();
+        let emote = [("hits", 7), ("misses", 2), ("fills", 1)];
+        let emote = emote.map(|(name, n)| (name.to_owned(), n));
+        document.classes.insert("emote".to_owned(), emote.into());
+        assert!(!document.page().contains("class"));
+        let idle = BTreeMap::from([("hits".to_owned(), 0)]);
+        document.classes.insert("segment".to_owned(), idle);
+        let expected = "\
+class  hits  tier_hits  misses  fills
+emote     7          0       2      1
+";
+        let page = document.page();
+        assert!(page.contains(expected), "{page}");
+        assert!(!page.contains("segment"), "{page}");
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::{
-    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, LOCATION, RANGE,
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH,
+    LOCATION, RANGE,
 };
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::channel::Channel;
@@ -85,6 +86,7 @@ pub(super) async fn respond(
     if let Some(value) = asked.cache_control {
         answer.headers.insert(CACHE_CONTROL, value);
     }
+    answer.headers.extend(asked.fields);
     match asked.fault {
         Some(Fault::Close) => return Err(io::Error::other("closed on purpose")),
         Some(Fault::Error) => {
@@ -118,6 +120,8 @@ struct Asked {
     delay: Duration,
     fault: Option<Fault>,
     cache_control: Option<HeaderValue>,
+    /// Set in the answer.
+    fields: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Asked {
@@ -138,11 +142,16 @@ impl Asked {
             }
             None => None,
         };
+        let pairs = query.split('&').filter_map(|pair| pair.strip_prefix("h="));
+        let fields = pairs
+            .map(|text| field(text).ok_or_else(|| format!("h={text} is no field\n")))
+            .collect::<Result<_, _>>()?;
         let delay = (delay + state.options.delay).min(MAX_DELAY);
         Ok(Self {
             delay,
             fault,
             cache_control,
+            fields,
         })
     }
 }
@@ -158,6 +167,12 @@ fn drawn_fault(state: &State) -> Option<Fault> {
 fn milliseconds(text: &str) -> Option<Duration> {
     let wait = Duration::from_millis(text.parse().ok()?);
     Some(wait.min(MAX_DELAY))
+}
+
+/// `NAME:VALUE`, encoded.
+fn field(text: &str) -> Option<(HeaderName, HeaderValue)> {
+    let (name, value) = text.split_once(':')?;
+    Some((name.parse().ok()?, decoded(value)?))
 }
 
 fn decoded(text: &str) -> Option<HeaderValue> {

@@ -39,6 +39,8 @@ pub struct PassRequest {
     pub why: Forward,
     /// Held by every request that may have a body, so that they can be counted.
     pub permit: Option<Arc<()>>,
+    /// Its answer is kept for others where it says that they may have it.
+    pub keep: bool,
 }
 
 impl Stream {
@@ -114,6 +116,7 @@ impl PassRequest {
             body: Bytes::new(),
             why,
             permit: None,
+            keep: false,
         }
     }
 

@@ -18,6 +18,7 @@ fn target(key: &'static str) -> Target {
         route: RouteId::default(),
         revalidate: false,
         stale_if_error_s: 0,
+        stored_only: false,
         extent: Extent::Whole,
     }
 }
@@ -48,6 +49,7 @@ fn head(stamp: u32, tags: Vec<TagSlot>) -> Arc<FlightHead> {
     Arc::new(FlightHead {
         meta,
         encoded: Bytes::new(),
+        own: None,
         tags,
         length: None,
         stored: true,

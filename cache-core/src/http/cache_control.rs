@@ -1,8 +1,12 @@
 //! Cache-Control (RFC 9111 section 5.2, RFC 5861, RFC 8246).
 //!
 //! Where a field is unclear the stricter reading wins: of two ages the smaller counts, an age that
-//! is no number is 0, `private="x"` and `no-cache="x"` count as if they stood alone, and in a
-//! response text that is no list of directives counts as `no-store`.
+//! is no number is 0, `private=x` and `no-cache=x` without quotes count as if they stood alone, and in
+//! a response text that is no list of directives counts as `no-store`.
+
+use http::HeaderName;
+
+use super::withheld;
 
 /// Ages and windows are at most this many seconds (RFC 9111 section 1.2.2).
 pub const MAX_SECONDS: u32 = i32::MAX as u32;
@@ -24,6 +28,8 @@ pub struct ResponseDirectives {
     pub s_maxage: Option<u32>,
     pub stale_while_revalidate: Option<u32>,
     pub stale_if_error: Option<u32>,
+    /// private or no-cache name fields, and stand for these alone: see [`withheld`].
+    pub names_fields: bool,
     /// The field was no list of directives; `no_store` is set too.
     pub malformed: bool,
 }
@@ -46,12 +52,20 @@ pub struct RequestDirectives {
 impl ResponseDirectives {
     /// Reads all Cache-Control lines of a response.
     pub fn read<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        Self::read_naming(lines, &mut Vec::new())
+    }
+
+    /// The same, with the fields that private and no-cache name.
+    pub(super) fn read_naming<'a>(
+        lines: impl IntoIterator<Item = &'a [u8]>,
+        named: &mut Vec<HeaderName>,
+    ) -> Self {
         let mut all = Self::default();
         for line in lines {
             let mut rest = line;
             while let Some(directive) = next_directive(&mut rest) {
                 match directive {
-                    Ok((name, value)) => all.add(name, value),
+                    Ok((name, value)) => all.add(name, value, named),
                     Err(Malformed) => {
                         all.malformed = true;
                         all.no_store = true;
@@ -62,9 +76,16 @@ impl ResponseDirectives {
         all
     }
 
-    fn add(&mut self, name: &[u8], value: Option<Value<'_>>) {
+    fn add(&mut self, name: &[u8], value: Option<Value<'_>>, named: &mut Vec<HeaderName>) {
         let mut lower = [0; LONGEST_NAME];
-        match lower_case(name, &mut lower) {
+        let lower = lower_case(name, &mut lower);
+        if matches!(lower, b"no-cache" | b"private")
+            && let Some(names) = value.and_then(|value| value.quoted().and_then(withheld::names))
+        {
+            self.names_fields = true;
+            return named.extend(names);
+        }
+        match lower {
             b"no-store" => self.no_store = true,
             b"no-cache" => self.no_cache = true,
             b"private" => self.private = true,
@@ -129,7 +150,17 @@ struct Malformed;
 
 /// The argument of a directive, without its quotes; escapes left as they are, for no argument
 /// that we read has any.
-type Value<'a> = &'a [u8];
+#[derive(Clone, Copy, Debug)]
+struct Value<'a> {
+    text: &'a [u8],
+    is_quoted: bool,
+}
+
+impl<'a> Value<'a> {
+    fn quoted(self) -> Option<&'a [u8]> {
+        self.is_quoted.then_some(self.text)
+    }
+}
 
 type Directive<'a> = (&'a [u8], Option<Value<'a>>);
 
@@ -149,11 +180,19 @@ fn next_directive<'a>(rest: &mut &'a [u8]) -> Option<Result<Directive<'a>, Malfo
     let value = match rest {
         [b'=', b'"', tail @ ..] => {
             *rest = tail;
-            take_quoted(rest).map(Some)
+            take_quoted(rest).map(|text| {
+                Some(Value {
+                    text,
+                    is_quoted: true,
+                })
+            })
         }
         [b'=', tail @ ..] => {
             *rest = tail;
-            Ok(Some(take_token(rest)))
+            Ok(Some(Value {
+                text: take_token(rest),
+                is_quoted: false,
+            }))
         }
         _ => Ok(None),
     };
@@ -210,7 +249,9 @@ fn lower_case<'a>(name: &[u8], lower: &'a mut [u8; LONGEST_NAME]) -> &'a [u8] {
 }
 
 fn keep_smaller(kept: &mut Option<u32>, value: Option<Value<'_>>) {
-    let seconds = value.and_then(delta_seconds).unwrap_or(0);
+    let seconds = value
+        .and_then(|value| delta_seconds(value.text))
+        .unwrap_or(0);
     *kept = Some(kept.map_or(seconds, |kept| kept.min(seconds)));
 }
 
@@ -261,6 +302,7 @@ mod tests {
             s_maxage: Some(2),
             stale_while_revalidate: Some(3),
             stale_if_error: Some(4),
+            names_fields: false,
             malformed: false,
         };
         assert_eq!(all, want);
@@ -296,10 +338,18 @@ mod tests {
     }
 
     #[test]
-    fn the_qualified_forms_count_as_the_whole() {
-        assert!(response("private=\"set-cookie\"").private);
-        assert!(response("no-cache=\"a, b\", max-age=1").no_cache);
-        assert!(response("no-cache=a").no_cache);
+    fn the_qualified_forms_stand_for_what_they_name() {
+        let named = response("private=\"set-cookie\", no-cache=\"a, b\", max-age=1");
+        assert!(named.names_fields && !named.private && !named.no_cache);
+        for whole in [
+            "no-cache=a",
+            "no-cache=\"\"",
+            "no-cache=\"a b\"",
+            "no-cache=\"etag\"",
+        ] {
+            let read = response(whole);
+            assert!(read.no_cache && !read.names_fields, "{whole}");
+        }
     }
 
     #[test]

@@ -126,14 +126,7 @@ pub fn recode(headers: &mut HeaderMap, coding: Coding, length: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in fields {
-            headers.append(*name, HeaderValue::from_static(value));
-        }
-        headers
-    }
+    use crate::http::samples::map;
 
     #[test]
     fn text_for_everybody_is_compressed() {

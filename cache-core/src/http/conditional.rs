@@ -49,6 +49,11 @@ impl<'a> Conditions<'a> {
         conditions
     }
 
+    /// Nothing that could make the answer another than the whole.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Nothing that could make the answer a 304.
     pub fn is_empty(&self) -> bool {
         self.if_none_match.is_none() && self.if_modified_since.is_none()

@@ -37,9 +37,15 @@ pub fn plan(
     let rules = routes.rules(route);
     let handling = match handling {
         Handling::Lookup { head_only } if !rules.cache => Handling::Bypass { head_only },
+        Handling::Bypass { head_only } if rules.cache && rules.store_authorized => {
+            Handling::Authorized { head_only }
+        }
         handling => handling,
     };
-    if matches!(handling, Handling::Lookup { .. }) {
+    if matches!(
+        handling,
+        Handling::Lookup { .. } | Handling::Authorized { .. }
+    ) {
         rules.key.rewrite(key, spare);
     }
     Ok(Plan { handling, route })
@@ -105,6 +111,16 @@ pub fn verdict(plan: &Plan, wants: &RequestDirectives, seen: Option<&Seen>) -> V
             "pass",
             "it has credentials (Authorization), or its route has cache = false",
         ),
+        Handling::Authorized { .. } => match seen.and_then(|seen| seen.object.as_ref()) {
+            Some(object) if wants::may_have_authorized(wants, &object.times, object.stands) => {
+                let why = format!("fresh for {} s more, and for everyone", object.stands.ttl_s);
+                Verdict { does: "hit", why }
+            }
+            _ => verdict(
+                "pass",
+                "it has credentials (Authorization), and nothing fresh that everyone may have is there",
+            ),
+        },
         Handling::Lookup { .. } => match seen {
             None => verdict(
                 "look up",

@@ -99,6 +99,18 @@ pub fn shared(section: &FieldSection, shown: Shown<'_>) -> HeaderMap {
     headers
 }
 
+/// Adds a request's credentials to fields that others could share: its answer may be for others too,
+/// but that is for the origin to say.
+pub fn add_credentials(section: &FieldSection, headers: &mut HeaderMap) {
+    for (name, value) in section.fields() {
+        if name == AUTHORIZATION.as_str().as_bytes()
+            && let Ok(value) = HeaderValue::from_bytes(value)
+        {
+            headers.append(AUTHORIZATION, value);
+        }
+    }
+}
+
 /// For a fetch that answers only this request: its end-to-end fields.
 pub fn end_to_end(section: &FieldSection) -> HeaderMap {
     let mut headers = HeaderMap::new();

@@ -4,7 +4,6 @@
 //! Stricter than the RFC on purpose:
 //! - a response with Set-Cookie is for the one who asked, unless the configuration says otherwise;
 //! - so is a 206: ranges are cut from whole objects;
-//! - an Age that is no number, or more than one, makes a response stale;
 //! - what is never fresh is kept only where it can be validated.
 //!
 //! Laxer in one point: a response that is not kept for want of a lifetime may still answer the
@@ -27,6 +26,9 @@ use super::{freshen, targeted};
 pub struct RequestFacts {
     /// It was sent upstream with Authorization (RFC 9111 section 3.5).
     pub authorization: bool,
+    /// What private and no-cache name is not stored with the rest ([`super::withheld`]). Without that,
+    /// such a response is for the one who asked.
+    pub withholds: bool,
     /// When it was sent upstream, milliseconds since the Unix epoch; 0: not known.
     pub sent_unix_ms: u64,
 }
@@ -162,6 +164,7 @@ fn respected(named: &ResponseDirectives, rules: &Rules) -> ResponseDirectives {
         must_understand: named.must_understand,
         no_transform: named.no_transform,
         malformed: named.malformed,
+        names_fields: named.names_fields,
         immutable: named.immutable && rules.respect_origin,
         stale_while_revalidate: windows(named.stale_while_revalidate),
         stale_if_error: windows(named.stale_if_error),
@@ -279,6 +282,10 @@ fn private_reason(
         (directives.malformed, "malformed-cache-control"),
         (directives.no_store && !excused, "no-store"),
         (directives.private, "private"),
+        (
+            directives.names_fields && !request.withholds,
+            "names-fields",
+        ),
         (
             directives.must_understand && !is_understood(status),
             "must-understand",
@@ -444,16 +451,13 @@ pub fn received_age(headers: &HeaderMap) -> Option<u64> {
         .then(|| age_value(headers))
 }
 
-/// What is no number (RFC 9111 section 5.1) is older than anything, and so are several ages, of which
-/// nobody knows which one holds.
+/// RFC 9111 section 5.1: of several ages the first one holds; what is no number is as good as absent.
+/// Parameters, as a structured field might have, are passed over.
 fn age_value(headers: &HeaderMap) -> u64 {
-    let mut values = headers.get_all(header::AGE).iter();
-    let seconds = match (values.next(), values.next()) {
-        (None, _) => return 0,
-        (Some(age), None) => delta_seconds(age.as_bytes().trim_ascii()),
-        (Some(_), Some(_)) => None,
-    };
-    u64::from(seconds.unwrap_or(MAX_SECONDS))
+    let field = headers.get(header::AGE).map(|value| value.as_bytes());
+    let first = field.and_then(|value| value.split(|b| matches!(b, b',' | b';')).next());
+    let seconds = first.and_then(|age| delta_seconds(age.trim_ascii()));
+    u64::from(seconds.unwrap_or(0))
 }
 
 /// The date of a field that must appear once, in seconds since the Unix epoch.

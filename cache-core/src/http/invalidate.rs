@@ -29,6 +29,16 @@ pub fn keys(
     keys
 }
 
+/// Whether Content-Location names the resource `key` itself (RFC 9110 section 8.7).
+pub fn is_of(key: &[u8], headers: &HeaderMap) -> bool {
+    let mut named = headers.get_all(CONTENT_LOCATION).iter();
+    let (Some(value), None) = (named.next(), named.next()) else {
+        return false;
+    };
+    let resolved = resolve(key, value.as_bytes(), usize::MAX);
+    resolved.is_some_and(|resolved| resolved == key)
+}
+
 /// The key of a URI reference within the resource `key`, if it is on the same host (RFC 3986 section
 /// 5.2). Dot segments are not resolved: such a target has no key.
 fn resolve(key: &[u8], reference: &[u8], max_target: usize) -> Option<Vec<u8>> {

@@ -2,6 +2,7 @@
 
 pub mod cache_control;
 pub mod cache_status;
+mod candidates;
 pub mod classes;
 pub mod compress;
 pub mod conditional;
@@ -18,11 +19,14 @@ pub mod proxy_status;
 pub mod range;
 pub mod request;
 pub mod routes;
+#[cfg(test)]
+mod samples;
 pub mod slices;
 pub mod surrogate_key;
 pub mod targeted;
 pub mod vary;
 pub mod wants;
+pub mod withheld;
 
 /// The decimal digits of `value`, written to the end of `digits`.
 pub(crate) fn decimal(mut value: u64, digits: &mut [u8; 20]) -> &[u8] {

@@ -7,7 +7,10 @@ use crate::conn::h3::FieldSection;
 pub enum Handling {
     /// Look in the cache; on a miss share a fetch.
     Lookup { head_only: bool },
-    /// Ask upstream for this request alone: it carries credentials (RFC 9111 section 3.5).
+    /// The same of what may answer requests with credentials; else ask upstream for this request
+    /// alone (RFC 9111 section 3.5).
+    Authorized { head_only: bool },
+    /// Ask upstream for this request alone: it carries credentials, or its route says so.
     Bypass { head_only: bool },
     /// Pass it on with its body: the method is not answered from the cache.
     PassOn,

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use http::Method;
 
+use super::candidates::Candidates;
 use super::key::{self, KeyError};
 use super::key_rules::{KeyRules, split_query};
 use super::pattern::Pattern;
+use crate::stats::MAX_COUNTED;
 
 /// What holds for the objects of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +45,11 @@ pub struct Rules {
     /// Variants of one resource, if fewer than [`crate::config::Limits::max_variants`].
     pub max_variants: u32,
     pub key: KeyRules,
+    /// Requests with Authorization are looked up, and their answers kept where RFC 9111 section 3.5
+    /// lets others have them. False: each goes to the origin as it is.
+    pub store_authorized: bool,
+    /// Answers to POST are kept for GET where they may be (RFC 9110 section 9.3.3).
+    pub store_posted: bool,
     /// Text that the origin sends as it is is compressed, in the coding that the fetch asks for.
     pub compress: bool,
 }
@@ -68,6 +75,8 @@ impl Default for Rules {
             force_ttl: None,
             max_variants: u32::MAX,
             key: KeyRules::default(),
+            store_authorized: false,
+            store_posted: false,
             compress: false,
         }
     }
@@ -92,10 +101,20 @@ pub struct Route {
 pub struct RouteId(u16);
 
 /// All routes, in the order of the configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Routes {
     routes: Vec<Route>,
+    candidates: Candidates,
     plain: Rules,
+    /// Names of the classes that are counted, and the number of each route's among them.
+    classes: Vec<String>,
+    counted: Vec<u8>,
+}
+
+impl Default for Routes {
+    fn default() -> Self {
+        Self::new(Vec::new())
+    }
 }
 
 impl Routes {
@@ -103,11 +122,35 @@ impl Routes {
     pub const MAX: usize = 1024;
 
     /// What is past [`Self::MAX`] is never looked at; the configuration refuses it.
-    pub fn new(routes: Vec<Route>) -> Self {
+    pub fn new(mut routes: Vec<Route>) -> Self {
+        routes.truncate(Self::MAX);
+        let plain = Rules::default();
+        let mut classes = vec![plain.class_name.clone()];
+        let counted = routes
+            .iter()
+            .map(|route| number_of(&route.rules, &mut classes));
+        let counted = counted.collect();
         Self {
+            candidates: Candidates::new(&routes),
             routes,
-            plain: Rules::default(),
+            plain,
+            classes,
+            counted,
         }
+    }
+
+    /// Names of the classes in the order of their counters; the first one is of what no route fits.
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// The number of the counters of a route's class.
+    pub fn counted(&self, id: RouteId) -> u8 {
+        let counted = usize::from(id.0).checked_sub(1);
+        counted
+            .and_then(|route| self.counted.get(route))
+            .copied()
+            .unwrap_or(0)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -120,11 +163,8 @@ impl Routes {
             return RouteId(0);
         }
         let (host, path) = (key::host(key), split_query(key::split(key).1).0);
-        let found = self
-            .routes
-            .iter()
-            .take(Self::MAX)
-            .position(|route| route.holds(host, path, method));
+        let holds = |number: usize| self.routes[number].holds(host, path, method);
+        let found = self.candidates.first(host, path, holds);
         RouteId(found.map_or(0, |index| index as u16 + 1))
     }
 
@@ -145,6 +185,13 @@ impl Routes {
         id
     }
 
+    /// Whether a key stays as it is when it is looked up, so that what is kept under it is found.
+    pub fn is_canonical(&self, key: &[u8]) -> bool {
+        let mut rewritten = key.to_vec();
+        self.rewrite(&mut rewritten, &mut Vec::new());
+        rewritten == key
+    }
+
     /// The cache key of a GET for `https://host[:port]/path[?query]`.
     pub fn key_of_url(&self, url: &str) -> Result<Vec<u8>, KeyError> {
         let mut key = key::key_of_url(url)?;
@@ -154,13 +201,26 @@ impl Routes {
 }
 
 impl Route {
-    fn holds(&self, host: &[u8], path: &[u8], method: &[u8]) -> bool {
+    pub(super) fn holds(&self, host: &[u8], path: &[u8], method: &[u8]) -> bool {
         let any_path = self.paths.is_empty() || self.paths.iter().any(|p| p.begins(path));
         any_path
             && (self.extensions.is_empty() || has_extension(path, &self.extensions))
             && (self.hosts.is_empty() || self.hosts.iter().any(|h| is_host(host, h)))
             && (self.methods.is_empty() || self.methods.iter().any(|m| is_method(method, m)))
     }
+}
+
+/// The number of a class among those that are counted. The last number is that of all for which there
+/// is none.
+fn number_of(rules: &Rules, classes: &mut Vec<String>) -> u8 {
+    let known = classes.iter().position(|name| *name == rules.class_name);
+    let number = known.unwrap_or_else(|| {
+        if classes.len() < MAX_COUNTED {
+            classes.push(rules.class_name.clone());
+        }
+        classes.len() - 1
+    });
+    number as u8
 }
 
 /// What answers GET answers HEAD.
@@ -263,6 +323,23 @@ mod tests {
         assert_eq!(routes.rules(RouteId::default()), &Rules::default());
         assert!(Routes::default().is_empty());
         assert_eq!(routes.route(RouteId(9)), None);
+    }
+
+    #[test]
+    fn routes_of_one_class_are_counted_together() {
+        let of = |class: &str| {
+            let mut one = route(class);
+            one.rules.class_name = class.to_owned();
+            one
+        };
+        let routes = Routes::new(vec![of("emote"), of("other"), of("emote"), of("segment")]);
+        assert_eq!(routes.classes(), ["other", "emote", "segment"]);
+        let counted = [0, 1, 2, 3, 4, 9].map(|id| routes.counted(RouteId(id)));
+        assert_eq!(counted, [0, 1, 0, 1, 2, 0]);
+        let names: Vec<String> = (0..200).map(|n| format!("c{n}")).collect();
+        let many = Routes::new(names.iter().map(|name| of(name)).collect());
+        assert_eq!(many.classes().len(), MAX_COUNTED);
+        assert_eq!(usize::from(many.counted(RouteId(200))), MAX_COUNTED - 1);
     }
 
     #[test]

@@ -283,18 +283,10 @@ mod tests {
     use super::*;
     use crate::config::ClientFields;
     use crate::http::key_rules::KeyRules;
-    use http::HeaderValue;
+    use crate::http::samples::map;
     use proptest::prelude::*;
 
     type Fields = &'static [(&'static str, &'static str)];
-
-    fn map(fields: &[(&'static str, &str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in fields {
-            headers.append(*name, HeaderValue::from_str(value).unwrap());
-        }
-        headers
-    }
 
     fn names(names: &[&'static str]) -> Vec<HeaderName> {
         names.iter().map(|&n| HeaderName::from_static(n)).collect()

@@ -70,6 +70,14 @@ pub fn judge(wants: &RequestDirectives, times: &Lifetime, stands: Freshness) -> 
     }
 }
 
+/// Whether a stored response may answer a request with Authorization without a question: it is fresh
+/// enough, and for everyone (RFC 9111 section 3.5).
+pub fn may_have_authorized(wants: &RequestDirectives, times: &Lifetime, stands: Freshness) -> bool {
+    times.flags.contains(Flags::AUTHORIZED)
+        && stands.state == State::Fresh
+        && judge(wants, times, stands) == Use::Serve
+}
+
 /// Whether a stored response may be served because its origin fails: by what it said itself, or what
 /// the request says (RFC 5861 section 4).
 pub fn may_stand_in(wants: &RequestDirectives, times: &Lifetime, stands: Freshness) -> bool {

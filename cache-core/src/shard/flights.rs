@@ -16,7 +16,7 @@ use crate::flight::{
 use crate::http::freshness::{self, Lifetime, RequestFacts, State, Storage};
 use crate::http::slices::{self, Found, Probe};
 use crate::http::surrogate_key::SurrogateKeys;
-use crate::http::vary;
+use crate::http::{vary, withheld};
 use crate::io::{
     FetchCommand, FetchError, FetchErrorKind, FetchEvent, FetchId, FetchRequest, Now, Outbox,
     ShardId,
@@ -63,12 +63,18 @@ impl Shard {
         };
         let joinable = self.flights.joinable(&target.key, self.store.purges());
         // What the tier is read for is not what the origin says now.
-        let suits = |flight: &mut Owned| !target.revalidate || flight.supply == Supply::Upstream;
-        let joinable = joinable.filter(|&id| self.flights.get_mut(id).is_some_and(suits));
-        if let Some(id) = joinable {
+        let suits = |flight: &mut Owned| match flight.supply {
+            Supply::Upstream => !target.stored_only,
+            Supply::Tier => !target.revalidate,
+        };
+        let suitable = joinable.filter(|&id| self.flights.get_mut(id).is_some_and(suits));
+        if let Some(id) = suitable {
             return self.catch_up(now, id, subscriber, out);
         }
         let end = |outcome| FlightEvent::End(outcome);
+        if joinable.is_some() && target.stored_only {
+            return self.tell(now, subscriber, NO_FETCH, end(Outcome::NotStored), out);
+        }
         if target.slice().is_none()
             && let Some(rule) = self.rule_of(&target.key)
             && rule.key(vary::base(&target.key), &target.headers) != Some(target.key.to_vec())
@@ -86,6 +92,9 @@ impl Shard {
         }
         let id = self.fetch_id();
         let in_tier = !target.revalidate && self.read_tier(now, id, &target);
+        if target.stored_only && !in_tier {
+            return self.tell(now, subscriber, NO_FETCH, end(Outcome::NotStored), out);
+        }
         let supply = match in_tier {
             true => Supply::Tier,
             false => Supply::Upstream,
@@ -437,10 +446,13 @@ impl Shard {
         let facts = RequestFacts {
             authorization: false,
             sent_unix_ms: flight.sent_unix_ms,
+            withholds: true,
         };
         let caching = &self.config.caching;
         let rules = caching.routes.rules(flight.target.route);
-        let decision = freshness::policy(facts, status, headers, now.unix_ms, caching, rules);
+        let withheld = withheld::fields(headers);
+        let shared = withheld::without(headers, &withheld);
+        let decision = freshness::policy(facts, status, &shared, now.unix_ms, caching, rules);
         if length.is_some_and(|length| length > self.config.limits.max_object) {
             self.abandon(now, id, out);
             return false;
@@ -469,9 +481,13 @@ impl Shard {
         if keys.excess.is_some() {
             self.stats.surrogate_keys_exceeded.inc();
         }
+        let role = self.config.role;
+        let first = flight.subscribers.first().filter(|_| !withheld.is_empty());
+        let own = first.map(|&first| (first, head::encode_for(role, status, headers).into()));
         let head = FlightHead {
             meta,
-            encoded: Bytes::from(head::encode_for(self.config.role, status, headers)),
+            encoded: head::encode_for(role, status, &shared).into(),
+            own,
             tags: keys.slots,
             length,
             stored: times.is_some(),
@@ -670,7 +686,7 @@ impl Shard {
         let Some(flight) = self.flights.get_mut(id) else {
             return;
         };
-        let supply = flight.supply;
+        let (supply, route) = (flight.supply, flight.target.route);
         let variant = flight.head.as_ref().and_then(|head| head.variant.as_ref());
         let (key, hash) = match variant {
             Some(variant) => (variant.key.clone(), variant.hash),
@@ -682,6 +698,9 @@ impl Shard {
         match self.store.commit(fill) {
             Ok(()) => {
                 self.stats.fills_stored.inc();
+                if supply == Supply::Upstream {
+                    self.count_by_class(route).fills.inc();
+                }
                 self.stored_from(supply, hash);
                 self.offer_pinned(now, hash, &key);
             }

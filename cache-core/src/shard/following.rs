@@ -15,7 +15,7 @@ use super::slices::Object;
 use crate::conn::client::Client;
 use crate::conn::h3::head::Dynamic;
 use crate::conn::stream::{PassRequest, Response, Source, Taken};
-use crate::flight::{FlightHead, Local, Outcome, Ticket, Waiter};
+use crate::flight::{FlightHead, Local, Outcome, Subscriber, Ticket, Waiter};
 use crate::http::cache_control::RequestDirectives;
 use crate::http::cache_status::{self, CacheStatus, Forward};
 use crate::http::slices::SLICED;
@@ -64,14 +64,20 @@ impl Shard {
             Some(outcome) => Step::Elsewhere(outcome),
             None => {
                 let head = Arc::clone(head);
-                self.begin_following(ticket, &head, response);
+                self.begin_following(ticket, &head, leads, response);
                 Step::Write
             }
         }
     }
 
     /// Writes the head that a flight has brought, in the form that the request wants.
-    fn begin_following(&mut self, ticket: Ticket, head: &FlightHead, response: &mut Response) {
+    fn begin_following(
+        &mut self,
+        ticket: Ticket,
+        head: &FlightHead,
+        leads: bool,
+        response: &mut Response,
+    ) {
         let Source::Flight(following) = &mut response.source else {
             return;
         };
@@ -86,8 +92,13 @@ impl Shard {
             },
         };
         let wish = self.wish_of(response.head_only, response.asked.as_deref());
+        let first = Subscriber {
+            shard: self.config.shard,
+            ticket,
+        };
+        let own = head.own.as_ref().filter(|(to, _)| leads && *to == first);
         let whole = Whole {
-            head: &head.encoded,
+            head: own.map_or(&head.encoded, |(_, own)| own),
             status: head.meta.status,
             length: head.length,
         };
@@ -159,16 +170,29 @@ impl Shard {
             target.headers = Arc::clone(&asked.headers);
         }
         let mut wish = self.wish_of(head_only, asked.as_deref());
+        // The flight may have been begun by another request.
+        target.stored_only = wish.directives.only_if_cached;
         if matches!(outcome, Outcome::Complete | Outcome::Sliced) {
             // What came just now is as new as anyone can ask for.
             wish.directives = RequestDirectives::default();
         }
+        let again = |target, why, asked| Miss {
+            target,
+            head_only,
+            why,
+            attempts: attempts + 1,
+            asked,
+        };
         match outcome {
             Outcome::Private | Outcome::Alone => {
                 let request = PassRequest::shared(target, head_only, why);
                 self.pass(conn, id, request.of_parts(&wish.conditions), now, out)
             }
-            Outcome::Refused => {
+            Outcome::NotStored if target.stored_only => self.answer_not_stored(conn, id),
+            Outcome::NotStored if attempts < MAX_ATTEMPTS => {
+                self.miss(conn, id, again(target, why, asked), now, out)
+            }
+            Outcome::NotStored | Outcome::Refused => {
                 self.stats.flights_refused.inc();
                 self.answer_busy(conn, id, "flights")
             }
@@ -193,16 +217,7 @@ impl Shard {
                     }
                     Ok(answered) => answered.rest,
                     Err(_) if attempts >= MAX_ATTEMPTS => self.answer_busy(conn, id, "evicted"),
-                    Err(why) => {
-                        let miss = Miss {
-                            target,
-                            head_only,
-                            why,
-                            attempts: attempts + 1,
-                            asked,
-                        };
-                        self.miss(conn, id, miss, now, out)
-                    }
+                    Err(why) => self.miss(conn, id, again(target, why, asked), now, out),
                 }
             }
             Outcome::ServeStale | Outcome::Failed(_) => {

@@ -9,6 +9,7 @@ use quinn_proto::StreamId;
 
 use super::Shard;
 use super::answers::{Step, data_header};
+use super::kept::Keeping;
 use crate::conn::client::{Client, ClientId};
 use crate::conn::h3::head::{self, Dynamic};
 use crate::conn::stream::{PassRequest, Response, Source};
@@ -22,7 +23,7 @@ use crate::io::{FetchCommand, FetchError, FetchEvent, FetchId, FetchRequest, Now
 pub(super) struct Pass {
     conn: ClientId,
     stream: StreamId,
-    method: Method,
+    pub(super) method: Method,
     /// What the request was for.
     key: Bytes,
     why: Forward,
@@ -37,6 +38,8 @@ pub(super) struct Pass {
     received: u64,
     begun: bool,
     end: Option<End>,
+    /// Its answer may be for others too.
+    pub(super) keeping: Option<Box<Keeping>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +68,14 @@ impl Shard {
         let fetch = self.fetch_id();
         self.stats.fetches_started.inc();
         let target = request.target;
+        let keeping = request.keep.then(|| {
+            Box::new(Keeping {
+                target: target.clone(),
+                stamp: self.store.purges().stamp(),
+                sent_unix_ms: now.unix_ms,
+                copy: None,
+            })
+        });
         let head_only = request.method == Method::HEAD;
         out.fetches.push(FetchCommand::Start {
             id: fetch,
@@ -94,6 +105,7 @@ impl Shard {
                 received: 0,
                 begun: false,
                 end: None,
+                keeping,
             },
         );
         let response = Response {
@@ -113,6 +125,8 @@ impl Shard {
         event: FetchEvent,
         out: &mut Outbox,
     ) {
+        self.go_on_copying(now, fetch, &event, out);
+        let copy = self.begin_copy(now, fetch, &event);
         let Some(pass) = self.passes.get_mut(&fetch) else {
             return;
         };
@@ -182,6 +196,12 @@ impl Shard {
         let (conn, stream) = (pass.conn, pass.stream);
         // Before the client learns that it succeeded.
         self.invalidate(changed, out);
+        let pass = self.passes.get_mut(&fetch);
+        if let Some(keeping) = pass.and_then(|pass| pass.keeping.as_mut())
+            && copy.is_some()
+        {
+            keeping.copy = copy;
+        }
         if !self.wake(Waiter { conn, stream }, now, out) {
             self.cancel_pass(fetch, out);
         }
@@ -211,12 +231,14 @@ impl Shard {
             Some(End::Broken) => Step::Abort,
             Some(End::Failed(kind)) => Step::Failed(kind),
         };
+        self.stop_copying(fetch);
         self.passes.remove(&fetch);
         step
     }
 
     /// Nobody wants the answer any more.
     pub(super) fn cancel_pass(&mut self, fetch: FetchId, out: &mut Outbox) {
+        self.stop_copying(fetch);
         if let Some(pass) = self.passes.remove(&fetch)
             && pass.end.is_none()
         {

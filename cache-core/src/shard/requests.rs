@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use quinn_proto::{Dir, Event, ReadError, StreamEvent, StreamId, VarInt};
 
-use super::answers::Answered;
+use super::answers::{Answered, lifetime, standing};
 use super::slices::Object;
 use super::{LaneMessage, Shard};
 use crate::config::ShardConfig;
@@ -28,6 +28,7 @@ use crate::http::routes::RouteId;
 use crate::http::vary;
 use crate::http::wants;
 use crate::io::{FetchErrorKind, Now, OriginId, Outbox};
+use crate::stats::ClassStats;
 use crate::store::KeyHash;
 
 /// What reading a request stream came to.
@@ -304,10 +305,25 @@ impl Shard {
                 let response = self.look_up(conn, id, section, place, head_only, now, out);
                 Begun::Answered(response)
             }
-            Handling::Bypass { .. } | Handling::PassOn if self.is_loop(section) => {
+            Handling::Authorized { head_only } if self.is_for_everyone(section, hash, now) => {
+                let place = (hash, origin, route);
+                let response = self.look_up(conn, id, section, place, head_only, now, out);
+                Begun::Answered(response)
+            }
+            Handling::Authorized { .. } | Handling::Bypass { .. } | Handling::PassOn
+                if self.is_loop(section) =>
+            {
                 Begun::Answered(self.refuse_loop(conn, id))
             }
-            Handling::Bypass { head_only } => {
+            Handling::Authorized { head_only } if Conditions::read(section.fields()).is_none() => {
+                self.stats.bypassed.inc();
+                let target = self.target(section, hash, origin, route);
+                let mut request = PassRequest::shared(target, head_only, Forward::Bypass);
+                forward::add_credentials(section, &mut request.headers);
+                request.keep = !head_only;
+                Begun::Answered(self.pass(conn, id, request, now, out))
+            }
+            Handling::Authorized { head_only } | Handling::Bypass { head_only } => {
                 self.stats.bypassed.inc();
                 let mut target = target(&self.scratch.key, hash, origin);
                 target.headers = Arc::new(forward::end_to_end(section));
@@ -315,10 +331,24 @@ impl Shard {
                 Begun::Answered(self.pass(conn, id, request, now, out))
             }
             Handling::PassOn | Handling::MethodNotAllowed => {
-                let target = target(&self.scratch.key, hash, origin);
+                let mut target = target(&self.scratch.key, hash, origin);
+                target.route = route;
                 self.pass_on(conn, id, section, target)
             }
         }
+    }
+
+    /// Whether the object of the key in the scratch answers a request with Authorization.
+    fn is_for_everyone(&mut self, section: &FieldSection, hash: KeyHash, now: Now) -> bool {
+        if self.rule_of(&self.scratch.key).is_some() {
+            return false;
+        }
+        let wants = wants::read(section, self.config.caching.client_cache_control);
+        let hit = self.store.lookup(hash, &self.scratch.key);
+        hit.is_some_and(|hit| {
+            let times = lifetime(&hit.meta());
+            wants::may_have_authorized(&wants, &times, standing(&hit, now))
+        })
     }
 
     pub(super) fn refuse(
@@ -363,6 +393,9 @@ impl Shard {
             self.scratch.key.extend_from_slice(&target.key);
         }
         let found = self.answer_hit(conn, id, hash, &wish, now);
+        if found.is_ok() {
+            self.count_by_class(route).hits.inc();
+        }
         if let Ok(Answered {
             rest,
             revalidate: false,
@@ -371,9 +404,13 @@ impl Shard {
         {
             return rest;
         }
-        if found.is_err() && directives.only_if_cached {
-            let status = StatusCode::GATEWAY_TIMEOUT;
-            return self.answer_own(conn, id, status, "only-if-cached");
+        // The tier may have what memory has nothing of.
+        let ask_tier = self.tier.is_some()
+            && matches!(found, Err(Forward::UriMiss))
+            && !directives.no_store
+            && !self.uncacheable.contains(hash, now.unix_ms);
+        if found.is_err() && directives.only_if_cached && !ask_tier {
+            return self.answer_not_stored(conn, id);
         }
         let mut target = self.target(section, hash, origin, route);
         let found = found.map_err(|why| match why {
@@ -406,6 +443,7 @@ impl Shard {
                 if let Some(&spec) = wish.ranges.first() {
                     target.extent = Extent::Part(spec);
                 }
+                target.stored_only = directives.only_if_cached;
                 target.stale_if_error_s = directives.stale_if_error.unwrap_or(0);
                 let miss = Miss {
                     asked: Asked::new(&target.headers, section, directives),
@@ -417,6 +455,11 @@ impl Shard {
                 self.miss(conn, id, miss, now, out)
             }
         }
+    }
+
+    pub(super) fn count_by_class(&self, route: RouteId) -> &ClassStats {
+        let number = self.config.caching.routes.counted(route);
+        self.stats.by_class.of(number)
     }
 
     /// Whether the request has been here before. Asked only where something would be fetched: what is
@@ -477,7 +520,12 @@ impl Shard {
         if expects.is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue")) {
             answer_continue(conn, id);
         }
+        let routes = &self.config.caching.routes;
+        let keep = method == Method::POST
+            && routes.rules(target.route).store_posted
+            && routes.is_canonical(&target.key);
         Begun::AwaitsBody(Box::new(PassRequest {
+            keep,
             headers: forward::end_to_end(section),
             target,
             method,
@@ -504,6 +552,7 @@ impl Shard {
             asked,
         } = miss;
         self.stats.misses.inc();
+        self.count_by_class(target.route).misses.inc();
         if self.uncacheable.contains(target.hash, now.unix_ms) {
             let mut request = PassRequest::shared(target, head_only, why);
             if let Some(asked) = &asked {
@@ -516,6 +565,9 @@ impl Shard {
             return self.answer_busy(conn, id, "waiters");
         }
         let joined = self.locals.joinable(&target.key, self.store.purges());
+        if target.stored_only && joined.is_some() {
+            return self.answer_not_stored(conn, id);
+        }
         let ticket = match joined {
             Some(ticket) => {
                 self.stats.collapsed.inc();
@@ -551,6 +603,15 @@ impl Shard {
             asked,
         };
         self.advance(conn, id, response, now, out)
+    }
+
+    /// 504 (RFC 9111 section 5.2.1.7).
+    pub(super) fn answer_not_stored(
+        &mut self,
+        conn: &mut impl Client,
+        id: StreamId,
+    ) -> Option<Response> {
+        self.answer_own(conn, id, StatusCode::GATEWAY_TIMEOUT, "only-if-cached")
     }
 
     /// Refreshes a stale object that is served meanwhile.
@@ -701,6 +762,7 @@ pub(super) fn target(
         route: RouteId::default(),
         revalidate: false,
         stale_if_error_s: 0,
+        stored_only: false,
         extent: Extent::Whole,
         key: key.clone(),
         hash,

@@ -188,6 +188,7 @@ impl Shard {
         let facts = RequestFacts {
             authorization: false,
             sent_unix_ms: flight.sent_unix_ms,
+            withholds: false,
         };
         let caching = &self.config.caching;
         let (rules, status) = (caching.routes.rules(target.route), StatusCode::OK);
@@ -253,19 +254,7 @@ impl Shard {
             tags: note.tags,
             length: Some(body.len() as u64),
         };
-        let Ok(mut fill) = self.store.begin(note.hash, &object) else {
-            self.stats.fills_without_room.inc();
-            return false;
-        };
-        let mut spans = Vec::new();
-        let written = self.store.append(&mut fill, &body, &mut spans);
-        let kept = written.and_then(|()| self.store.commit(&mut fill)).is_ok();
-        self.store.release(fill);
-        if kept {
-            self.stats.fills_stored.inc();
-            self.stored_from(Supply::Upstream, note.hash);
-        }
-        kept
+        self.store_whole(note.hash, &object, [&body[..]].into_iter())
     }
 
     /// The response to the fetch of a slice.
@@ -380,6 +369,7 @@ impl Shard {
         let head = FlightHead {
             meta,
             encoded: Bytes::new(),
+            own: None,
             tags: slice.tags.clone(),
             length: Some(range.end - range.start),
             stored: true,
@@ -432,6 +422,7 @@ pub(super) fn slice_target(
         key,
         extent: Extent::Slice(Arc::new(slice)),
         revalidate: false,
+        stored_only: false,
         ..whole.clone()
     }
 }

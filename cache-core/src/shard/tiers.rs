@@ -176,7 +176,7 @@ impl Shard {
         let Some(flight) = self.flights.get_mut(id) else {
             return;
         };
-        let key = flight.target.key.clone();
+        let (key, route) = (flight.target.key.clone(), flight.target.route);
         if meta.status == RULE {
             return self.tier_rule(now, id, (&key, &encoded), out);
         }
@@ -194,10 +194,12 @@ impl Shard {
             return self.not_in_tier(now, id, out);
         }
         self.stats.tier_hits.inc();
+        self.count_by_class(route).tier_hits.inc();
         let head = FlightHead {
             length: Some(meta.body_len),
             meta,
             encoded,
+            own: None,
             tags,
             stored: true,
             alone: false,
@@ -258,6 +260,9 @@ impl Shard {
         if flight.head.is_some() {
             let outcome = Outcome::Failed(FetchErrorKind::ResponseIncomplete);
             return self.end_flight(now, id, outcome, out);
+        }
+        if flight.target.stored_only {
+            return self.end_flight(now, id, Outcome::NotStored, out);
         }
         flight.supply = Supply::Upstream;
         flight.sent_unix_ms = now.unix_ms;

@@ -12,7 +12,6 @@
 
 mod checks;
 pub mod explain;
-mod guard;
 mod kinds;
 mod origins;
 pub mod raw;

@@ -186,6 +186,18 @@ fn read_rules(s: &mut Section<'_, '_, '_>, d: Rules) -> Rules {
             1..=MAX_VARIANTS,
             "variants of one resource; past it, or past that of [limits], all of them are forgotten",
         ),
+        store_authorized: s.setting(
+            "store_authorized",
+            &BOOL,
+            d.store_authorized,
+            "look up requests with Authorization too, and keep what public, s-maxage or must-revalidate lets others have; off, since then they reach the origin without their other fields",
+        ),
+        store_posted: s.setting(
+            "store_posted",
+            &BOOL,
+            d.store_posted,
+            "keep an answer to POST that names its own URL in Content-Location and a lifetime; off, since clients shape it",
+        ),
         compress: s.setting(
             "compress",
             &BOOL,

@@ -48,8 +48,7 @@ pub const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// How long shards may take to leave their loops once told to.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
-
-/// How often [`Service::tick`] is called.
+/// How often [`Control::housekeeping`] is called.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// What the control thread runs.
@@ -65,6 +64,8 @@ pub struct Control {
     pub tcp: Vec<Arc<TcpStats>>,
     /// What is told of the node's state.
     pub service: Service,
+    /// Called now and then; must not block.
+    pub housekeeping: Box<dyn FnMut()>,
 }
 
 impl Control {
@@ -134,7 +135,10 @@ impl Control {
                 result = &mut admin => {
                     break result.map_err(anyhow::Error::from).flatten().context("the admin API ended");
                 }
-                _ = tick.tick() => self.service.tick(),
+                _ = tick.tick() => {
+                    self.service.tick();
+                    (self.housekeeping)();
+                }
             }
         };
         stop(&shards, gone).await;
@@ -400,6 +404,7 @@ mod tests {
             stats: vec![Arc::default(), Arc::default()],
             tcp: Vec::new(),
             service: Service::new(&[]),
+            housekeeping: Box::new(|| ()),
         };
         (control, node)
     }

@@ -117,13 +117,13 @@ impl Fetch {
         };
         self.events.send(self.id, event).await?;
         let received = self.pass_body(body, length, node).await?;
-        match (lease.give_back().await, length) {
-            (After::Surplus, Some(declared)) => {
-                let received = format_args!("more than {received}");
-                Err(place.wrong_length(declared, received).into())
-            }
-            _ => Ok(()),
+        if lease.give_back().await == After::Surplus {
+            // RFC 9112 section 6.3: the response is whole. What follows it belongs to none, and went
+            // with its connection.
+            count(&self.stats.surplus);
+            tracing::debug!(received, "more came than was declared");
         }
+        Ok(())
     }
 
     fn count_answer(&self, node: &Node, head: &ResponseHead) {

@@ -72,6 +72,8 @@ pub struct OriginSnapshot {
     pub shield_answers: u64,
     pub shield_hits: u64,
     pub shield_bytes: u64,
+    /// Answers after which bytes came that belong to none; their connections were closed.
+    pub surplus: u64,
     /// Requests sent on a connection that had carried another.
     pub reused: u64,
     /// Requests sent a second time because a pooled connection had closed.
@@ -165,6 +167,7 @@ pub(super) struct OriginStats {
     pub(super) shield_answers: AtomicU64,
     pub(super) shield_hits: AtomicU64,
     pub(super) shield_bytes: AtomicU64,
+    pub(super) surplus: AtomicU64,
     pub(super) retried: AtomicU64,
     pub(super) failed_over: AtomicU64,
     pub(super) hedged: AtomicU64,
@@ -219,6 +222,7 @@ impl OriginStats {
             shield_answers: read(&self.shield_answers),
             shield_hits: read(&self.shield_hits),
             shield_bytes: read(&self.shield_bytes),
+            surplus: read(&self.surplus),
             retried: read(&self.retried),
             failed_over: read(&self.failed_over),
             hedged: read(&self.hedged),

@@ -40,6 +40,25 @@ PATH = b"\x51\x0d/emotes/1.png"
 REQUEST = PREFIX + GET + HTTPS + AUTHORITY + PATH
 
 
+def number(prefix_bits, first, value):
+    """An integer with a prefix, RFC 7541 section 5.1."""
+    most = (1 << prefix_bits) - 1
+    if value < most:
+        return bytes([first | value])
+    out, value = [first | most], value - most
+    while value > 127:
+        out, value = out + [value & 127 | 128], value >> 7
+    return bytes(out + [value])
+
+
+def asked(method=b"GET", scheme=b"https", authority=quic.HOST.encode(), path=b"/emotes/1.png", more=()):
+    """A field section without references; a pseudo-field that is None is left out."""
+    pseudo = [(b":method", method), (b":scheme", scheme), (b":authority", authority), (b":path", path)]
+    lines = [(name, value) for name, value in pseudo if value is not None] + list(more)
+    text = b"".join(number(3, 0x20, len(n)) + n + number(7, 0, len(v)) + v for n, v in lines)
+    return frame(HEADERS, PREFIX + text)
+
+
 class Prober(QuicConnectionProtocol):
     """Raw streams: what is sent is what the probe says."""
 
@@ -168,6 +187,42 @@ PROBES = {
     "short-body": with_request(
         frame(HEADERS, REQUEST + literal(b"content-length", b"5")) + frame(DATA, b"x")
     ),
+    "two-lengths": with_request(
+        asked(b"POST", more=[(b"content-length", b"1"), (b"content-length", b"2")]) + frame(DATA, b"x")
+    ),
+    "signed-length": with_request(asked(b"POST", more=[(b"content-length", b"+1")]) + frame(DATA, b"x")),
+    "long-body": with_request(asked(b"POST", more=[(b"content-length", b"1")]) + frame(DATA, b"xy")),
+    "transfer-encoding": with_request(asked(more=[(b"transfer-encoding", b"chunked")])),
+    "te-gzip": with_request(asked(more=[(b"te", b"gzip")])),
+    "upgrade": with_request(asked(more=[(b"upgrade", b"h2c")])),
+    "nul-in-value": with_request(asked(more=[(b"x-a", b"a\0b")])),
+    "carriage-return-in-value": with_request(asked(more=[(b"x-a", b"a\rb")])),
+    "space-in-name": with_request(asked(more=[(b"x a", b"1")])),
+    "colon-in-name": with_request(asked(more=[(b"x:a", b"1")])),
+    "empty-name": with_request(asked(more=[(b"", b"1")])),
+    "two-paths": with_request(asked(more=[(b":path", b"/b")])),
+    "two-authorities": with_request(asked(authority=None, more=[(b":authority", b"a"), (b":authority", b"b")])),
+    "empty-path": with_request(asked(path=b"")),
+    "host-differs": with_request(asked(more=[(b"host", b"other.test")])),
+    "no-authority": with_request(asked(authority=None)),
+    "empty-authority": with_request(asked(authority=b"")),
+    "userinfo": with_request(asked(authority=b"evil@edge.test")),
+    "space-in-authority": with_request(asked(authority=b"edge.test x")),
+    "path-in-authority": with_request(asked(authority=b"edge.test/a")),
+    "port-no-number": with_request(asked(authority=b"edge.test:44x")),
+    "absolute-path": with_request(asked(path=b"https://edge.test/b")),
+    "no-slash": with_request(asked(path=b"b")),
+    "dot-segments": with_request(asked(path=b"/a/../b")),
+    "encoded-dot-segments": with_request(asked(path=b"/a/%2E%2e/b")),
+    "backslash": with_request(asked(path=b"/a\\b")),
+    "fragment": with_request(asked(path=b"/b#c")),
+    "space-in-path": with_request(asked(path=b"/b HTTP/1.1")),
+    "line-break-in-path": with_request(asked(path=b"/b\r\nx: y")),
+    "connect": with_request(asked(b"CONNECT", scheme=None, path=None)),
+    "trace": with_request(asked(b"TRACE")),
+    "long-target": with_request(asked(path=b"/" + b"a" * 9000)),
+    "long-field": with_request(asked(more=[(b"x-a", b"a" * 17_000)])),
+    "many-fields": with_request(asked(more=[(b"x-%d" % n, b"a" * 60) for n in range(200)])),
     # Not errors
     "plain": with_request(frame(HEADERS, REQUEST)),
     "greased": greased,

@@ -194,6 +194,26 @@ CASES = {
         frame(HEADERS, 4, 1, request(method=b"POST", extra=[(b"content-length", b"3")])),
         frame(DATA, 1, 1, b"toolong"),
     ),
+    "h2-8.2.1-cr": lambda o: h2(o, get(1, extra=[(b"x-a", b"a\rb")])),
+    "h2-8.2.1-name": lambda o: h2(o, get(1, extra=[(b"x a", b"b")])),
+    "h2-8.2.2-transfer-encoding": lambda o: h2(o, get(1, extra=[(b"transfer-encoding", b"chunked")])),
+    "h2-8.3.1-two-authorities": lambda o: h2(o, get(1, extra=[(b":authority", b"other.test")])),
+    "h2-8.3.1-userinfo": lambda o: h2(o, get(1, authority=b"evil@edge.test")),
+    "h2-8.3.1-bad-authority": lambda o: h2(o, get(1, authority=b"edge.test x")),
+    "h2-8.3.1-absolute-path": lambda o: h2(o, get(1, path=b"https://edge.test/b")),
+    "h2-8.3.1-dot-segments": lambda o: h2(o, get(1, path=b"/a/%2e%2E/b")),
+    "h2-8.3.1-backslash": lambda o: h2(o, get(1, path=b"/a\\b")),
+    "h2-8.3.1-line-break": lambda o: h2(o, get(1, path=b"/b\r\nx: y")),
+    "h2-8.1.1-two-lengths": lambda o: h2(
+        o,
+        frame(
+            HEADERS,
+            4,
+            1,
+            request(method=b"POST", extra=[(b"content-length", b"1"), (b"content-length", b"2")]),
+        ),
+        frame(DATA, 1, 1, b"x"),
+    ),
     "h2-large-field": lambda o: h2(o, get(1, extra=[(b"x-%d" % n, b"a" * 2000) for n in range(7)])),
     # Attacks: the server ends the connection, whatever it says.
     "h2-ping-flood": lambda o: h2(o, flood=lambda n: PING_FRAME),
@@ -238,6 +258,18 @@ CASES = {
     "h1-obs-fold": lambda o: h1(o, GET + HOST + b"X-A: a\r\n b\r\n\r\n"),
     "h1-nul": lambda o: h1(o, GET + HOST + b"X-A: a\0b\r\n\r\n"),
     "h1-bare-cr": lambda o: h1(o, GET + HOST + b"X-A: a\rb\r\n\r\n"),
+    "h1-userinfo": lambda o: h1(o, GET + b"Host: evil@edge.test\r\n\r\n"),
+    "h1-name-space": lambda o: h1(o, GET + HOST + b"X A: b\r\n\r\n"),
+    "h1-no-colon": lambda o: h1(o, GET + HOST + b"X-A\r\n\r\n"),
+    "h1-backslash": lambda o: h1(o, b"GET /a\\b HTTP/1.1\r\n" + HOST + b"\r\n"),
+    "h1-encoded-dots": lambda o: h1(o, b"GET /a/%2e%2E/b HTTP/1.1\r\n" + HOST + b"\r\n"),
+    "h1-length-list": lambda o: h1(o, POST + b"Content-Length: 5, 5\r\n\r\nhello"),
+    "h1-two-codings": lambda o: h1(
+        o, POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    ),
+    "h1-huge-chunk": lambda o: h1(
+        o, POST + b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\nhello\r\n0\r\n\r\n"
+    ),
     "h1-dot-segments": lambda o: h1(o, b"GET /a/../b HTTP/1.1\r\n" + HOST + b"\r\n"),
     "h1-connect": lambda o: h1(o, b"CONNECT edge.test HTTP/1.1\r\n" + HOST + b"\r\n"),
     "h1-trace": lambda o: h1(o, b"TRACE / HTTP/1.1\r\n" + HOST + b"\r\n"),

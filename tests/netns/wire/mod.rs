@@ -23,15 +23,15 @@ mod control;
 mod faults;
 mod fetch;
 mod flights;
-mod guard;
 mod herd;
 mod install;
 mod keys;
 mod malformed;
 mod ranges;
-
+mod semantics;
 mod service;
 mod shield;
 mod tcp;
 mod tier;
 mod tune;
+mod variants;

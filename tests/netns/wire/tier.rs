@@ -73,6 +73,26 @@ fn what_memory_has_lost_comes_back_from_the_tier_also_after_a_crash() {
     let admitted = edge.counter("tier_admitted");
     assert!(admitted <= OBJECTS as u64, "{admitted}");
 
+    // only-if-cached is answered by the tier too, and asks nobody else.
+    let fetches = edge.counter("fetches_started");
+    let only = ["--header", "Cache-Control: only-if-cached"];
+    let asked: Vec<&str> = paths.iter().map(String::as_str).collect();
+    let cached = edge.curl_with(&only, &asked);
+    let nvme = cached
+        .iter()
+        .filter(|one| one.cache_status().contains("detail=nvme"));
+    assert!(nvme.count() > 0, "{:?}", cached[0]);
+    let refused = cached.iter().filter(|one| one.status == 504).count();
+    assert!(
+        cached.iter().all(|one| [200, 504].contains(&one.status)),
+        "{cached:?}"
+    );
+    assert_eq!(
+        edge.counter("fetches_started"),
+        fetches,
+        "{refused} refused"
+    );
+
     // One that the tier has, and that must not come back.
     let purged = third
         .iter()
