@@ -123,6 +123,8 @@ pub struct ClientFields {
 pub struct Limits {
     /// QUIC connections of this shard; past it an Initial is refused (CONNECTION_REFUSED).
     pub max_connections: usize,
+    /// Handshakes that go on at the same time; past it new clients are answered with Retry.
+    pub retry_above: usize,
     /// Concurrent request streams a client may open on one connection.
     pub max_streams_per_connection: u32,
     /// A connection without traffic is closed after this long.
@@ -186,6 +188,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 50_000,
+            retry_above: 256,
             max_streams_per_connection: 128,
             idle_timeout: Duration::from_secs(30),
             tcp_answer_window: 256 << 10,

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
+use cache_ebpf::cid::CidKeys;
 use http::{HeaderMap, Method, StatusCode};
 pub use quinn_proto::EcnCodepoint;
 
@@ -310,12 +311,15 @@ pub enum Command {
     Pins,
     /// Say what is known of the object of a request. For the key's owner.
     Explain(Box<ClientRequest>),
+    /// Go by these keys of connection ids from now on.
+    SeeCidKeys(Box<CidKeys>),
     /// Refuse new connections, send GOAWAY, close connections when they are idle.
     Drain,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
+    Done,
     /// How many objects of this shard's partition are covered, as far as that is known: those that
     /// were named, or all that there were.
     Purged {

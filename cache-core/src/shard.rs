@@ -383,6 +383,10 @@ impl Shard {
             Command::Explain(request) => {
                 Reply::Explained(self.explain(now, &request).map(Box::new))
             }
+            Command::SeeCidKeys(keys) => {
+                self.quic.set_cids(*keys);
+                Reply::Done
+            }
             Command::Drain => self.drain(),
         };
         Some(reply)

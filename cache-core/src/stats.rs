@@ -105,6 +105,10 @@ shard_stats! {
     /// Open connections (gauge).
     connections,
     connections_accepted,
+    /// Connections whose handshake goes on (gauge).
+    handshakes,
+    /// Initials answered with Retry because `limits.retry_above` handshakes went on.
+    retries_sent,
     /// `limits.max_connections` or a drain refused an Initial.
     connections_refused,
     connections_lost,

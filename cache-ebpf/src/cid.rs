@@ -52,7 +52,8 @@ impl core::fmt::Debug for CidKey {
 pub struct CidKeys {
     /// The key id that new connection ids are sealed with.
     active: u32,
-    reserved: u32,
+    /// Unix time in seconds from which on it is; 0: not known.
+    since: u32,
     slots: [Slot; CID_KEY_SLOTS],
 }
 
@@ -69,7 +70,7 @@ impl CidKeys {
     /// No key at all: opens nothing.
     pub const EMPTY: Self = Self {
         active: 0,
-        reserved: 0,
+        since: 0,
         slots: [Slot {
             key: CidKey([0; 2]),
             key_id: 0,
@@ -101,6 +102,22 @@ impl CidKeys {
             self.active = u32::from(key_id);
         }
         known
+    }
+
+    /// The same keys and a fresh one that is not active yet. It takes the place of the oldest.
+    pub fn with_next(mut self, key: CidKey) -> (Self, u8) {
+        let next = self.active.wrapping_add(1) as u8;
+        self.insert(next, key);
+        (self, next)
+    }
+
+    /// When the active key became so, in seconds of Unix time; 0: not known.
+    pub const fn since(&self) -> u32 {
+        self.since
+    }
+
+    pub const fn set_since(&mut self, unix: u32) {
+        self.since = unix;
     }
 
     /// The key id and key to seal with; `None` when there is no key at all.
@@ -199,6 +216,24 @@ mod tests {
         assert_eq!(open(&keys, &old), Some(5));
         keys.insert(CID_KEY_SLOTS as u8, next);
         assert_eq!(open(&keys, &old), None);
+    }
+
+    #[test]
+    fn ids_of_the_three_keys_before_stay_valid() {
+        let mut keys = CidKeys::new(254, KEY);
+        let first = seal(&KEY, 254, 3, [1; 6]);
+        for turn in 0..CID_KEY_SLOTS as u64 {
+            assert_eq!(open(&keys, &first), Some(3), "turn {turn}");
+            let key = CidKey([turn, 7]);
+            let (with_next, next) = keys.with_next(key);
+            assert_eq!(with_next.active(), keys.active(), "not yet");
+            let early = seal(&key, next, 1, [2; 6]);
+            assert_eq!(open(&with_next, &early), Some(1));
+            keys = with_next;
+            assert!(keys.activate(next));
+        }
+        assert_eq!(open(&keys, &first), None);
+        assert_eq!(keys.active().map(|(id, _)| id), Some(2), "ids wrap");
     }
 
     proptest! {

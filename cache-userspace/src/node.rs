@@ -20,6 +20,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::explain::{ExplainError, Rulebook};
+use crate::guard::{Answer, Guard, GuardError, Order};
 use crate::privileges;
 use crate::purging::{Purging, PurgingError};
 use crate::status::{
@@ -85,6 +86,8 @@ pub struct Sources {
     pub compression: Reading<Vec<(&'static str, u64)>>,
     /// Counters of the XDP program, summed over the CPUs.
     pub xdp: Reading<Vec<(String, u64)>>,
+    /// Where there is an XDP program.
+    pub guard: Option<Guard>,
     pub commands: mpsc::Sender<ShardCommand>,
     /// Reads the certificates' files again: how many there are, or what is broken.
     pub reload_tls: Reading<Result<usize, String>>,
@@ -115,6 +118,8 @@ pub enum NodeError {
     Purging(#[from] PurgingError),
     #[error("{url} is not pinned: {error}")]
     Pin { url: String, error: PinError },
+    #[error(transparent)]
+    Guard(#[from] GuardError),
     #[error("{0}")]
     Tls(String),
     #[error("the node is stopping")]
@@ -183,6 +188,11 @@ impl NodeHandle {
                 detail: facts.xdp.detail.clone(),
                 counters: (sources.xdp)().into_iter().collect(),
             },
+            guard: sources
+                .guard
+                .as_ref()
+                .map(Guard::counters)
+                .unwrap_or_default(),
             memory: MemoryStatus {
                 bytes: facts.memory.bytes,
                 pages: facts.memory.kind.to_string(),
@@ -216,6 +226,13 @@ impl NodeHandle {
         }
         let certificates = reloaded.map_err(NodeError::Tls)?;
         Ok(ReloadReport { certificates })
+    }
+
+    /// Has the guard carry out an order.
+    pub async fn guard(&self, order: Order) -> Result<Answer, NodeError> {
+        let guard = self.inner.sources.guard.as_ref();
+        let guard = guard.ok_or(GuardError::Absent("no packet.interface is set"))?;
+        Ok(guard.ask(order).await?)
     }
 
     /// The effective configuration with the origin of each value.
@@ -349,6 +366,7 @@ pub(crate) mod tests {
             nodes: Box::new(Vec::new),
             compression: Box::new(|| vec![("compressed", 3)]),
             xdp: Box::new(Vec::new),
+            guard: None,
             commands,
             reload_tls: Box::new(|| Err("cert.pem is broken".to_owned())),
             purging: Mutex::new(Purging::new(purges.writer().expect("the only one"), None)),

@@ -3,7 +3,7 @@
 //! ```text
 //!  admin socket (is another popcache running?) -> machine -> TLS -> UDP and TCP sockets
 //!    -> tier (devices, journal) -> store -> tier (what is found again) -> XDP -> packet backend -> privileges given up
-//!    -> shards -> control thread -> "ready"
+//!    -> shards -> guard -> control thread -> "ready"
 //! ```
 //!
 //! Whatever can fail for a reason outside the program fails here, before the first packet is taken,
@@ -14,7 +14,7 @@ mod tcp;
 mod tier;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, anyhow, bail};
 use cache_core::config::{Caching, ShardConfig};
@@ -30,7 +30,8 @@ use crate::certificates::Certificates;
 use crate::compress::Compressor;
 use crate::config::Config;
 use crate::explain::Rulebook;
-use crate::node::{COMMAND_QUEUE, NodeFacts, NodeHandle, Reading, Sources, XdpFacts};
+use crate::guard::{Guard, Shards};
+use crate::node::{COMMAND_QUEUE, NodeFacts, NodeHandle, Reading, ShardCommand, Sources, XdpFacts};
 use crate::purging::Purging;
 use crate::rt::control::Control;
 use crate::rt::core_loop::LoopStats;
@@ -65,15 +66,19 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
     let (mut stores, report) = build_store(&config, shards, &memory)?;
     memory.pin_again(&mut stores);
     let mut tiers = memory.recover(&config, shards)?.into_iter();
-    let mut steering = Steering::new(&config, &listen, shards)?;
-    let quic = QuicSetup::new(tls, steering.cid_keys, &config.limits)?;
+    let steering = Steering::new(&config, &listen, shards)?;
+    let quic = QuicSetup::new(tls, steering.cid_keys, &config.limits)?
+        .with_cid_lifetime(config.guard.cid_key_lifetime);
     let node_id = node_id()?;
     let upstream = Upstream::new(UpstreamConfig {
         node_id: node_id.clone(),
         ..config.upstream.clone()
     })?;
 
-    let ports = Ports::open(&config, &listen, sockets, steering.xdp.as_mut())?;
+    let ports = {
+        let mut xdp = steering.lock();
+        Ports::open(&config, &listen, sockets, xdp.as_deref_mut())?
+    };
     privileges::surrender(&config)?;
     let (lanes, control_lanes) =
         mesh(shards, config.limits.max_lane_backlog).context("cannot make lanes")?;
@@ -109,15 +114,15 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
         })?);
     }
     leave_cores_alone(&config.server.cpus);
+    let (asking, commands) = mpsc::channel(COMMAND_QUEUE);
+    let guard = steering.guard(&config, shards, &asking)?;
 
     let ready = format!(
         "popcache: ready on {} backend {}",
         show(&listen),
         ports.backend.kind
     );
-    let (asking, commands) = mpsc::channel(COMMAND_QUEUE);
     let facts = facts(&config, listen, ports.backend, report, &steering);
-    let xdp = steering.xdp.map(|xdp| Arc::new(Mutex::new(xdp)));
     let purger = memory.purges.writer().context("another writer of purges")?;
     let purging = Purging::new(purger, memory.journal);
     let seed = memory.seed;
@@ -128,7 +133,14 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
         certificates,
     };
     let upstream_side = (&upstream, Arc::clone(&compressor));
-    let sources = sources(&counters, upstream_side, xdp.clone(), asked, purging, rules);
+    let sources = sources(
+        &counters,
+        upstream_side,
+        (steering, guard),
+        asked,
+        purging,
+        rules,
+    );
     let node = NodeHandle::new(facts, sources);
     let control = Control {
         lanes: control_lanes,
@@ -140,13 +152,6 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
         stats: counters.shards,
         tcp: counters.tcp,
         service: Service::new(&counters.loops),
-        housekeeping: Box::new(move || {
-            if let Some(xdp) = &xdp {
-                xdp.lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .flush_log();
-            }
-        }),
     };
     let ended = control.run(move |service| {
         eprintln!("{ready}");
@@ -272,7 +277,7 @@ fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
 
 /// The XDP program, if there is one, and the keys of connection ids, which it shares.
 struct Steering {
-    xdp: Option<Xdp>,
+    xdp: Option<Arc<Mutex<Xdp>>>,
     cid_keys: CidKeys,
 }
 
@@ -294,13 +299,35 @@ impl Steering {
         .context("packet.interface")?;
         let cid_keys = xdp.cid_keys();
         Ok(Self {
-            xdp: Some(xdp),
+            xdp: Some(Arc::new(Mutex::new(xdp))),
             cid_keys,
         })
     }
 
+    /// The guard over the program, if there is one.
+    fn guard(
+        &self,
+        config: &Config,
+        shards: u8,
+        asking: &mpsc::Sender<ShardCommand>,
+    ) -> anyhow::Result<Option<Guard>> {
+        let start = |xdp| {
+            let shards = Shards {
+                commands: asking.clone(),
+                count: shards,
+            };
+            Guard::start(config.guard.clone(), Arc::clone(xdp), shards)
+        };
+        self.xdp.as_ref().map(start).transpose()
+    }
+
+    fn lock(&self) -> Option<MutexGuard<'_, Xdp>> {
+        let xdp = self.xdp.as_ref()?;
+        Some(xdp.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn facts(&self) -> XdpFacts {
-        match &self.xdp {
+        match self.lock() {
             Some(xdp) => XdpFacts {
                 attached: true,
                 detail: format!("{:?} on {}", xdp.attachment().mode, xdp.interface())
@@ -380,19 +407,20 @@ fn facts(
 
 /// What carries out an operator's wishes.
 struct Asked {
-    commands: mpsc::Sender<crate::node::ShardCommand>,
+    commands: mpsc::Sender<ShardCommand>,
     certificates: Arc<Certificates>,
 }
 
 fn sources(
     counters: &Counters,
     (upstream, compressor): (&Upstream, Arc<Compressor>),
-    xdp: Option<Arc<Mutex<Xdp>>>,
+    guarded: (Steering, Option<Guard>),
     asked: Asked,
     purging: Purging,
     (hash_seed, rulebook): (u64, Arc<Rulebook>),
 ) -> Sources {
     let upstream = upstream.stats();
+    let (steering, guard) = guarded;
     Sources {
         shards: counters.shards.clone(),
         runtime: counters.runtime(),
@@ -402,16 +430,15 @@ fn sources(
         },
         upstream: Box::new(move || upstream.snapshot()),
         xdp: Box::new(move || {
-            let Some(xdp) = &xdp else { return Vec::new() };
-            let counters = xdp
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .counters();
-            let counters = counters.unwrap_or_default().into_iter();
+            let Some(xdp) = steering.lock() else {
+                return Vec::new();
+            };
+            let counters = xdp.counters().unwrap_or_default().into_iter();
             counters
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect()
         }),
+        guard,
         compression: Box::new(move || compressor.counters()),
         commands: asked.commands,
         reload_tls: Box::new(move || {

@@ -20,6 +20,9 @@ pub struct StatusDocument {
     pub listen: Vec<String>,
     pub backend: BackendStatus,
     pub xdp: XdpStatus,
+    /// What the guard holds and has done; empty without an XDP program.
+    #[serde(default)]
+    pub guard: BTreeMap<String, u64>,
     pub memory: MemoryStatus,
     /// What was compressed here.
     #[serde(default)]
@@ -146,6 +149,10 @@ impl StatusDocument {
         let moved: Vec<String> = nonzero(&self.xdp.counters).collect();
         if !moved.is_empty() {
             fact("", moved.join(", "));
+        }
+        let guard: Vec<String> = nonzero(&self.guard).collect();
+        if !guard.is_empty() {
+            fact("guard", guard.join(", "));
         }
         let memory = format!("{} in {}", rounded(self.memory.bytes), self.memory.pages);
         fact("memory", with_reason(&memory, &self.memory.note));
@@ -381,7 +388,7 @@ fn milliseconds(micros: Option<u64>) -> String {
 }
 
 /// Right-aligned columns, the first one left-aligned.
-fn write_table(out: &mut String, rows: &[Vec<String>]) {
+pub fn write_table(out: &mut String, rows: &[Vec<String>]) {
     let columns = rows.first().map_or(0, Vec::len);
     let widths: Vec<usize> = (0..columns)
         .map(|column| {
@@ -441,6 +448,7 @@ mod tests {
                 detail: "native, link pinned".to_owned(),
                 counters: counters(&[("passed", 12), ("dropped", 0)]),
             },
+            guard: BTreeMap::new(),
             memory: MemoryStatus {
                 bytes: 256 << 20,
                 pages: "2 MiB hugepages".to_owned(),

@@ -17,6 +17,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 pub use cache_ebpf::cid::CidKeys;
 use cache_ebpf::cid::{self, CID_LEN, CidKey};
@@ -63,8 +64,9 @@ const MAX_CLOSE_REASON: usize = 64;
 pub struct QuicSetup {
     server: Arc<ServerConfig>,
     endpoint: EndpointConfig,
-    cids: Arc<CidKeys>,
+    cids: CidKeys,
     active: (u8, CidKey),
+    cid_lifetime: Option<Duration>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -96,9 +98,18 @@ impl QuicSetup {
         Ok(Self {
             server: Arc::new(server),
             endpoint: EndpointConfig::default(),
-            cids: Arc::new(cids),
+            cids,
             active,
+            cid_lifetime: None,
         })
+    }
+
+    /// After `lifetime` a connection is given other ids and asked to let go of the old ones.
+    pub fn with_cid_lifetime(self, lifetime: Duration) -> Self {
+        Self {
+            cid_lifetime: Some(lifetime),
+            ..self
+        }
     }
 }
 
@@ -149,6 +160,8 @@ pub struct Conn {
     pub requests_seen: u64,
     /// GOAWAY was sent: no request is accepted any more.
     pub draining: bool,
+    /// It counts as one whose handshake goes on.
+    handshaking: bool,
     dirty: bool,
     /// The deadline of this connection's entry in the timer heap, if it has one.
     armed: Option<Instant>,
@@ -176,13 +189,18 @@ pub struct Quic {
     endpoint: Endpoint,
     shard: ShardId,
     shards: u8,
-    cids: Arc<CidKeys>,
+    cids: CidKeys,
+    /// The same keys, where the endpoint's generator finds them.
+    shared_cids: Arc<ArcSwap<CidKeys>>,
     slots: Vec<Option<Box<Conn>>>,
     generation: u32,
     /// Where [`Quic::take_next`] stands.
     cursor: usize,
     open: usize,
     max_open: usize,
+    /// Those of the open connections whose handshake goes on.
+    handshaking: usize,
+    retry_above: usize,
     draining: bool,
     h3_limits: h3::Limits,
     dirty: VecDeque<ConnectionHandle>,
@@ -200,16 +218,18 @@ impl Quic {
         deterministic: bool,
     ) -> Self {
         let mut endpoint = setup.endpoint.clone();
-        let cids = Arc::clone(&setup.cids);
-        let made_with = Arc::clone(&cids);
-        let active = setup.active;
+        let shared_cids = Arc::new(ArcSwap::from_pointee(setup.cids));
+        let made_with = Arc::clone(&shared_cids);
+        let (active, lifetime) = (setup.active, setup.cid_lifetime);
         endpoint.cid_generator(move || {
-            Box::new(CidGenerator::new(
-                Arc::clone(&made_with),
+            Box::new(CidGenerator {
+                cids: Arc::clone(&made_with),
                 active,
+                lifetime,
                 shard,
-                &seed,
-            ))
+                nonce_key: nonce_key(shard, &seed),
+                counter: 0,
+            })
         });
         Self {
             endpoint: Endpoint::new(
@@ -220,12 +240,15 @@ impl Quic {
             ),
             shard,
             shards,
-            cids,
+            cids: setup.cids,
+            shared_cids,
             slots: Vec::new(),
             generation: 0,
             cursor: 0,
             open: 0,
             max_open: limits.max_connections,
+            handshaking: 0,
+            retry_above: limits.retry_above,
             draining: false,
             h3_limits: h3::Limits {
                 max_field_section: limits.max_field_section,
@@ -237,6 +260,12 @@ impl Quic {
 
     pub fn open_connections(&self) -> usize {
         self.open
+    }
+
+    /// Goes by other keys of connection ids from now on.
+    pub fn set_cids(&mut self, cids: CidKeys) {
+        self.cids = cids;
+        self.shared_cids.store(Arc::new(cids));
     }
 
     /// From now on every new connection is refused.
@@ -314,11 +343,21 @@ impl Quic {
             let transmit = self.endpoint.refuse(incoming, &mut buffer);
             return send(transmit, buffer, out, stats);
         }
+        // Many handshakes go on: who asks must first show that he is where he says (RFC 9000 section
+        // 8.1.2), which costs him a round trip and us no state.
+        if self.handshaking >= self.retry_above && incoming.may_retry() {
+            stats.retries_sent.inc();
+            match self.endpoint.retry(incoming, &mut buffer) {
+                Ok(transmit) => return send(transmit, buffer, out, stats),
+                Err(_) => return out.recycle(buffer),
+            }
+        }
         match self.endpoint.accept(incoming, now, &mut buffer, None) {
             Ok((handle, quic)) => {
                 stats.connections_accepted.inc();
                 self.insert(handle, quic);
                 stats.connections.set(self.open as u64);
+                stats.handshakes.set(self.handshaking as u64);
             }
             Err(error) => {
                 if let Some(transmit) = error.response {
@@ -342,6 +381,7 @@ impl Quic {
             streams: HashMap::default(),
             requests_seen: 0,
             draining: false,
+            handshaking: true,
             dirty: false,
             armed: None,
         });
@@ -352,6 +392,7 @@ impl Quic {
         debug_assert!(self.slots[handle.0].is_none(), "a live slot was reused");
         self.slots[handle.0] = Some(conn);
         self.open += 1;
+        self.handshaking += 1;
     }
 
     /// The next connection with something to do; [`Quic::put_back`] returns it.
@@ -436,7 +477,13 @@ impl Quic {
                 }
             }
         };
-        if self.endpoint_events(handle, &mut conn) {
+        let drained = self.endpoint_events(handle, &mut conn);
+        if conn.handshaking && (drained || !conn.quic.is_handshaking()) {
+            conn.handshaking = false;
+            self.handshaking -= 1;
+            stats.handshakes.set(self.handshaking as u64);
+        }
+        if drained {
             self.open -= 1;
             stats.connections.set(self.open as u64);
             return (written, Some(conn));
@@ -538,28 +585,22 @@ fn send(transmit: quinn_proto::Transmit, data: Vec<u8>, out: &mut Outbox, stats:
 /// The nonce is a keyed hash of a counter: ids do not repeat, and an observer cannot tell which
 /// belong together.
 struct CidGenerator {
-    cids: Arc<CidKeys>,
+    cids: Arc<ArcSwap<CidKeys>>,
+    /// The latest key that ids were to be made with.
     active: (u8, CidKey),
+    lifetime: Option<Duration>,
     shard: ShardId,
     nonce_key: [u64; 2],
     counter: u64,
 }
 
-impl CidGenerator {
-    fn new(cids: Arc<CidKeys>, active: (u8, CidKey), shard: ShardId, seed: &[u8; 32]) -> Self {
-        let word = |at: usize| {
-            seed[at..at + 8]
-                .iter()
-                .fold(0, |word, &byte| word << 8 | u64::from(byte))
-        };
-        Self {
-            cids,
-            active,
-            shard,
-            nonce_key: [word(0) ^ u64::from(shard), word(8)],
-            counter: 0,
-        }
-    }
+fn nonce_key(shard: ShardId, seed: &[u8; 32]) -> [u64; 2] {
+    let word = |at: usize| {
+        seed[at..at + 8]
+            .iter()
+            .fold(0, |word, &byte| word << 8 | u64::from(byte))
+    };
+    [word(0) ^ u64::from(shard), word(8)]
 }
 
 impl ConnectionIdGenerator for CidGenerator {
@@ -567,6 +608,7 @@ impl ConnectionIdGenerator for CidGenerator {
         self.counter += 1;
         let hash = siphash13(self.nonce_key, self.counter).to_le_bytes();
         let nonce = [hash[0], hash[1], hash[2], hash[3], hash[4], hash[5]];
+        self.active = self.cids.load().active().unwrap_or(self.active);
         let (key_id, key) = &self.active;
         ConnectionId::new(&cid::seal(key, *key_id, self.shard, nonce))
     }
@@ -574,7 +616,7 @@ impl ConnectionIdGenerator for CidGenerator {
     /// Rejects other shards' ids too: a misrouted packet must not draw a stateless reset that its
     /// client would believe.
     fn validate(&self, id: &ConnectionId) -> Result<(), InvalidCid> {
-        match cid::open(&self.cids, id) {
+        match cid::open(&self.cids.load(), id) {
             Some(shard) if shard == self.shard => Ok(()),
             _ => Err(InvalidCid),
         }
@@ -585,6 +627,6 @@ impl ConnectionIdGenerator for CidGenerator {
     }
 
     fn cid_lifetime(&self) -> Option<Duration> {
-        None
+        self.lifetime
     }
 }

@@ -16,6 +16,7 @@ use tokio::net::UnixStream;
 
 use super::request::{PinRequest, PurgeRequest};
 use crate::explain::{Question, Report};
+use crate::guard::order::Done;
 use crate::node::{PinReport, PinsReport, PurgeOrder, PurgeReport, ReloadReport, UnpinReport};
 use crate::status::StatusDocument;
 
@@ -82,6 +83,25 @@ pub async fn pins(socket: &Path) -> Result<PinsReport, ClientError> {
 /// Makes the node at `socket` read its certificates again.
 pub async fn reload_tls(socket: &Path) -> Result<ReloadReport, ClientError> {
     ask(socket, Method::POST, "/v1/reload-tls", None).await
+}
+
+/// Asks the node at `socket` for one of the guard's documents, such as `events?after=7`; the report
+/// itself is the empty one.
+pub async fn guard<T: DeserializeOwned>(socket: &Path, document: &str) -> Result<T, ClientError> {
+    let path = match document {
+        "" => "/v1/guard".to_owned(),
+        document => format!("/v1/guard/{document}"),
+    };
+    ask(socket, Method::GET, &path, None).await
+}
+
+/// Makes the guard of the node at `socket` do what `request` says, such as `list`.
+pub async fn change_guard(
+    socket: &Path,
+    what: &str,
+    request: &impl Serialize,
+) -> Result<Done, ClientError> {
+    post(socket, &format!("/v1/guard/{what}"), request).await
 }
 
 async fn post<T: DeserializeOwned>(

@@ -8,16 +8,22 @@
 //! | method and path | body | answer |
 //! |---|---|---|
 //! | `GET /v1/status` | | [`crate::status::StatusDocument`] |
+//! | `GET /metrics` | | [`crate::metrics`]: OpenMetrics text |
 //! | `GET /v1/config` | | the effective configuration, as `popcache check --json` prints it |
 //! | `POST /v1/purge` | [`request::PurgeRequest`]: `{"tag": ["emotes"], "soft": true}` | [`crate::node::PurgeReport`] |
 //! | `POST /v1/pin` | [`request::PinRequest`]: `{"url": "https://host/path"}` | [`crate::node::PinReport`] |
 //! | `POST /v1/unpin` | the same | [`crate::node::UnpinReport`] |
 //! | `GET /v1/pins` | | [`crate::node::PinsReport`] |
 //!
+//! | `GET /v1/guard` | | [`crate::guard::order::Report`] |
+//! | `GET /v1/guard/events?after=N`, `/v1/guard/top?most=N` | | [`crate::guard::EventLine`]s, [`crate::guard::TopLine`]s |
+//! | `POST /v1/guard/list`, `remove`, `monitor`, `limit`, `reload` | the requests of [`crate::guard::order`] | [`crate::guard::order::Done`] |
+//!
 //! Every error is `{"error": "...", "hint": "..."}`. The API runs on the control thread: nothing it
 //! does can hold a shard.
 
 pub mod client;
+mod guard;
 pub mod listen;
 pub mod request;
 mod server;

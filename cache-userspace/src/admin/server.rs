@@ -24,6 +24,7 @@ use super::listen::Listeners;
 use super::request::{EXPLAIN_HINT, PIN_HINT, PURGE_HINT, PinRequest, PurgeRequest};
 use super::token::Token;
 use crate::explain::{Question, Report};
+use crate::metrics;
 use crate::node::{
     NodeError, NodeHandle, PinReport, PinsReport, PurgeReport, ReloadReport, UnpinReport,
 };
@@ -62,6 +63,7 @@ pub async fn serve_admin(listeners: Listeners, node: NodeHandle) -> anyhow::Resu
 fn routes(node: NodeHandle) -> Router {
     Router::new()
         .route("/v1/status", get(status))
+        .route("/metrics", get(metrics))
         .route("/v1/config", get(config))
         .route("/v1/purge", post(purge))
         .route("/v1/pin", post(pin))
@@ -69,6 +71,7 @@ fn routes(node: NodeHandle) -> Router {
         .route("/v1/pins", get(pins))
         .route("/v1/reload-tls", post(reload_tls))
         .route("/v1/explain", post(explain))
+        .merge(super::guard::routes())
         .method_not_allowed_fallback(wrong_method)
         .fallback(unknown_path)
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -77,6 +80,14 @@ fn routes(node: NodeHandle) -> Router {
 
 async fn status(State(node): State<NodeHandle>) -> Json<StatusDocument> {
     Json(node.status())
+}
+
+async fn metrics(State(node): State<NodeHandle>) -> Result<Response, ApiError> {
+    let page = metrics::page(node.status()).map_err(|error| {
+        let hint = "this is a bug of popcache";
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string(), hint)
+    })?;
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], page).into_response())
 }
 
 async fn config(State(node): State<NodeHandle>) -> Json<serde_json::Value> {
@@ -141,8 +152,12 @@ async fn reload_tls(State(node): State<NodeHandle>) -> Result<Json<ReloadReport>
     Ok(Json(node.reload_tls()?))
 }
 
-const ROUTES: &str = "GET /v1/status, GET /v1/config, GET /v1/pins, POST /v1/purge, POST /v1/pin, \
+const ROUTES: &str = "GET /metrics, GET /v1/status, GET /v1/config, GET /v1/pins, POST /v1/purge, POST /v1/pin, \
                       POST /v1/unpin, POST /v1/reload-tls, POST /v1/explain";
+
+fn all_routes() -> String {
+    format!("{ROUTES}, {}", super::guard::ROUTES)
+}
 
 async fn wrong_method(request: Request) -> ApiError {
     ApiError::new(
@@ -152,7 +167,7 @@ async fn wrong_method(request: Request) -> ApiError {
             request.method(),
             request.uri().path()
         ),
-        ROUTES,
+        all_routes(),
     )
 }
 
@@ -160,7 +175,7 @@ async fn unknown_path(request: Request) -> ApiError {
     ApiError::new(
         StatusCode::NOT_FOUND,
         format!("there is no {}", request.uri().path()),
-        ROUTES,
+        all_routes(),
     )
 }
 
@@ -179,7 +194,7 @@ async fn authorize(State(token): State<Token>, request: Request, next: Next) -> 
 
 /// An error as clients see it.
 #[derive(Debug)]
-struct ApiError {
+pub(super) struct ApiError {
     status: StatusCode,
     body: ErrorBody,
 }
@@ -191,7 +206,11 @@ struct ErrorBody {
 }
 
 impl ApiError {
-    fn new(status: StatusCode, error: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(super) fn new(
+        status: StatusCode,
+        error: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
         Self {
             status,
             body: ErrorBody {
@@ -201,7 +220,7 @@ impl ApiError {
         }
     }
 
-    fn from_rejection(rejection: JsonRejection, body: &str) -> Self {
+    pub(super) fn from_rejection(rejection: JsonRejection, body: &str) -> Self {
         let hint = match rejection.status() {
             StatusCode::UNSUPPORTED_MEDIA_TYPE => "set Content-Type: application/json".to_owned(),
             StatusCode::PAYLOAD_TOO_LARGE => format!("a request has at most {MAX_BODY} bytes"),
@@ -214,6 +233,7 @@ impl ApiError {
 impl From<NodeError> for ApiError {
     fn from(error: NodeError) -> Self {
         let (status, hint) = match &error {
+            NodeError::Guard(error) => super::guard::refusal(error),
             NodeError::Explain(_) => (StatusCode::BAD_REQUEST, EXPLAIN_HINT),
             NodeError::Url { .. } => (
                 StatusCode::BAD_REQUEST,

@@ -94,7 +94,7 @@ async fn serve(listeners: Listeners) {
                     },
                 },
                 Command::Explain(_) => Reply::Explained(None),
-                Command::Drain => panic!("nobody drains"),
+                Command::SeeCidKeys(_) | Command::Drain => panic!("nobody asks for it"),
             };
             asked.reply.send(reply).expect("someone waits");
         }

@@ -10,6 +10,7 @@
 mod check;
 mod documents;
 mod explain;
+mod guard;
 mod logging;
 mod pin;
 mod probe;
@@ -108,6 +109,9 @@ enum Command {
         #[command(flatten)]
         node: Node,
     },
+    /// See and change what the XDP program drops
+    #[command(subcommand, after_long_help = guard::HELP)]
+    Guard(guard::Guard),
     /// Say what the running node would do with a request, and why
     #[command(after_long_help = EXPLAIN_HELP)]
     Explain(explain::Explain),
@@ -268,6 +272,7 @@ fn run(arguments: Arguments) -> Exit {
         Command::Pins(arguments) => pin::pins(&arguments),
         Command::ReloadTls { node } => remote::reload_tls(&node),
         Command::Explain(arguments) => explain::explain(&arguments),
+        Command::Guard(command) => guard::guard(&command),
         Command::Completions { shell } => documents::completions(shell),
         Command::Man { dir } => documents::man(dir.as_deref()),
     }

@@ -61,7 +61,7 @@ pub(super) fn pins(arguments: &All) -> Exit {
     }
 }
 
-fn show<T: Serialize>(report: &T, json: bool, text: fn(&T) -> String) -> Exit {
+pub(super) fn show<T: Serialize>(report: &T, json: bool, text: fn(&T) -> String) -> Exit {
     if !json {
         return print(&text(report));
     }

@@ -12,6 +12,7 @@
 
 mod checks;
 pub mod explain;
+mod guard;
 mod kinds;
 mod origins;
 pub mod raw;

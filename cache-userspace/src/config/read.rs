@@ -39,6 +39,7 @@ pub(super) fn read(
     let base = path.parent().unwrap_or(Path::new("")).to_owned();
     let server = reader.section("server", |s| read_server(s, machine));
     let packet = reader.section("packet", read_packet);
+    let guard = reader.section("guard", |s| super::guard::read(s, &base));
     let tcp = reader.section("tcp", super::tcp::read);
     let mut tls = reader.section("tls", |s| read_tls(s, &base));
     let others = reader.sections("certificate", |s| read_certificate(s, &base));
@@ -80,6 +81,7 @@ pub(super) fn read(
         path: path.to_owned(),
         server,
         packet,
+        guard,
         tcp,
         tls,
         memory,
@@ -447,6 +449,13 @@ fn read_limits(s: &mut Section<'_, '_, '_>, max_object: u64) -> Limits {
             d.max_connections,
             1..=1 << 24,
             "QUIC connections of a shard; past it new ones are refused",
+        ),
+        retry_above: s.bounded(
+            "retry_above",
+            &COUNT,
+            d.retry_above,
+            0..=1 << 24,
+            "handshakes of a shard at a time; past it clients must show their address first (Retry): one round trip more, and no state for a spoofed flood",
         ),
         max_streams_per_connection: s.bounded(
             "max_streams_per_connection",

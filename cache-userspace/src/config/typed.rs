@@ -10,6 +10,7 @@ use hugepages::PagePolicy;
 use super::explain::{Setting, Source};
 use super::tier::TierConfig;
 use crate::explain::Rulebook;
+use crate::guard::GuardConfig;
 use crate::privileges::Seccomp;
 use crate::tcp::TcpBounds;
 use crate::upstream::UpstreamConfig;
@@ -21,6 +22,7 @@ pub struct Config {
     pub path: PathBuf,
     pub server: ServerConfig,
     pub packet: PacketConfig,
+    pub guard: GuardConfig,
     pub tcp: TcpBounds,
     pub tls: TlsConfig,
     pub memory: MemoryConfig,

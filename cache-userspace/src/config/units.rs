@@ -364,7 +364,7 @@ const DURATION_UNITS: [(&str, u64); 9] = [
     ("ns", 1),
 ];
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let (digits, unit) = split_unit(text);
     let count: u64 = digits.parse().map_err(|_| {
         format!("{text:?} is not a duration: write a whole number and a unit, such as \"500ms\"")

@@ -48,7 +48,8 @@ pub const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// How long shards may take to leave their loops once told to.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
-/// How often [`Control::housekeeping`] is called.
+
+/// How often [`Service::tick`] is called.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// What the control thread runs.
@@ -64,8 +65,6 @@ pub struct Control {
     pub tcp: Vec<Arc<TcpStats>>,
     /// What is told of the node's state.
     pub service: Service,
-    /// Called now and then; must not block.
-    pub housekeeping: Box<dyn FnMut()>,
 }
 
 impl Control {
@@ -135,10 +134,7 @@ impl Control {
                 result = &mut admin => {
                     break result.map_err(anyhow::Error::from).flatten().context("the admin API ended");
                 }
-                _ = tick.tick() => {
-                    self.service.tick();
-                    (self.housekeeping)();
-                }
+                _ = tick.tick() => self.service.tick(),
             }
         };
         stop(&shards, gone).await;
@@ -404,7 +400,6 @@ mod tests {
             stats: vec![Arc::default(), Arc::default()],
             tcp: Vec::new(),
             service: Service::new(&[]),
-            housekeeping: Box::new(|| ()),
         };
         (control, node)
     }

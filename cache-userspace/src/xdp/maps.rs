@@ -80,6 +80,12 @@ impl Maps {
         Ok(keys)
     }
 
+    pub fn set_cid_keys(&mut self, keys: CidKeys) -> Result<(), XdpError> {
+        self.cid_keys
+            .set(0, Plain(keys), 0)
+            .map_err(|error| map_error(CID_KEYS, error))
+    }
+
     pub fn set_socket(&mut self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), XdpError> {
         if queue >= MAX_QUEUES {
             return Err(XdpError::Queue { queue });
@@ -138,7 +144,7 @@ fn read_rules(path: &std::path::Path) -> Result<Rules, MapError> {
     rules.get(&0, 0).map(|Plain(rules)| rules)
 }
 
-fn typed<T: TryFrom<Map, Error = MapError>>(
+pub fn typed<T: TryFrom<Map, Error = MapError>>(
     ebpf: &mut Ebpf,
     name: &'static str,
 ) -> Result<T, XdpError> {

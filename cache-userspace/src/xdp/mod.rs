@@ -22,8 +22,9 @@
 mod bpffs;
 mod link;
 mod maps;
+mod tables;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     error::Error,
@@ -37,13 +38,13 @@ use aya_log::EbpfLogger;
 use cache_ebpf::{
     cid::{CidKey, CidKeys},
     maps::{LAYOUT, MAX_PORTS, MAX_QUEUES, Rules},
-    rule::{Mode, Rule},
 };
 use tracing::{info, warn};
 
 use crate::config::XdpMode;
 use bpffs::Pins;
 use maps::Maps;
+pub use tables::{GuardMaps, Tables};
 
 /// The object of `cargo xtask build-ebpf`; empty when there was none at build time.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/popcache-xdp.o"));
@@ -90,6 +91,7 @@ pub struct Xdp {
     rules: Rules,
     cid_keys: CidKeys,
     maps: Maps,
+    guard: Option<GuardMaps>,
     log: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -122,7 +124,11 @@ impl Xdp {
         let former = maps::check_layout(pins)?;
         let mut ebpf = load(pins)?;
         let mut maps = Maps::take(&mut ebpf)?;
+        let guard = GuardMaps::take(&mut ebpf)?;
         let cid_keys = maps.cid_keys_or_new()?;
+        if let Some(former) = &former {
+            keep_guard(rules, former);
+        }
         rules.attach_mode = link::mode_number(options.mode);
         maps.write_rules(rules)?;
 
@@ -142,6 +148,7 @@ impl Xdp {
             rules: *rules,
             cid_keys,
             maps,
+            guard: Some(guard),
             log: open_log(attachment.program_id),
         })
     }
@@ -173,12 +180,43 @@ impl Xdp {
     /// # Errors
     /// The queue is out of bounds, or the kernel refused the update.
     pub fn set_af_xdp(&mut self, queue: u32, on: bool) -> Result<(), XdpError> {
-        let mut rules = self.rules;
-        if !rules.set_steering(queue, on) {
+        if queue >= MAX_QUEUES {
             return Err(XdpError::Queue { queue });
         }
+        self.change(|rules| {
+            rules.set_steering(queue, on);
+        })
+    }
+
+    /// What the program goes by.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Changes what the program goes by. On an error all is as before.
+    ///
+    /// # Errors
+    /// The kernel refused the update.
+    pub fn change(&mut self, change: impl FnOnce(&mut Rules)) -> Result<(), XdpError> {
+        let mut rules = self.rules;
+        change(&mut rules);
         self.maps.write_rules(&rules)?;
         self.rules = rules;
+        Ok(())
+    }
+
+    /// The maps of the guard, once.
+    pub fn take_guard_maps(&mut self) -> Option<GuardMaps> {
+        self.guard.take()
+    }
+
+    /// Makes `keys` those that the program and the next daemon know.
+    ///
+    /// # Errors
+    /// The kernel refused the update.
+    pub fn set_cid_keys(&mut self, keys: CidKeys) -> Result<(), XdpError> {
+        self.maps.set_cid_keys(keys)?;
+        self.cid_keys = keys;
         Ok(())
     }
 
@@ -215,9 +253,17 @@ pub fn detach(interface: &str, pin_dir: &Path) -> Result<bool, XdpError> {
 /// # Errors
 /// The operating system has no randomness to give.
 pub fn random_cid_keys() -> Result<CidKeys, XdpError> {
+    Ok(CidKeys::new(0, CidKey(random_key()?)))
+}
+
+/// A SipHash key that nobody knows.
+///
+/// # Errors
+/// The operating system has no randomness to give.
+pub fn random_key() -> Result<[u64; 2], XdpError> {
     let mut bytes = [0; 16];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| XdpError::Randomness)?;
-    Ok(CidKeys::new(0, CidKey::from_bytes(bytes)))
+    Ok(CidKey::from_bytes(bytes).0)
 }
 
 /// What aya says went wrong.
@@ -271,12 +317,17 @@ pub enum XdpError {
     },
     #[error("cannot {action}: {source}")]
     Kernel { action: &'static str, source: Cause },
+    #[error("cannot map the memory of the XDP map {map}: {source}")]
+    Memory {
+        map: &'static str,
+        source: io::Error,
+    },
     #[error("cannot access the XDP map {map}: {source}")]
     Map {
         map: &'static str,
         source: Box<aya::maps::MapError>,
     },
-    #[error("the operating system gave no random bytes for connection-id keys")]
+    #[error("the operating system gave no random bytes for keys")]
     Randomness,
 }
 
@@ -295,24 +346,19 @@ fn rules(options: &XdpOptions) -> Result<Rules, XdpError> {
         let shards = options.shards;
         return Err(XdpError::TooManyShards { shards });
     }
-    let mut rules = Rules::new(options.shards, ports);
-    for rule in MONITORED {
-        rules.modes.set(rule, Mode::Monitor);
-    }
-    Ok(rules)
+    Ok(Rules::new(options.shards, ports))
 }
 
-/// Rules that count what they would drop. None drops: what a node refuses is for its operator to say.
-const MONITORED: [Rule; 8] = [
-    Rule::Fragment,
-    Rule::Malformed,
-    Rule::Undersized,
-    Rule::FromServer,
-    Rule::Version,
-    Rule::FixedBit,
-    Rule::Trailing,
-    Rule::CidMac,
-];
+/// What an earlier daemon made the guard do stays in force until this one says otherwise.
+fn keep_guard(rules: &mut Rules, former: &Rules) {
+    *rules = Rules {
+        attach_mode: rules.attach_mode,
+        shards: rules.shards,
+        ports: rules.ports,
+        af_xdp: rules.af_xdp,
+        ..*former
+    };
+}
 
 /// Loads the object on the pinned maps, making and pinning those that are not there yet.
 fn load(pins: &Pins) -> Result<Ebpf, XdpError> {

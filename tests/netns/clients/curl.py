@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import json
 import pathlib
+import time
 
 from curl_cffi import CurlOpt, requests
 from curl_cffi.const import CurlHttpVersion
@@ -30,6 +31,7 @@ def main():
         curl_options={CurlOpt.RESOLVE: [options.resolve]},
     ) as session:
         for number, url in enumerate(options.url):
+            time.sleep(options.pause if number else 0)
             print(json.dumps(fetch(session, options, url, number)), flush=True)
 
 
@@ -42,6 +44,7 @@ def arguments():
     parser.add_argument("--header", action="append", default=[], help="NAME: VALUE")
     parser.add_argument("--save", type=pathlib.Path, help="folder for the bodies")
     parser.add_argument("--timeout", type=float, default=60)
+    parser.add_argument("--pause", type=float, default=0, help="seconds between two URLs")
     parser.add_argument("url", nargs="+")
     return parser.parse_args()
 

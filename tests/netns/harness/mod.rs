@@ -3,6 +3,7 @@
 
 mod certificate;
 mod clients;
+pub mod flood;
 mod network;
 mod origin;
 pub mod places;
@@ -11,6 +12,7 @@ pub mod scripted;
 pub mod shield;
 
 use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::thread;
@@ -209,6 +211,18 @@ impl Edge {
     pub fn status(&self) -> serde_json::Value {
         let text = self.control(&["status", "--json"]);
         serde_json::from_str(&text).expect("status --json prints JSON")
+    }
+
+    /// The text of `GET /metrics`.
+    pub fn metrics(&self) -> String {
+        use std::io::{Read as _, Write as _};
+        let mut socket = UnixStream::connect(self.folder.socket()).expect("the admin socket");
+        let request = "GET /metrics HTTP/1.1\r\nhost: popcache\r\nconnection: close\r\n\r\n";
+        socket.write_all(request.as_bytes()).expect("asked");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        answer
     }
 
     /// A counter of the status, added up over the shards.

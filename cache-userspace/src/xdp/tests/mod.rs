@@ -1,6 +1,6 @@
 //! The real program on a real interface, through restarts of its daemon.
 
-mod net;
+pub(crate) mod net;
 
 use std::{
     os::fd::AsFd,
@@ -21,7 +21,7 @@ use net::{DroppingXsk, INTERFACE, delete_pair, describe, in_namespaces, make_pai
 const PORT: u16 = 443;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-fn options(pin_dir: &Path) -> XdpOptions {
+pub(crate) fn options(pin_dir: &Path) -> XdpOptions {
     XdpOptions {
         interface: INTERFACE.into(),
         mode: XdpMode::Native,
@@ -32,14 +32,14 @@ fn options(pin_dir: &Path) -> XdpOptions {
 }
 
 /// Runs `test` in namespaces of its own, with the pin directory to use.
-fn with_pins(test: impl FnOnce(&Path) + Send + 'static) {
+pub(crate) fn with_pins(test: impl FnOnce(&Path) + Send + 'static) {
     in_namespaces(move || {
         let directory = tempfile::tempdir().expect("a temporary directory");
         test(&directory.path().join("pins"));
     });
 }
 
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "in vain: {what}");
@@ -47,14 +47,14 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-fn counter(xdp: &Xdp, name: &str) -> u64 {
+pub(crate) fn counter(xdp: &Xdp, name: &str) -> u64 {
     let counters = xdp.counters().expect("counters");
     let found = counters.into_iter().find(|(counter, _)| *counter == name);
     found.unwrap_or_else(|| panic!("no counter {name}")).1
 }
 
 /// A short header with a connection id of ours.
-fn short_packet(keys: &CidKeys) -> Vec<u8> {
+pub(crate) fn short_packet(keys: &CidKeys) -> Vec<u8> {
     let (key_id, key) = keys.active().expect("an active key");
     let id = cid::seal(&key, key_id, 1, *b"abcdef");
     [&[0x41], &id[..], &[0; 20]].concat()

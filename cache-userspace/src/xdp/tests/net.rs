@@ -16,7 +16,8 @@ use nix::{
 /// The side that the XDP program is attached to.
 pub const INTERFACE: &str = "pcxdp0";
 const PEER: &str = "pcxdp1";
-const PEER_ADDRESS: &str = "192.0.2.1";
+pub const PEER_ADDRESS: &str = "192.0.2.1";
+pub const OTHER_PEER_ADDRESS: &str = "192.0.2.3";
 const ADDRESS: &str = "192.0.2.2";
 
 /// Runs `test` in fresh namespaces.
@@ -41,6 +42,7 @@ pub fn make_pair() {
          peer name {PEER} numrxqueues 2 numtxqueues 2"
     ));
     ip(&format!("address add {PEER_ADDRESS}/24 dev {PEER}"));
+    ip(&format!("address add {OTHER_PEER_ADDRESS}/24 dev {PEER}"));
     ip(&format!("link set {PEER} up"));
     ip(&format!("link set {INTERFACE} up"));
     ip(&format!(
@@ -71,7 +73,12 @@ fn ip(arguments: &str) {
 
 /// Sends one UDP datagram from the peer to `port` of the interface.
 pub fn send(port: u16, payload: &[u8]) {
-    let socket = UdpSocket::bind((PEER_ADDRESS, 0)).expect("the peer's address is up");
+    send_from(PEER_ADDRESS, port, payload);
+}
+
+/// The same from an address of the peer.
+pub fn send_from(source: &str, port: u16, payload: &[u8]) {
+    let socket = UdpSocket::bind((source, 0)).expect("the peer's address is up");
     let sent = socket.send_to(payload, (ADDRESS, port)).expect("sent");
     assert_eq!(sent, payload.len());
 }
