@@ -33,9 +33,9 @@ pub(crate) const MAX_KEY: usize = u16::MAX as usize;
 /// Longest response head, in bytes.
 pub(crate) const MAX_HEAD: usize = 64 << 10;
 /// Bytes of one extent.
-pub(crate) const EXTENT_BYTES: u32 = 128 << 10;
-/// Largest body whatever the configuration says: its list of extents is 64 KiB.
-pub(crate) const MAX_OBJECT: u64 = 1 << 30;
+pub(crate) const EXTENT_BYTES: u32 = 32 << 10;
+/// Largest body whatever the configuration says, in bytes: its list of extents is 64 KiB.
+pub const MAX_OBJECT: u64 = 256 << 20;
 const LISTED_BYTES: u64 = 8;
 
 /// What follows key and head.

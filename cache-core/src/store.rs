@@ -3,8 +3,9 @@
 //! ```text
 //!  partition i                                           written by shard i, read by every shard
 //!    index    lines of eight slots: key hash -> record                     (crate::index)
-//!    log      segments of 256 KiB to 2 MiB: records with head and small body (crate::record)
-//!    extents  128 KiB each: bodies above 64 KiB
+//!    blocks   of 256 KiB to 2 MiB, each of them
+//!      a segment of the log: records with head and small body    (crate::record)
+//!      or cut in extents of 32 KiB: bodies above 64 KiB
 //!
 //!  begin ---> append* ---> commit ---> release        a fill, by the owner
 //!               |spans        |slot
@@ -18,8 +19,9 @@
 //!
 //! Memory is bound by [`StoreConfig::ram_bytes`], which covers index, log and extents of all
 //! partitions. Beside it, on the heap: what the policy knows (4 bytes per slot and its history), about 60 bytes per segment and
-//! 40 more per segment and shard for views, and the key and head of each fill that is going on.
+//! 40 more per segment and shard for views, the same for each extent, and the key and head of each fill that is going on.
 
+mod blocks;
 mod classes;
 mod evicted;
 mod fill;
@@ -44,6 +46,7 @@ use crate::index::Index;
 use crate::io::ShardId;
 use crate::purge::{Purges, TagSlot, Verdict};
 
+pub use crate::record::MAX_OBJECT as LARGEST_OBJECT;
 pub use evicted::Evicted;
 pub use fill::{Fill, Span};
 pub use hit::{Body, Hit};
@@ -64,7 +67,8 @@ pub struct StoreConfig {
     pub max_object: u64,
     /// Random per start, the same on all shards: makes collisions hard to aim at.
     pub hash_seed: u64,
-    /// Share of a partition for bodies above 64 KiB, 0.01 to 0.99.
+    /// Share of a partition that bodies above 64 KiB may take at most, 0.01 to 0.99. What they do not
+    /// take others do, as long as that is worth more.
     pub large_share: f32,
     /// Bytes of the node that pinned objects may take, in equal parts a shard. Never more than a
     /// quarter of the log or of the extents.
@@ -74,7 +78,7 @@ pub struct StoreConfig {
     /// By class, the bytes of the node that its objects take before they are worth less than all
     /// others; 0, or no entry: no limit. In equal parts a shard.
     pub class_bytes: Vec<u64>,
-    /// Bytes that an object of the other part takes on average, with its head: the index has room for
+    /// Bytes that an object below that takes on average, with its head: the index has room for
     /// as many as fit. Smaller ones than this are evicted for want of an entry before memory is
     /// full; larger ones leave entries unused. 256 bytes to 1 MiB.
     pub mean_object: u64,
@@ -101,10 +105,10 @@ impl Default for StoreConfig {
 #[derive(Clone, Debug)]
 pub struct StoreReport {
     pub backing: BackingReport,
-    /// Per shard: segments of the small-object log, and their size in bytes.
+    /// Per shard: blocks of memory, each a segment of the log or cut in extents, and their size in bytes.
     pub log_segments: u32,
     pub log_segment_bytes: u32,
-    /// Per shard: 128 KiB extents for large bodies.
+    /// Per shard: extents of 32 KiB that large bodies can take at most.
     pub extents: u32,
     /// Per shard: index slots.
     pub slots: u64,

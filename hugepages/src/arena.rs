@@ -31,6 +31,11 @@
 //!
 //! A reader that is dropped counts as having seen everything. A reader that is leaked, or
 //! never announces, stops reuse, not soundness; so does a leaked view.
+//!
+//! **Two arenas over one memory** ([`Arena::overlay`]). Every byte belongs to one of the two writers at
+//! any time: a *coarse* segment that is free there, so that nobody reads it, can be [cut](Writer::cut_for)
+//! in free *fine* ones, and comes [back](Writer::take_back) when all of these are free again. A segment
+//! that is the other arena's is empty to readers.
 
 use crate::backing::{Error, Region};
 use crate::memory::Memory;
@@ -51,11 +56,42 @@ impl Arena {
         segment_bytes: u32,
         readers: u16,
     ) -> Result<(Writer, Vec<Reader>), Error> {
-        let shared = Arc::new(Shared::new(region, segment_bytes, readers)?);
-        let readers = (0..readers)
-            .map(|number| Reader::new(Arc::clone(&shared), number))
-            .collect();
-        Ok((Writer::new(shared), readers))
+        let bytes = region.len();
+        let memory = Arc::new(Memory::new(region));
+        let shared = Arc::new(Shared::new(memory, bytes, segment_bytes, readers)?);
+        Ok((Writer::new(Arc::clone(&shared)), readers_of(&shared)))
+    }
+
+    /// Lays two arenas over one region, each with readers of its own: one of `coarse_bytes` segments over
+    /// all of it, one of `fine_bytes` segments over as many whole coarse ones, the first, as fit in
+    /// `may_be_fine` bytes. All memory is the coarse one's at first.
+    pub fn overlay(
+        region: Region,
+        (coarse_bytes, fine_bytes): (u32, u32),
+        may_be_fine: usize,
+        readers: u16,
+    ) -> Result<Overlay, Error> {
+        let bytes = region.len();
+        let error = |reason| Error::Layout {
+            bytes: may_be_fine,
+            segment: fine_bytes as usize,
+            reason,
+        };
+        if fine_bytes > coarse_bytes {
+            return Err(error("fine segments must not be larger than coarse ones"));
+        }
+        let memory = Arc::new(Memory::new(region));
+        let coarse = Shared::new(Arc::clone(&memory), bytes, coarse_bytes, readers)?;
+        let may_be_fine = may_be_fine.min(bytes) / coarse_bytes as usize * coarse_bytes as usize;
+        let fine = Shared::new(memory, may_be_fine, fine_bytes, readers)?;
+        let (coarse, fine) = (Arc::new(coarse), Arc::new(fine));
+        let pairs = readers_of(&coarse).into_iter().zip(readers_of(&fine));
+        let cuttable = (may_be_fine / coarse_bytes as usize) as u32;
+        Ok(Overlay {
+            coarse: Writer::new(Arc::clone(&coarse)).with_cuttable(cuttable),
+            fine: Writer::new(Arc::clone(&fine)).without_segments(),
+            readers: pairs.collect(),
+        })
     }
 
     /// Bytes of heap that an arena takes beside its region.
@@ -66,10 +102,26 @@ impl Arena {
     }
 }
 
+/// Two arenas over one memory.
+#[derive(Debug)]
+pub struct Overlay {
+    pub coarse: Writer,
+    pub fine: Writer,
+    /// Of the coarse and of the fine one.
+    pub readers: Vec<(Reader, Reader)>,
+}
+
+fn readers_of(shared: &Arc<Shared>) -> Vec<Reader> {
+    let numbers = 0..shared.readers.len() as u16;
+    let reader = |number| Reader::new(Arc::clone(shared), number);
+    numbers.map(reader).collect()
+}
+
 /// What both sides see.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub memory: Memory,
+    /// Also another arena's, see [`Arena::overlay`].
+    pub memory: Arc<Memory>,
     segment_shift: u32,
     /// One per segment, see [`State`]. Stored by the writer only.
     pub states: Box<[AtomicU64]>,
@@ -92,14 +144,20 @@ pub(crate) struct ReaderCounts {
 }
 
 impl Shared {
-    fn new(region: Region, segment_bytes: u32, readers: u16) -> Result<Self, Error> {
-        let segments = check_layout(&region, segment_bytes)?;
+    /// Over the first `bytes` of a memory.
+    fn new(
+        memory: Arc<Memory>,
+        bytes: usize,
+        segment_bytes: u32,
+        readers: u16,
+    ) -> Result<Self, Error> {
+        let segments = check_layout(bytes, segment_bytes)?;
         let counts = |_| ReaderCounts {
             seen: CachePadded::new(AtomicU64::new(0)),
             held: (0..segments).map(|_| AtomicU32::new(0)).collect(),
         };
         Ok(Self {
-            memory: Memory::new(region),
+            memory,
             segment_shift: segment_bytes.trailing_zeros(),
             states: (0..segments).map(|_| AtomicU64::new(0)).collect(),
             retirements: CachePadded::new(AtomicU64::new(0)),
@@ -144,16 +202,16 @@ impl Shared {
     }
 }
 
-fn check_layout(region: &Region, segment_bytes: u32) -> Result<u32, Error> {
+fn check_layout(bytes: usize, segment_bytes: u32) -> Result<u32, Error> {
     let error = |reason| Error::Layout {
-        bytes: region.len(),
+        bytes,
         segment: segment_bytes as usize,
         reason,
     };
     if !segment_bytes.is_power_of_two() || segment_bytes < 64 {
         return Err(error("the segment must be a power of two of at least 64"));
     }
-    let segments = region.len() / segment_bytes as usize;
+    let segments = bytes / segment_bytes as usize;
     if segments == 0 {
         return Err(error("not one segment fits"));
     }

@@ -8,7 +8,7 @@
 //!      |  Region (unique, splits)
 //!      |---- Table    64-byte lines of eight AtomicU64 (an index)
 //!      |---- Pool     equal blocks for device I/O, one holder each
-//!      '---- Arena::split(region, ..)
+//!      '---- Arena::split(region, ..), or ::overlay(region, ..) for two over one memory
 //!              |---- Writer   the owner shard: open, append, seal, retire, reclaim
 //!              '---- Reader   one a shard: borrowed reads, `Bytes` views, quiescence
 //! ```
@@ -34,7 +34,7 @@ mod sync;
 mod table;
 mod writer;
 
-pub use arena::Arena;
+pub use arena::{Arena, Overlay};
 pub use backing::{
     Backing, BackingReport, Error, PageKind, PagePolicy, Region, Reservation, reserve_2m,
 };

@@ -1,6 +1,7 @@
 //! The owner's side of an arena: it alone writes, publishes, retires and reuses segments.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use crate::arena::{Shared, State};
 use crate::sync::{Arc, Ordering};
@@ -15,6 +16,8 @@ pub(crate) enum Local {
     Open,
     Sealed,
     Retired,
+    /// Part of the other arena over the same memory.
+    Away,
 }
 
 /// Writes one arena. Made by [`crate::Arena::split`], never copied.
@@ -27,6 +30,18 @@ pub struct Writer {
     unseen: VecDeque<Retirement>,
     /// Retired segments that every reader has seen and somebody still holds.
     held: VecDeque<u32>,
+    /// Segments below this can be cut for another arena.
+    cuttable: u32,
+    /// Segments that go to another arena as they come free.
+    leaving: Vec<Leaving>,
+}
+
+/// A coarse segment's worth of segments on their way to the other arena.
+#[derive(Debug)]
+struct Leaving {
+    segments: Range<u32>,
+    /// Those that have not come free yet.
+    missing: u32,
 }
 
 #[derive(Debug)]
@@ -42,8 +57,23 @@ impl Writer {
             free: (0..shared.segments()).rev().collect(),
             unseen: VecDeque::new(),
             held: VecDeque::new(),
+            cuttable: 0,
+            leaving: Vec::new(),
             shared,
         }
+    }
+
+    pub(crate) fn with_cuttable(mut self, cuttable: u32) -> Self {
+        self.cuttable = cuttable;
+        self.free.sort_unstable();
+        self
+    }
+
+    /// All memory is the other arena's.
+    pub(crate) fn without_segments(mut self) -> Self {
+        self.free.clear();
+        self.local.fill(Local::Away);
+        self
     }
 
     pub fn segments(&self) -> u32 {
@@ -152,6 +182,118 @@ impl Writer {
         (0..candidates).filter(|_| self.reclaim_one()).count()
     }
 
+    /// Gives a free segment to `fine`, an arena of smaller ones over the same memory. `None`: none is
+    /// free that can be cut.
+    ///
+    /// # Panics
+    /// Where `fine` is not the other arena of [`crate::Arena::overlay`].
+    pub fn cut_for(&mut self, fine: &mut Writer) -> Option<u32> {
+        let pieces = self.pieces(fine);
+        let segment = *self.free.first().filter(|first| **first < self.cuttable)?;
+        self.free.remove(0);
+        self.go_away(segment);
+        for piece in (segment * pieces..(segment + 1) * pieces).rev() {
+            fine.local[piece as usize] = Local::Free;
+            fine.free.push(piece);
+        }
+        Some(segment)
+    }
+
+    /// Whether [`Writer::cut_for`] would find a segment.
+    pub fn can_cut(&self) -> bool {
+        self.free
+            .first()
+            .is_some_and(|first| *first < self.cuttable)
+    }
+
+    /// Lets the pieces of a segment that was cut come back from `fine`, as soon as they are free there: no
+    /// more are opened. `false`: they are not there, or on their way already.
+    ///
+    /// # Panics
+    /// As [`Writer::cut_for`].
+    pub fn call_back(&self, fine: &mut Writer, segment: u32) -> bool {
+        let pieces = self.pieces(fine);
+        let wanted = segment * pieces..(segment + 1) * pieces;
+        let is_on_its_way = fine.leaving.iter().any(|l| l.segments == wanted);
+        if self.local(segment) != Some(Local::Away) || is_on_its_way {
+            return false;
+        }
+        let (coming, rest): (Vec<u32>, _) =
+            fine.free.iter().partition(|piece| wanted.contains(piece));
+        fine.free = rest;
+        coming.iter().for_each(|piece| fine.go_away(*piece));
+        fine.leaving.push(Leaving {
+            segments: wanted,
+            missing: pieces - coming.len() as u32,
+        });
+        true
+    }
+
+    /// Takes back what has come free of the segments that were [called back](Writer::call_back), and says
+    /// how many.
+    ///
+    /// # Panics
+    /// As [`Writer::cut_for`].
+    pub fn take_back(&mut self, fine: &mut Writer) -> usize {
+        let pieces = self.pieces(fine);
+        let mut back = 0;
+        fine.leaving.retain(|leaving| {
+            if leaving.missing > 0 {
+                return true;
+            }
+            let segment = leaving.segments.start / pieces;
+            self.local[segment as usize] = Local::Free;
+            self.free_again(segment);
+            back += 1;
+            false
+        });
+        back
+    }
+
+    /// Segments that were called back and are not there yet.
+    pub fn leaving(&self) -> u32 {
+        self.leaving.len() as u32
+    }
+
+    /// Of a run of segments, how many are free.
+    pub fn free_among(&self, segments: Range<u32>) -> u32 {
+        let locals = self
+            .local
+            .get(segments.start as usize..segments.end as usize);
+        let free = locals.into_iter().flatten();
+        free.filter(|local| **local == Local::Free).count() as u32
+    }
+
+    /// Whether a segment is open or sealed.
+    pub fn is_in_use(&self, segment: u32) -> bool {
+        matches!(self.local(segment), Some(Local::Open | Local::Sealed))
+    }
+
+    /// Segments of `fine` that one of this arena is cut in.
+    fn pieces(&self, fine: &Writer) -> u32 {
+        assert!(
+            Arc::ptr_eq(&self.shared.memory, &fine.shared.memory)
+                && self.segment_bytes() >= fine.segment_bytes()
+                && !Arc::ptr_eq(&self.shared, &fine.shared),
+            "not the two arenas of one overlay"
+        );
+        self.segment_bytes() / fine.segment_bytes()
+    }
+
+    /// A free segment becomes the other arena's: readers find nothing in it.
+    fn go_away(&mut self, segment: u32) {
+        self.local[segment as usize] = Local::Away;
+        self.publish(segment, self.state(segment).reopened());
+    }
+
+    /// Those that can be cut are opened last.
+    fn free_again(&mut self, segment: u32) {
+        match segment < self.cuttable {
+            true => self.free.insert(0, segment),
+            false => self.free.push(segment),
+        }
+    }
+
     pub fn free_segments(&self) -> u32 {
         self.free.len() as u32
     }
@@ -218,8 +360,14 @@ impl Writer {
             self.held.push_back(segment);
             return false;
         }
+        let mut leaving = self.leaving.iter_mut();
+        if let Some(leaving) = leaving.find(|l| l.segments.contains(&segment)) {
+            leaving.missing -= 1;
+            self.go_away(segment);
+            return true;
+        }
         self.local[segment as usize] = Local::Free;
-        self.free.push(segment);
+        self.free_again(segment);
         true
     }
 

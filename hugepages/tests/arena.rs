@@ -214,3 +214,72 @@ fn a_writer_without_readers_reuses_at_once() {
         assert_eq!(writer.reclaim(), 1);
     }
 }
+
+fn overlay(blocks: u32, may_be_fine: u32) -> hugepages::Overlay {
+    let (region, _) = Backing::map((blocks * SEGMENT) as usize, PagePolicy::Plain).unwrap();
+    let may_be_fine = (may_be_fine * SEGMENT) as usize;
+    Arena::overlay(region, (SEGMENT, 1024), may_be_fine, 1).unwrap()
+}
+
+#[test]
+fn segments_go_to_the_other_arena_and_come_back() {
+    let mut both = overlay(3, 2);
+    let (coarse, fine) = &mut both.readers[0];
+    assert_eq!((both.fine.open(), both.fine.segments()), (None, 8));
+    // Those that cannot be cut are used first.
+    let first = both.coarse.open().unwrap();
+    assert_eq!(first, 2);
+    let second = both.coarse.open().unwrap();
+    both.coarse.append(second, &[&[1; 4096]]).unwrap();
+    let view = coarse.view(second, 1024, 8).unwrap();
+    both.coarse.retire(second);
+    let cut = both.coarse.cut_for(&mut both.fine).unwrap();
+    assert_eq!((cut, both.coarse.cut_for(&mut both.fine)), (0, None));
+    let held = both.fine.open().unwrap();
+    both.fine.append(held, &[b"held"]).unwrap();
+    let bytes = fine.view(held, 0, 4).unwrap();
+    assert_eq!((&view[..], &bytes[..]), (&[1; 8][..], &b"held"[..]));
+    assert!(!coarse.is_retired(&bytes) && coarse.is_retired(&view));
+    drop(view);
+    coarse.quiesce();
+    assert_eq!(both.coarse.reclaim(), 1);
+
+    // Of the block, three pieces are free and go at once; the last when nobody reads it any more.
+    assert!(!both.coarse.call_back(&mut both.fine, second));
+    assert!(both.coarse.call_back(&mut both.fine, cut));
+    assert!(!both.coarse.call_back(&mut both.fine, cut));
+    assert_eq!((both.fine.open(), both.fine.leaving()), (None, 1));
+    both.fine.retire(held);
+    fine.quiesce();
+    both.fine.reclaim();
+    assert_eq!(both.coarse.take_back(&mut both.fine), 0);
+    drop(bytes);
+    assert_eq!(both.fine.reclaim(), 1);
+    assert_eq!(both.coarse.take_back(&mut both.fine), 1);
+    assert_eq!(
+        (fine.read(held, 0, 1), both.fine.free_segments()),
+        (None, 0)
+    );
+    let all: Vec<_> = std::iter::from_fn(|| both.coarse.open()).collect();
+    assert_eq!((all.len(), both.coarse.free_segments()), (2, 0));
+}
+
+#[test]
+#[should_panic(expected = "not the two arenas of one overlay")]
+fn arenas_of_two_memories_do_not_exchange_segments() {
+    let (mut one, mut other) = (overlay(2, 2), overlay(2, 2));
+    one.coarse.cut_for(&mut other.fine);
+}
+
+#[test]
+fn overlays_that_cannot_work_are_refused() {
+    for (sizes, may_be_fine) in [
+        ((1024, 4096), 8192),
+        ((4096, 1024), 1000),
+        ((4096, 48), 8192),
+    ] {
+        let (region, _) = Backing::map(8192, PagePolicy::Plain).unwrap();
+        let error = Arena::overlay(region, sizes, may_be_fine, 1).unwrap_err();
+        assert!(matches!(error, hugepages::Error::Layout { .. }), "{error}");
+    }
+}

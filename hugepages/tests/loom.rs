@@ -179,3 +179,44 @@ fn published_bytes_are_whole_while_the_segment_grows() {
         reading.join().unwrap();
     });
 }
+
+/// A coarse segment that was read becomes fine ones, and the other way round, while a reader of both is at it.
+#[test]
+fn a_segment_that_changes_arenas_is_not_read_as_what_it_was() {
+    model(|| {
+        let (mut region, _) = Backing::map(128, PagePolicy::Plain).unwrap();
+        let region = region.take(128).unwrap();
+        let mut both = Arena::overlay(region, (128, 64), 128, 1).unwrap();
+        let (mut coarse, mut fine) = both.readers.pop().unwrap();
+        let segment = both.coarse.open().unwrap();
+        both.coarse.append(segment, &[&[1; 128]]).unwrap();
+        let reading = thread::spawn(move || {
+            for _ in 0..2 {
+                if let Some(bytes) = coarse.read(segment, 64, 64) {
+                    assert_eq!(bytes, [1; 64]);
+                }
+                if let Some(bytes) = fine.read(1, 0, 64) {
+                    assert_eq!(bytes, [2; 64]);
+                }
+                coarse.quiesce();
+                fine.quiesce();
+            }
+        });
+        both.coarse.retire(segment);
+        both.coarse.reclaim();
+        if both.coarse.cut_for(&mut both.fine).is_some() {
+            let pieces = [both.fine.open().unwrap(), both.fine.open().unwrap()];
+            both.fine.append(pieces[1], &[&[2; 64]]).unwrap();
+            pieces
+                .iter()
+                .for_each(|piece| assert!(both.fine.retire(*piece)));
+            assert!(both.coarse.call_back(&mut both.fine, segment));
+            both.fine.reclaim();
+            if both.coarse.take_back(&mut both.fine) == 1 {
+                assert_eq!(both.coarse.open(), Some(segment));
+                both.coarse.append(segment, &[&[1; 128]]).unwrap();
+            }
+        }
+        reading.join().unwrap();
+    });
+}

@@ -27,13 +27,10 @@ const METRICS: [Metric; 2] = [OBJECT_MISSES, BYTE_MISSES];
 /// Traces that cannot be read.
 pub fn rows(options: &Options) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for path in trace::files(options.traces.as_deref())? {
-        let trace = Trace::read(&path)?;
-        measure(&trace, options, &mut rows);
-    }
-    for trace in synthetic::all().iter().chain(&synthetic::hard()) {
+    let made = synthetic::all().into_iter().chain(synthetic::hard());
+    trace::each(options.traces.as_deref(), made, |trace| {
         measure(trace, options, &mut rows);
-    }
+    })?;
     print!("{}", verdict::of(&rows));
     Ok(rows)
 }

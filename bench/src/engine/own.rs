@@ -8,10 +8,10 @@
 //! not stored.
 //!
 //! The room is that of log and extents, with what headers, keys, rounding to extents and free segments take of
-//! it; the index lies beside it. `large_share` is set to what the trace has in bodies above 64 KiB, as an
-//! operator would. Where sizes are not known, all bodies have the same, which makes the store large
+//! it; the index lies beside it. Where sizes are not known, all bodies have the same, which makes the store large
 //! enough with few copies.
 
+use std::array;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -30,7 +30,8 @@ const LEAST: u64 = 16 << 20;
 const MOST_REQUESTS: u64 = 3_000_000;
 /// Largest body that lies in the log.
 const SMALL: u32 = 64 << 10;
-const EXTENT: u64 = 128 << 10;
+/// What bodies above that may take, at most.
+const LARGE_SHARE: f32 = 0.95;
 /// Of a record beside its body, about.
 const RECORD: u64 = 32;
 const MIB: u64 = 1 << 20;
@@ -54,7 +55,6 @@ struct Plan {
     body: Option<u32>,
     /// Of log and extents.
     room: u64,
-    large_share: f32,
     mean_object: u64,
     largest: u64,
 }
@@ -98,7 +98,7 @@ impl Own {
     }
 
     fn request_of(&mut self, copy: u64, request: Request) -> bool {
-        let key = (copy << 32 | u64::from(request.object)).to_le_bytes();
+        let key = key(copy << 32 | u64::from(request.object));
         let hash = self.store.hash(&key);
         let found = self.store.lookup(hash, &key).is_some();
         if !found {
@@ -152,7 +152,6 @@ impl Plan {
                 copies,
                 body: None,
                 room,
-                large_share: large_share(trace),
                 mean_object: mean_object(trace),
                 largest: capacity,
             };
@@ -165,11 +164,15 @@ impl Plan {
             copies,
             body: Some(body as u32),
             room,
-            large_share: 0.0,
             mean_object: each,
             largest: body,
         }
     }
+}
+
+/// The key of a number. Without zero bytes, which mark variants.
+fn key(number: u64) -> [u8; 11] {
+    array::from_fn(|i| b'0' + (number >> (6 * i) & 63) as u8)
 }
 
 /// As many copies as make the room enough, or a few less where the room of all is then closer to a step
@@ -184,22 +187,7 @@ fn copies(capacity: u64, most: u64) -> (u64, u64) {
     (copies, copies * capacity)
 }
 
-/// The part of the footprint that extents take.
-fn large_share(trace: &Trace) -> f32 {
-    let mut seen = vec![false; trace.objects as usize];
-    let (mut small, mut large) = (0, 0);
-    for request in &trace.requests {
-        if !std::mem::replace(&mut seen[request.object as usize], true) {
-            match request.size > SMALL {
-                true => large += u64::from(request.size).next_multiple_of(EXTENT),
-                false => small += u64::from(request.size) + RECORD,
-            }
-        }
-    }
-    (large as f64 / (small + large).max(1) as f64) as f32
-}
-
-/// Half of what small objects take on average, for those that stay are rather the smaller ones.
+/// A quarter of what small objects take on average, for those that stay are rather the smaller ones.
 fn mean_object(trace: &Trace) -> u64 {
     let small = trace
         .requests
@@ -208,20 +196,18 @@ fn mean_object(trace: &Trace) -> u64 {
     let (count, bytes) = small.fold((0, 0), |(count, bytes), request| {
         (count + 1, bytes + u64::from(request.size) + RECORD)
     });
-    (bytes / u64::max(count, 1) / 2).clamp(256, MIB)
+    (bytes / u64::max(count, 1) / 4).clamp(256, MIB)
 }
 
 /// The largest store whose log and extents do not exceed the room.
 fn build(plan: &Plan) -> Result<(Store, StoreReport)> {
-    // The store wants eight extents at least.
-    let least = 10.0 * EXTENT as f32 / plan.room as f32;
     let mut ram = (plan.room + plan.room / 16).next_multiple_of(STEP);
     while ram >= STEP {
         let config = StoreConfig {
             ram_bytes: ram,
             pages: PagePolicy::Plain,
             max_object: plan.largest,
-            large_share: plan.large_share.max(least).clamp(0.01, 0.95),
+            large_share: LARGE_SHARE,
             hash_seed: 1,
             pinned_bytes: 0,
             mean_object: plan.mean_object,
@@ -230,8 +216,7 @@ fn build(plan: &Plan) -> Result<(Store, StoreReport)> {
         let purges = Arc::new(Purges::new(1, 64));
         let (mut stores, report) = store::build(&config, purges)
             .with_context(|| format!("a store of {ram} bytes for a room of {}", plan.room))?;
-        let log = u64::from(report.log_segments) * u64::from(report.log_segment_bytes);
-        if log + u64::from(report.extents) * EXTENT <= plan.room
+        if room_of(&report) <= plan.room
             && let Some(store) = stores.pop()
         {
             return Ok((store, report));
@@ -239,6 +224,10 @@ fn build(plan: &Plan) -> Result<(Store, StoreReport)> {
         ram -= STEP;
     }
     bail!("no store is as small as {} bytes", plan.room)
+}
+
+fn room_of(report: &StoreReport) -> u64 {
+    u64::from(report.log_segments) * u64::from(report.log_segment_bytes)
 }
 
 #[cfg(test)]
@@ -252,18 +241,23 @@ mod tests {
 
     #[test]
     fn what_fits_is_missed_once_and_runs_repeat() {
-        let sized = trace(3_000);
-        let mut roomy = Own::new(&sized, 2 * sized.footprint).unwrap();
-        let misses = roomy.replay(&sized);
-        assert_eq!(misses.objects, u64::from(sized.objects));
-        assert_eq!(misses.bytes, sized.footprint);
-        let small = || {
-            Own::new(&sized, sized.footprint / 20)
-                .unwrap()
-                .replay(&sized)
-        };
-        assert!(small().objects > 2 * misses.objects);
-        assert_eq!(small(), small());
+        let keys = (0..1_500u64).map(|i| (i * i % 97 + i / 300 * 10, 60_000));
+        let sized = Trace::new("t", keys);
+        let replay = |capacity| Own::new(&sized, capacity).unwrap().replay(&sized);
+        let roomy = replay(2 * sized.footprint);
+        assert_eq!(roomy.objects, u64::from(sized.objects));
+        assert_eq!(roomy.bytes, sized.footprint);
+        let small = replay(sized.footprint / 4);
+        assert!(small.objects > 2 * roomy.objects);
+        assert_eq!(small, replay(sized.footprint / 4));
+    }
+
+    #[test]
+    fn keys_are_no_variants_and_differ() {
+        let numbers = (0..5_000).chain((1..5_000).map(|copy| copy << 32 | 7));
+        let keys: std::collections::HashSet<_> = numbers.map(key).collect();
+        assert_eq!(keys.len(), 9_999);
+        assert!(keys.iter().all(|key| !key.contains(&0)));
     }
 
     #[test]
@@ -271,8 +265,7 @@ mod tests {
         for (size, capacity) in [(1, 20), (1, 30_000), (5_000, 300 << 10), (90_000, 20 << 20)] {
             let plan = Plan::new(&trace(size), capacity);
             let (_, report) = build(&plan).unwrap();
-            let log = u64::from(report.log_segments) * u64::from(report.log_segment_bytes);
-            let got = log + u64::from(report.extents) * EXTENT;
+            let got = room_of(&report);
             assert!(
                 got <= plan.room && got > plan.room * 9 / 10,
                 "{got} of {}",
@@ -290,13 +283,5 @@ mod tests {
             let plan = Plan::new(&long, long.footprint.div_ceil(1000));
             assert!(plan.room >= LEAST * 3 / 4 && build(&plan).is_ok(), "{body}");
         }
-    }
-
-    #[test]
-    fn the_share_of_large_bodies_is_that_of_the_trace() {
-        assert_eq!(large_share(&trace(5_000)), 0.0);
-        assert_eq!(large_share(&trace(70_000)), 1.0);
-        let mixed = Trace::new("t", [(1, 100_000), (2, 65_536), (3, 65_408)].into_iter());
-        assert!((large_share(&mixed) - 0.5).abs() < 0.01);
     }
 }

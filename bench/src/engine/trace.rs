@@ -106,12 +106,28 @@ fn name_of(path: &Path) -> String {
     stripped.unwrap_or(&name).to_owned()
 }
 
+/// Shows every trace of the files of a directory, see [`files`], and then those that were made.
+///
+/// # Errors
+/// Traces that cannot be read.
+pub fn each(
+    named: Option<&Path>,
+    made: impl IntoIterator<Item = Trace>,
+    mut show: impl FnMut(&Trace),
+) -> Result<()> {
+    for path in files(named)? {
+        show(&Trace::read(&path)?);
+    }
+    made.into_iter().for_each(|trace| show(&trace));
+    Ok(())
+}
+
 /// The trace files of a directory by name; none where no directory was named and the usual one is
 /// not there, which is said on stderr.
 ///
 /// # Errors
 /// A directory that was named and holds no trace.
-pub fn files(named: Option<&Path>) -> Result<Vec<PathBuf>> {
+fn files(named: Option<&Path>) -> Result<Vec<PathBuf>> {
     let variable = std::env::var_os(VARIABLE).map(PathBuf::from);
     let Some(dir) = named.map(Path::to_path_buf).or(variable) else {
         let usual = Path::new(USUAL);

@@ -82,12 +82,9 @@ const METRICS: [Metric; 3] = [
 pub fn rows(options: &Options) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     let mut verdicts = Verdicts::default();
-    for path in trace::files(options.traces.as_deref())? {
-        rows.extend(compare(&Trace::read(&path)?, options, &mut verdicts));
-    }
-    for trace in synthetic::all() {
-        rows.extend(compare(&trace, options, &mut verdicts));
-    }
+    trace::each(options.traces.as_deref(), synthetic::all(), |trace| {
+        rows.extend(compare(trace, options, &mut verdicts));
+    })?;
     verdicts.print();
     Ok(rows)
 }

@@ -1,4 +1,4 @@
-//! How memory is cut: per shard a log, extents and an index.
+//! How memory is cut: per shard an index, and blocks for log and extents.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use foldhash::quality::FixedState;
 use hugepages::{Arena, Backing, Reader, Region, Table, Writer};
 
 use super::owner::{Bounds, Owner, expected_objects};
-use super::space::LOG_RESERVE_SHARE;
+use super::space::RESERVE_SHARE;
 use super::{KeyHasher, Partition, Store, StoreConfig, StoreError, StoreReport};
 use crate::evict::Metas;
 use crate::index::{Index, LOAD_PERCENT, MAX_LOG_BYTES};
@@ -16,12 +16,14 @@ use crate::policy::Policy;
 use crate::purge::Purges;
 use crate::record::{EXTENT_BYTES, MAX_OBJECT};
 
+/// Blocks that are never cut in extents.
 const MIN_LOG_SEGMENTS: u64 = 8;
 /// Segments are as large as leaves about this many.
 const WANTED_LOG_SEGMENTS: u64 = 128;
 const MIN_SEGMENT_BYTES: u64 = 256 << 10;
 const MAX_SEGMENT_BYTES: u64 = 2 << 20;
-const MIN_EXTENTS: u64 = 8;
+/// Bytes that can be extents, at least.
+const MIN_LARGE: u64 = 1 << 20;
 /// An object may take this part of the extents: one in.
 const LARGEST_OBJECT_SHARE: u64 = 2;
 /// Pinned objects may take this part of the log, or of the extents: one in.
@@ -91,6 +93,7 @@ pub fn build(
 struct Layout {
     segment_bytes: u64,
     segments: u64,
+    /// At most.
     extents: u64,
     mean_object: u64,
 }
@@ -140,25 +143,23 @@ impl Layout {
 
     /// The layout that fits in `bytes`; `None` when they are too few.
     fn fit(bytes: u64, config: &StoreConfig) -> Option<Self> {
-        let (large_share, mean_object) = (config.large_share, config.mean_object);
-        let extent = u64::from(EXTENT_BYTES);
-        let large = (bytes as f64 * f64::from(large_share)) as u64;
-        let wanted_log = bytes.saturating_sub(large).min(MAX_LOG_BYTES);
-        let segment_bytes = previous_power_of_two(wanted_log / WANTED_LOG_SEGMENTS)
+        let all = bytes.min(MAX_LOG_BYTES);
+        let segment_bytes = previous_power_of_two(all / WANTED_LOG_SEGMENTS)
             .clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES);
         let mut layout = Self {
             segment_bytes,
-            segments: wanted_log / segment_bytes,
-            extents: large / extent,
-            mean_object,
+            segments: all / segment_bytes,
+            extents: 0,
+            mean_object: config.mean_object,
         };
         while layout.bytes() > bytes {
             layout.segments = layout.segments.checked_sub(1)?;
         }
-        // What the roundings left over holds a few extents more.
-        layout.extents += (bytes - layout.bytes()) / extent;
-        let is_enough = layout.segments >= MIN_LOG_SEGMENTS && layout.extents >= MIN_EXTENTS;
-        is_enough.then_some(layout)
+        let can_be_cut = layout.segments.checked_sub(MIN_LOG_SEGMENTS)?;
+        let large = (layout.segments as f64 * f64::from(config.large_share)).ceil() as u64;
+        let large = large.max(MIN_LARGE / segment_bytes).min(can_be_cut);
+        layout.extents = large * (segment_bytes / u64::from(EXTENT_BYTES));
+        (large * segment_bytes >= MIN_LARGE).then_some(layout)
     }
 
     fn log_bytes(self) -> u64 {
@@ -172,7 +173,7 @@ impl Layout {
     /// As many slots as the log's objects take at the load that the index bears.
     fn index_bytes(self) -> u64 {
         // What is kept free of the log holds no objects.
-        let filled = self.log_bytes() - self.log_bytes() / u64::from(LOG_RESERVE_SHARE);
+        let filled = self.log_bytes() - self.log_bytes() / u64::from(RESERVE_SHARE);
         let slots = filled * 100 / (self.mean_object * LOAD_PERCENT);
         (slots * SLOT_BYTES).next_multiple_of(PAGE)
     }
@@ -182,7 +183,7 @@ impl Layout {
     }
 
     fn bytes(self) -> u64 {
-        self.log_bytes() + self.extent_bytes() + self.index_bytes()
+        self.log_bytes() + self.index_bytes()
     }
 
     fn bounds(self, config: &StoreConfig) -> Bounds {
@@ -204,9 +205,10 @@ impl Layout {
     fn side_bytes(self, shards: u8) -> u64 {
         let shards = u64::from(shards);
         let arenas = Arena::side_bytes(self.segments + self.extents, shards);
+        let users = self.extents * size_of::<u32>() as u64;
         let policy = Policy::bytes_for(expected_objects(self.slots()) as usize) as u64;
         let slots = Metas::bytes(self.slots()) + Index::side_bytes(self.slots());
-        shards * (arenas + slots + policy)
+        shards * (arenas + users + slots + policy)
     }
 
     fn cut(self, memory: &mut Region, shards: u8) -> Result<Cut, StoreError> {
@@ -214,20 +216,21 @@ impl Layout {
             let region = memory.take(bytes as usize);
             region.ok_or_else(|| StoreError::Config("the mapping is too short".into()))
         };
-        let (log, extents) = (take(self.log_bytes())?, take(self.extent_bytes())?);
+        let blocks = take(self.log_bytes())?;
         let index = Table::new(take(self.index_bytes())?).map_err(config_error)?;
-        let (log, log_readers) = split(log, self.segment_bytes as u32, shards)?;
-        let (extents, extent_readers) = split(extents, EXTENT_BYTES, shards)?;
+        let segments = (self.segment_bytes as u32, EXTENT_BYTES);
+        let may_be_large = self.extent_bytes() as usize;
+        let arenas = Arena::overlay(blocks, segments, may_be_large, u16::from(shards));
+        let arenas = arenas.map_err(config_error)?;
         Ok(Cut {
             index: Arc::new(Index::new(index)),
-            writers: Writers { log, extents },
-            readers: log_readers.into_iter().zip(extent_readers).collect(),
+            writers: Writers {
+                log: arenas.coarse,
+                extents: arenas.fine,
+            },
+            readers: arenas.readers,
         })
     }
-}
-
-fn split(region: Region, segment: u32, shards: u8) -> Result<(Writer, Vec<Reader>), StoreError> {
-    Arena::split(region, segment, u16::from(shards)).map_err(config_error)
 }
 
 /// Bytes that one shard needs at least.
@@ -283,10 +286,8 @@ mod tests {
                     continue;
                 };
                 assert!(layout.bytes() <= bytes, "{mib} MiB, {share}: {layout:?}");
-                assert!(
-                    layout.bytes() > bytes - (256 << 10),
-                    "{mib} MiB: {layout:?}"
-                );
+                let rest = bytes - layout.bytes();
+                assert!(rest < layout.segment_bytes, "{mib} MiB: {layout:?}");
             }
         }
     }

@@ -37,6 +37,8 @@ pub(super) struct Owner {
     pub metas: Metas,
     /// The first slot of the next residents to learn from.
     pub learn_hand: usize,
+    /// The next block to be looked at for how many of its extents are free.
+    pub block_hand: u32,
     pub larges: Slab<Large>,
     /// Where the clock over large objects stands, in `larges`.
     pub large_hand: usize,
@@ -104,6 +106,7 @@ impl Owner {
             ),
             metas: Metas::new(index.slots()),
             learn_hand: 0,
+            block_hand: 0,
             index,
             purges,
             space: Space::new(writers),
@@ -199,6 +202,10 @@ impl Owner {
         if let Some(large) = large.and_then(|id| self.larges.get_mut(id)) {
             large.location = location;
             large.extents = std::mem::take(&mut filling.extents);
+            for extent in &large.extents {
+                self.space
+                    .set_user(*extent, filling.large.unwrap_or_default());
+            }
         }
         // What a former object of the key was asked for holds for the new one.
         self.pass(1);

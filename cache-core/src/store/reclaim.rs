@@ -18,7 +18,7 @@ const SEGMENTS_PER_TURN: u32 = 4;
 const LOOKED_THROUGH: u32 = 4;
 /// Segments that may be picked and put back, because they are worth more than was known.
 const MOST_PICKED: u32 = 3;
-/// Large objects evicted in one turn.
+/// Large objects evicted in one turn, unless room is needed at once.
 const LARGES_PER_TURN: u32 = 64;
 /// What is left of the worth of an object whose class is over its budget.
 const OVER_BUDGET: f32 = 1e-20;
@@ -32,6 +32,10 @@ pub(super) struct Making {
     /// Since the last segment was emptied: those looked through, and those picked.
     looked_through: u32,
     picked: u32,
+    /// Bytes of large objects evicted since segments were last looked through on their account.
+    large_bytes: u64,
+    /// What the large object is worth that would go instead of a segment, if there is one.
+    large_worth: Option<f32>,
 }
 
 /// A segment under the walk.
@@ -69,8 +73,9 @@ impl Owner {
         if self.policy.is_due() {
             self.learn();
         }
-        self.make_log_room(partition, sink);
-        self.evict_larges(partition, sink);
+        self.make_room_for_larges(partition, sink);
+        self.make_room(partition, sink);
+        self.return_block(partition);
     }
 
     /// Shows what was evicted since the last turn, unless it was purged meanwhile; before quiescence
@@ -108,11 +113,24 @@ impl Owner {
             .learn(residents, slots as f32 / observed.max(1) as f32);
     }
 
-    /// Goes on making room: a bounded part of it, or as much as it takes when it is needed at once.
-    fn make_log_room(&mut self, partition: &Partition, sink: Sink<'_>) {
-        let (mut records, mut emptied) = (RECORDS_PER_TURN, 0);
+    /// Goes on making room: a bounded part of it, or as much as it takes when it is needed at once. What
+    /// is worth less for its bytes goes, a segment of the log or large objects.
+    fn make_room(&mut self, partition: &Partition, sink: Sink<'_>) {
+        let (mut records, mut emptied, mut larges) = (RECORDS_PER_TURN, 0, 0);
         while emptied < SEGMENTS_PER_TURN && (records > 0 || self.space.log_is_out()) {
-            let Some(mut walk) = self.making.walk.take().or_else(|| self.next_walk()) else {
+            let walk = self.making.walk.take();
+            if walk.is_none() && !self.space.is_short(self.announced) {
+                return;
+            }
+            let walk = walk.or_else(|| self.walk_to_value());
+            if walk.is_none() && self.evict_a_large(true, partition, sink) {
+                larges += 1;
+                match larges < LARGES_PER_TURN {
+                    true => continue,
+                    false => return,
+                }
+            }
+            let Some(mut walk) = walk.or_else(|| self.walk_to_empty()) else {
                 return;
             };
             if self.space.log_is_out() {
@@ -126,17 +144,18 @@ impl Owner {
         }
     }
 
-    /// What to do next; `None`: there is room, or none can be made.
-    fn next_walk(&mut self) -> Option<Walk> {
-        if !self.space.log_is_short() {
+    /// Unless there is no time for it.
+    fn walk_to_value(&mut self) -> Option<Walk> {
+        if self.space.log_is_out() {
             return None;
         }
-        if !self.space.log_is_out()
-            && let Some(segment) = self.next_to_value()
-        {
-            let aim = Aim::Value(Box::new(Census::new()));
-            return Some(Walk::new(segment, aim));
-        }
+        let segment = self.next_to_value()?;
+        let aim = Aim::Value(Box::new(Census::new()));
+        Some(Walk::new(segment, aim))
+    }
+
+    /// `None`: no segment can be emptied.
+    fn walk_to_empty(&mut self) -> Option<Walk> {
         let (segment, _) = self.space.least()?;
         self.making.picked += 1;
         Some(Walk::new(segment, Aim::Pick(Box::new(Census::new()))))
@@ -199,7 +218,8 @@ impl Owner {
                 let (keep, value) = census.judge(segment_bytes);
                 self.space.sealed().set(segment, value);
                 let least = self.space.least();
-                let is_least = least.is_none_or(|(_, least)| least >= value);
+                let is_least = least.is_none_or(|(_, least)| least >= value)
+                    && self.making.large_worth.is_none_or(|worth| worth >= value);
                 if is_least || self.making.picked >= MOST_PICKED {
                     self.space.begin_emptying(segment);
                     self.making.walk = Some(Walk::new(segment, Aim::Empty(keep)));
@@ -352,20 +372,41 @@ impl Owner {
         }
     }
 
-    /// Evicts large objects until as many extents as were announced are free or come free, and the
-    /// reserve beside them.
-    fn evict_larges(&mut self, partition: &Partition, sink: Sink<'_>) {
+    /// Evicts large objects where they have no more room, whatever the log is worth.
+    fn make_room_for_larges(&mut self, partition: &Partition, sink: Sink<'_>) {
         for _ in 0..LARGES_PER_TURN {
-            let is_short = self.space.extents_are_short(self.announced);
-            if !is_short || !self.evict_a_large(partition, sink) {
+            let is_out = self.space.extents_are_out(self.announced);
+            if !is_out || !self.evict_a_large(false, partition, sink) {
                 return;
             }
         }
     }
 
-    /// Evicts the large object that is worth least of those that are next in turn. `false`: all
-    /// that there are may not go.
-    fn evict_a_large(&mut self, partition: &Partition, sink: Sink<'_>) -> bool {
+    /// Evicts a large object; only if it is worth less for its bytes than any segment of the log is known
+    /// to be, where that matters. `false`: none may go.
+    fn evict_a_large(&mut self, if_least: bool, partition: &Partition, sink: Sink<'_>) -> bool {
+        let large = self.least_large(partition);
+        self.making.large_worth = large.map(|(worth, _)| worth);
+        let Some((worth, id)) = large else {
+            return false;
+        };
+        let least = self.space.least();
+        if if_least && least.is_some_and(|(_, least)| least <= worth) {
+            return false;
+        }
+        let segment_bytes = u64::from(self.space.log().segment_bytes());
+        self.making.picked = 0;
+        self.making.large_bytes += self.evict_large(id, partition, sink);
+        if self.making.large_bytes >= segment_bytes {
+            self.making.large_bytes -= segment_bytes;
+            self.making.looked_through = 0;
+        }
+        true
+    }
+
+    /// The large object that is worth least of those that are next in turn. `None`: all that there are
+    /// may not go.
+    fn least_large(&mut self, partition: &Partition) -> Option<(f32, usize)> {
         let mut least: Option<(f32, usize)> = None;
         let mut compared = 0;
         for _ in 0..self.larges.capacity() {
@@ -381,9 +422,14 @@ impl Owner {
                 break;
             }
         }
-        let Some((_, id)) = least else { return false };
+        least
+    }
+
+    /// Says how many bytes came free.
+    fn evict_large(&mut self, id: usize, partition: &Partition, sink: Sink<'_>) -> u64 {
         let large = &self.larges[id];
         let (hash, location) = (large.hash, large.location);
+        let bytes = large.extents.len() as u64 * u64::from(EXTENT_BYTES);
         if let Some(slot) = self.index.find(hash, location) {
             let leaving = self.evict(slot, hash, partition);
             if let Some(leaving) = leaving {
@@ -392,7 +438,7 @@ impl Owner {
         }
         // Also where nothing names it any more, or only a damaged record did.
         self.drop_large(id as u32);
-        true
+        bytes
     }
 
     /// What a large object is worth; `None`: there is none, or it must stay.

@@ -1,4 +1,8 @@
 //! The room of a partition, as its owner hands it out.
+//!
+//! Memory is blocks: each is a segment of the log, or cut in extents, and goes from one to the other
+//! as they are wanted. Extents that are wanted take a free block; a block comes back from the extents
+//! when those that are left in it have moved to others (see [`super::blocks`]).
 
 use std::collections::BTreeMap;
 
@@ -12,19 +16,28 @@ use crate::evict::{SOURCES, Sealed, Source};
 /// Free segments that only survivors of an emptied segment may take, so that emptying never waits
 /// for itself.
 const SURVIVOR_RESERVE: u32 = 1;
-/// Segments kept free ahead of need: one in this many, and at least so many.
-pub(super) const LOG_RESERVE_SHARE: u32 = 32;
-const MIN_LOG_RESERVE: u32 = 3;
-const EXTENT_RESERVE_SHARE: u32 = 16;
-const MIN_EXTENT_RESERVE: u32 = 4;
+/// Blocks kept free ahead of need, or as many in free extents: one in this many, and at least so many.
+pub(super) const RESERVE_SHARE: u32 = 64;
+const MIN_RESERVE: u32 = 4;
+/// Of these, blocks that the log can take without waiting for extents to move.
+const LOG_RESERVE: u32 = 3;
+/// Extents kept free where no more can be cut.
+const EXTENT_RESERVE: i64 = 8;
 /// Retired segments that readers hold count as coming free up to one in this many of all.
 /// Past it others are evicted no further on their account.
 const HELD_SHARE: u32 = 4;
+
+/// No large object: the extent is free, or part of a fill.
+const NOBODY: u32 = u32::MAX;
 
 #[derive(Debug)]
 pub(super) struct Space {
     log: Writer,
     extents: Writer,
+    /// Extents that a block is cut in.
+    pub(super) per_block: u32,
+    /// By extent, the large object that it is part of, or [`NOBODY`].
+    users: Vec<u32>,
     /// Segments being written, by source.
     open: [Option<u32>; SOURCES],
     sealed: Sealed,
@@ -43,6 +56,8 @@ pub(super) struct Space {
 impl Space {
     pub fn new(writers: Writers) -> Self {
         Self {
+            per_block: writers.log.segment_bytes() / writers.extents.segment_bytes(),
+            users: vec![NOBODY; writers.extents.segments() as usize],
             pins: vec![0; writers.log.segments() as usize],
             sealed: Sealed::new(writers.log.segments()),
             log: writers.log,
@@ -162,8 +177,19 @@ impl Space {
         self.log.retire(segment);
     }
 
+    /// Says which large object an extent is part of.
+    pub fn set_user(&mut self, extent: u32, large: u32) {
+        self.users[extent as usize] = large;
+    }
+
+    pub fn user(&self, extent: u32) -> Option<u32> {
+        let user = self.users.get(extent as usize).copied();
+        user.filter(|user| *user != NOBODY)
+    }
+
     pub fn retire_extents(&mut self, extents: &[u32]) {
         for extent in extents {
+            self.users[*extent as usize] = NOBODY;
             self.extents.retire(*extent);
         }
     }
@@ -171,11 +197,41 @@ impl Space {
     pub fn reclaim(&mut self) {
         self.log.reclaim();
         self.extents.reclaim();
+        self.log.take_back(&mut self.extents);
     }
 
-    /// Whether the log has fewer free segments than it should, with those that come free.
-    pub fn log_is_short(&self) -> bool {
-        coming(&self.log) < log_reserve(&self.log)
+    /// Lets a block come back to the log, of which all extents that are used are about to be retired.
+    pub fn call_back(&mut self, block: u32) -> bool {
+        self.log.call_back(&mut self.extents, block)
+    }
+
+    /// Whether less memory is free, or comes free, than should be: beside `announced` extents.
+    pub fn is_short(&self, announced: u32) -> bool {
+        let spare = self.spare_extents(announced) / i64::from(self.per_block);
+        i64::from(self.coming_blocks()) + spare < i64::from(reserve(&self.log))
+    }
+
+    /// Whether extents run short and cannot become more: there are as many as there may be, or what is
+    /// free cannot be cut.
+    pub fn extents_are_out(&self, announced: u32) -> bool {
+        self.spare_extents(announced) < EXTENT_RESERVE && !self.log.can_cut()
+    }
+
+    /// Whether the log should have a block back from the extents, which have one to spare.
+    pub fn wants_block(&self, announced: u32) -> bool {
+        self.coming_blocks() < LOG_RESERVE
+            && self.spare_extents(announced) >= i64::from(self.per_block)
+    }
+
+    /// Extents that are free, or come free, beyond those announced.
+    fn spare_extents(&self, announced: u32) -> i64 {
+        let leaving = self.extents.leaving() * self.per_block;
+        i64::from(coming(&self.extents).saturating_sub(leaving)) - i64::from(announced)
+    }
+
+    /// Log segments that are free, or will be without anything else being evicted.
+    fn coming_blocks(&self) -> u32 {
+        coming(&self.log) + self.extents.leaving()
     }
 
     /// Whether not even the next turn can be waited for.
@@ -183,19 +239,11 @@ impl Space {
         self.log.free_segments() <= SURVIVOR_RESERVE
     }
 
-    /// Whether `wanted` extents beside the reserve are neither free nor come free.
-    pub fn extents_are_short(&self, wanted: u32) -> bool {
-        let reserve = extent_reserve(&self.extents).saturating_add(wanted);
-        coming(&self.extents) < reserve.min(self.extents.segments())
-    }
-
     /// Readers to wait for, where free segments run short. Each is named once per retirement.
     pub fn laggards(&mut self) -> Vec<ShardId> {
         let mut named = Vec::new();
-        if self.log.free_segments() < log_reserve(&self.log) {
+        if self.log.free_segments() < reserve(&self.log) {
             name_laggards(&self.log, &mut self.nudged_log, &mut named);
-        }
-        if self.extents.free_segments() < extent_reserve(&self.extents) {
             name_laggards(&self.extents, &mut self.nudged_extents, &mut named);
         }
         named.sort_unstable();
@@ -221,20 +269,28 @@ impl Space {
         segment.ok_or(StoreError::Full)
     }
 
-    fn open_extent(&mut self) -> Result<u32, StoreError> {
-        if self.extents.free_segments() == 0 {
-            self.extents.reclaim();
+    /// One that is free, or one of a block that is.
+    pub(super) fn open_extent(&mut self) -> Result<u32, StoreError> {
+        if let Some(extent) = self.extents.open() {
+            return Ok(extent);
+        }
+        self.extents.reclaim();
+        if self.extents.free_segments() == 0 && !self.log_is_out() {
+            self.log.cut_for(&mut self.extents);
         }
         self.extents.open().ok_or(StoreError::Full)
     }
+
+    /// Writes a whole extent, of a large object that moves.
+    pub fn copy_extent(&mut self, bytes: &[u8]) -> Option<u32> {
+        let extent = self.extents.open()?;
+        self.extents.append(extent, &[bytes])?;
+        Some(extent)
+    }
 }
 
-fn log_reserve(log: &Writer) -> u32 {
-    (log.segments() / LOG_RESERVE_SHARE).max(MIN_LOG_RESERVE)
-}
-
-fn extent_reserve(extents: &Writer) -> u32 {
-    (extents.segments() / EXTENT_RESERVE_SHARE).max(MIN_EXTENT_RESERVE)
+fn reserve(log: &Writer) -> u32 {
+    (log.segments() / RESERVE_SHARE).max(MIN_RESERVE)
 }
 
 /// Segments that are free or will be without further eviction.

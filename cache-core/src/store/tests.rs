@@ -1,5 +1,6 @@
 //! The store's promises, step by step, with a view of its insides.
 
+mod blocks;
 mod damage;
 mod evictions;
 mod fills;

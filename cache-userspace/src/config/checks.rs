@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use cache_core::store::LARGEST_OBJECT;
 use hugepages::PagePolicy;
 
 use super::kinds::MIN_SHARD_RAM;
@@ -238,10 +239,11 @@ pub(super) fn warnings(config: &Config, machine: &Machine) -> Vec<String> {
     out
 }
 
-/// Half of a shard's memory for large bodies: what the store keeps at most.
+/// Half of what large bodies may take of a shard's memory, within the store's own bound.
 fn largest_object(config: &Config) -> u64 {
     let share = config.memory.ram / config.server.cpus.len().max(1) as u64;
-    (share as f64 * f64::from(config.memory.large_share)) as u64 / 2
+    let large = (share as f64 * f64::from(config.memory.large_share)) as u64;
+    (large / 2).min(LARGEST_OBJECT)
 }
 
 /// Looks at the files that the configuration names; certificates are looked at by

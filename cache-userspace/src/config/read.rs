@@ -284,7 +284,7 @@ fn read_memory(s: &mut Section<'_, '_, '_>) -> MemoryConfig {
             &SHARE,
             StoreConfig::default().large_share,
             0.1..=0.9,
-            "part of a shard's memory for bodies above 64 KiB; the largest kept is half of that part",
+            "part of a shard's memory that bodies above 64 KiB may take; the largest kept is half of it",
         ),
         mean_object: s.bounded(
             "mean_object",

@@ -115,9 +115,9 @@ pub struct MemoryConfig {
     /// Bytes of all arenas together.
     pub ram: u64,
     pub pages: PagePolicy,
-    /// Part of a shard's memory for bodies above 64 KiB.
+    /// Part of a shard's memory that bodies above 64 KiB may take.
     pub large_share: f32,
-    /// Bytes that an object of the other part takes on average.
+    /// Bytes that a smaller object takes on average.
     pub mean_object: u64,
     /// Bytes of the node that pinned objects may take.
     pub pinned: u64,

@@ -52,7 +52,7 @@ fn a_body_is_whole_however_it_arrives() {
                 if contiguous {
                     1
                 } else {
-                    len.div_ceil(128 << 10)
+                    len.div_ceil(EXTENT_BYTES as usize)
                 }
             );
             turn(&mut stores);
