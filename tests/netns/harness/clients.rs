@@ -183,6 +183,17 @@ impl Edge {
         })
     }
 
+    /// Sends packets to the appliance as `popcache-bench gen` does with these options, and returns its
+    /// report.
+    pub fn generate(&self, options: &[&str]) -> serde_json::Value {
+        let mut command = Command::new(places::binary("popcache-bench"));
+        command
+            .args(["gen", "--to", SERVER, "--quiet", "--json"])
+            .args(options);
+        let output = self.run_client(&command);
+        serde_json::from_slice(&output.stdout).expect("popcache-bench gen --json prints JSON")
+    }
+
     /// The file of the certificate to trust.
     pub fn certificate(&self) -> std::path::PathBuf {
         self.folder.path().join("cert.pem")

@@ -23,6 +23,7 @@ mod control;
 mod faults;
 mod fetch;
 mod flights;
+mod generator;
 mod guard;
 mod herd;
 mod install;
