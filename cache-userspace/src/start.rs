@@ -14,9 +14,10 @@ mod tcp;
 mod tier;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use cache_core::config::{Caching, ShardConfig};
 use cache_core::conn::quic::QuicSetup;
 use cache_core::shard::Shard;
@@ -166,6 +167,10 @@ const LOCKED_MEMORY: u64 = 512 << 10;
 /// What every later step takes for granted, each with its own line when it is missing.
 fn require_kernel() -> anyhow::Result<()> {
     require_locked_memory()?;
+    ensure!(
+        Path::new("/sys/devices/system/cpu").is_dir(),
+        "no sysfs on /sys, which says where CPUs are; mount it (`mount -t sysfs sysfs /sys`)"
+    );
     if let Ok(disabled) = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled")
         && disabled.trim() == "2"
     {

@@ -152,6 +152,8 @@ fi
         "postrm",
         "#!/bin/sh
 set -e
+# A node that no service manager started left it, empty.
+rmdir /run/popcache 2>/dev/null || true
 if [ \"$1\" = purge ]; then
     if id popcache >/dev/null 2>&1; then userdel popcache || true; fi
     # What a node kept; a tier's files in here are a cache too.
