@@ -2,7 +2,7 @@
 //!
 //! What `status` shows by name is here under the same name: `popcache_shard_NAME` with the label
 //! `shard`, `popcache_xdp_packets_total` with the label `counter`, `popcache_origin_*` and `popcache_node_*`
-//! with the label `name`, `popcache_guard_*`, `popcache_purges_*`, `popcache_compression_*`. Hits and fills
+//! with the label `name`, `popcache_class_*` with the label `class`, `popcache_guard_*`, `popcache_purges_*`, `popcache_compression_*`. Hits and fills
 //! by tier have names of their own, so that a dashboard need not know which counters they are.
 
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ pub fn page(status: StatusDocument) -> Result<String, fmt::Error> {
 }
 
 /// Of what `status` names, what goes down as well as up.
-const GAUGES: [&str; 39] = [
+const GAUGES: [&str; 40] = [
     // Shards.
     "tcp_connections",
     "connections",
@@ -44,6 +44,7 @@ const GAUGES: [&str; 39] = [
     "varying",
     "uncacheable",
     "unsliceable",
+    "slices_waiting",
     "objects",
     "object_bytes",
     "pins",
@@ -160,6 +161,9 @@ impl Collector for Page {
             ("compression", &status.compression),
         ] {
             all.add_all(group, &Labels::new(), counters);
+        }
+        for (class, counters) in &status.classes {
+            all.add_all("class", &vec![("class", class.clone())], counters);
         }
         add_shards(&mut all, status);
         add_upstream(&mut all, status);
@@ -287,20 +291,21 @@ mod tests {
         }
     }
 
-    /// The counters that stand behind a line of documentation with the word.
+    /// The counter that stands behind a line of documentation with the word, or all of them behind its plural.
     fn said_to_be_gauges(declared: &str) -> Vec<&str> {
-        let mut said = false;
+        let (mut one, mut all) = (false, false);
         let mut names = Vec::new();
         for line in declared.lines().map(str::trim) {
             if line.starts_with("///") {
-                said = line.contains("gauge)") || line.contains("gauges)");
-            } else if let Some(name) = line.strip_suffix(',').filter(|_| said) {
+                (one, all) = (line.contains("gauge)"), line.contains("gauges)"));
+            } else if let Some(name) = line.strip_suffix(',').filter(|_| one || all) {
                 let shown = name
                     .split_once("=> ")
                     .map(|(_, shown)| shown.trim_matches('"'));
                 names.push(shown.unwrap_or(name));
+                one = false;
             } else {
-                said = false;
+                (one, all) = (false, false);
             }
         }
         names
