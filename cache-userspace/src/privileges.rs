@@ -76,7 +76,7 @@ fn become_user(name: &str, config: &Config) -> anyhow::Result<()> {
         Uid::effective().is_root(),
         "only root can become another user; start as root, or leave it out"
     );
-    give_socket(&config.admin.socket, &user)?;
+    give_files(config, &user)?;
     let name = std::ffi::CString::new(name)?;
     initgroups(&name, user.gid).context("cannot take the user's groups")?;
     setresgid(user.gid, user.gid, user.gid).context("cannot take the user's group")?;
@@ -87,24 +87,35 @@ fn become_user(name: &str, config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The admin API is for the user's group from now on, and its socket can be removed at the end if the directory is the
-/// node's own.
-fn give_socket(socket: &Path, user: &User) -> anyhow::Result<()> {
-    let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
-    let give = |path: &Path| {
-        chown(path, Some(uid), Some(gid))
-            .with_context(|| format!("cannot give {} to the user", path.display()))
-    };
-    give(socket)?;
-    let Some(directory) = socket.parent() else {
+/// The admin API is for the user's group from now on, and what `popcache guard` changes is kept by the user.
+fn give_files(config: &Config, user: &User) -> anyhow::Result<()> {
+    let (socket, state) = (&config.admin.socket, &config.guard.state_file);
+    give(socket, user)?;
+    if state.exists() {
+        give(state, user)?;
+    }
+    for file in [socket, state] {
+        give_own_directory(file, user)?;
+    }
+    Ok(())
+}
+
+/// Files in it are made and replaced, if it is the node's own: `/run/popcache`, `/var/lib/popcache`.
+fn give_own_directory(file: &Path, user: &User) -> anyhow::Result<()> {
+    let Some(directory) = file.parent() else {
         return Ok(());
     };
     let is_own = directory.file_name().is_some_and(|name| name == "popcache")
         && directory.metadata().is_ok_and(|meta| meta.uid() == 0);
     match is_own {
-        true => give(directory),
+        true => give(directory, user),
         false => Ok(()),
     }
+}
+
+fn give(path: &Path, user: &User) -> anyhow::Result<()> {
+    chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
+        .with_context(|| format!("cannot give {} to the user", path.display()))
 }
 
 /// Files of certificates that this user cannot read.

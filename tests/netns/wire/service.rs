@@ -43,7 +43,8 @@ fn assert_threads(pid: i32, field: &str, expected: &str) {
 fn a_node_keeps_no_rights_that_it_does_not_need(backend: Backend) {
     let edge = Edge::start_with(
         backend,
-        "[server]\nuser = \"nobody\"\n[memory]\nram = \"64 MiB\"\npages = \"plain\"\n",
+        "[server]\nuser = \"nobody\"\n[guard]\nstate_file = \"/run/popcache-nobody/guard.json\"\n\
+         [memory]\nram = \"64 MiB\"\npages = \"plain\"\n",
     );
     let path = "/emotes/1.png";
     let fetched = edge.curl(&[path, path]);
