@@ -9,6 +9,7 @@
 //! nginx       Debian 13's nginx in a private root
 //!
 //! hit herd range  the benchmarks of the whole
+//! path        the benchmark of a shard with its clients, without kernel and network
 //! engine      the benchmark of index, memory and eviction
 //! tier        the benchmark of the tier on drives
 //! xdp         the benchmark of the XDP guard
@@ -38,6 +39,7 @@ pub mod load;
 pub mod net;
 pub mod nginx;
 pub mod origin;
+pub mod path;
 pub mod place;
 pub mod process;
 pub mod progress;

@@ -29,6 +29,8 @@ enum Tool {
     Bridge(cli::bridge::Arguments),
     /// Benchmark cached objects: popcache beside its peers
     Hit(cli::bench::HitArguments),
+    /// Benchmark a shard with its clients in one thread: hits without kernel and network
+    Path(cli::path::Arguments),
     /// Benchmark cached objects over HTTP/2 and HTTP/1.1: popcache beside nginx
     H2(cli::bench::HitArguments),
     /// Benchmark many clients that ask for parts of one large object that is not cached
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         Tool::Baseline(arguments) => cli::baseline::run(&arguments),
         Tool::Bridge(arguments) => cli::bridge::run(arguments),
         Tool::Hit(arguments) => cli::bench::run_hit(arguments),
+        Tool::Path(arguments) => cli::path::run(arguments),
         Tool::H2(arguments) => cli::bench::run_h2(arguments),
         Tool::Range(arguments) => cli::bench::run_range(arguments),
         Tool::Herd(arguments) => cli::bench::run_herd(arguments),

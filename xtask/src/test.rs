@@ -55,6 +55,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     build::release(workspace)?;
 
     let mut count = unit_tests(workspace)?;
+    count += vendored(workspace)?;
     count += interleavings(workspace)?;
     count += simulation(workspace, if args.quick { QUICK_SEEDS } else { SEEDS })?;
     if !args.quick {
@@ -126,6 +127,19 @@ fn unit_tests(workspace: &Workspace) -> anyhow::Result<Count> {
         "--no-fail-fast",
     ]);
     run_counted(runner.args(["--", "--skip", END_TO_END, "--skip", DEBIAN]))
+}
+
+/// quinn-proto's own tests, which our changes to it must pass.
+fn vendored(workspace: &Workspace) -> anyhow::Result<Count> {
+    let mut runner = cargo(workspace.root());
+    runner
+        .args(["test", "--locked", "--quiet", "--no-default-features"])
+        .args(["--features", "rustls-aws-lc-rs,bloom"])
+        .args(["--manifest-path", "vendor/quinn-proto/Cargo.toml"])
+        // A workspace of its own, with the versions that its authors test with.
+        .arg("--target-dir")
+        .arg(workspace.target().join("vendor"));
+    run_counted(&mut runner)
 }
 
 /// The protocols of arena and index under every interleaving of their threads, by loom.

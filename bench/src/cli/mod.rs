@@ -7,6 +7,7 @@ pub mod engine;
 pub mod r#gen;
 pub mod load;
 pub mod origin;
+pub mod path;
 pub mod tier;
 
 use popcache_bench::load::expand;

@@ -8,6 +8,7 @@
 //! The server's processor time is read at both ends of the measured time by the same thread, so it
 //! belongs to exactly the requests that are counted.
 
+pub(crate) mod direct;
 mod engine;
 mod h3;
 pub mod herd;
@@ -18,7 +19,7 @@ pub mod plot;
 mod qpack;
 mod report;
 mod run;
-mod targets;
+pub(crate) mod targets;
 pub mod tcp;
 pub(crate) mod tls;
 

@@ -1,0 +1,83 @@
+//! The least that an answer costs: its packets' encryption, and its request's decryption.
+
+use anyhow::{Context, Result};
+use rustls::Side;
+use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384;
+use rustls::quic::{DirectionalKeys, Version};
+
+use super::processor_time;
+
+/// UDP payload of a full packet, what its header and tag take, and the payload of a request's packet.
+const PACKET: usize = 1_452;
+const HEADER: usize = 1 + 8 + 4;
+const TAG: usize = 16;
+const REQUEST: usize = 64;
+/// Of the answer's head.
+const HEAD: usize = 160;
+/// Header protection samples this many bytes.
+const SAMPLE: usize = 16;
+
+/// How often an answer is encrypted.
+const ROUNDS: u32 = 20_000;
+
+/// Processor seconds of an answer of `bytes`.
+pub(super) fn seconds(bytes: usize) -> Result<f64> {
+    let rustls::SupportedCipherSuite::Tls13(suite) = TLS13_AES_256_GCM_SHA384 else {
+        anyhow::bail!("the suite is one of TLS 1.3");
+    };
+    let suite = suite.quic_suite().context("the suite has QUIC keys")?;
+    let keys = |side| suite.keys(b"12345678", side, Version::V1);
+    let (server, client) = (keys(Side::Server), keys(Side::Client));
+    let mut packet = vec![0x5a; PACKET];
+    let mut request = vec![0; HEADER + REQUEST + TAG];
+    seal(&client.local, 1, &mut request)?;
+    let per_packet = PACKET - HEADER - TAG;
+    let mut began = processor_time()?;
+    for round in 0..2 * ROUNDS {
+        if round == ROUNDS {
+            began = processor_time()?;
+        }
+        let mut left = bytes + HEAD;
+        while left > 0 {
+            let payload = left.min(per_packet);
+            seal(&server.local, 7, &mut packet[..HEADER + payload + TAG])?;
+            left -= payload;
+        }
+        let mut copy = [0; HEADER + REQUEST + TAG];
+        copy.copy_from_slice(&request);
+        open(&server.remote, 1, &mut copy)?;
+    }
+    let spent = processor_time()?.saturating_sub(began);
+    Ok(spent.as_secs_f64() / f64::from(ROUNDS))
+}
+
+fn seal(keys: &DirectionalKeys, number: u64, packet: &mut [u8]) -> Result<()> {
+    let (header, rest) = packet.split_at_mut(HEADER);
+    let (payload, tag) = rest.split_at_mut(rest.len() - TAG);
+    let made = keys.packet.encrypt_in_place(number, header, payload)?;
+    tag.copy_from_slice(made.as_ref());
+    let (first, numbers) = header.split_at_mut(HEADER - 4);
+    let sample = &rest[..SAMPLE];
+    keys.header
+        .encrypt_in_place(sample, &mut first[0], numbers)?;
+    Ok(())
+}
+
+fn open(keys: &DirectionalKeys, number: u64, packet: &mut [u8]) -> Result<()> {
+    let (header, rest) = packet.split_at_mut(HEADER);
+    let (first, numbers) = header.split_at_mut(HEADER - 4);
+    keys.header
+        .decrypt_in_place(&rest[..SAMPLE], &mut first[0], numbers)?;
+    keys.packet.decrypt_in_place(number, header, rest)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_encrypted_and_its_request_decrypted() {
+        assert!(seconds(1 << 10).expect("keys that fit") > 0.0);
+    }
+}
