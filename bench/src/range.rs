@@ -61,7 +61,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         templates: &[],
         keys: 0,
         // All of the object, in the half that is for large bodies.
-        ram: "3 GiB",
+        ram: "5 GiB",
         patience: nginx::PATIENCE,
     })?;
     let mut errors: Vec<Row> = Vec::new();

@@ -145,8 +145,10 @@ pub struct Limits {
     pub max_passes: usize,
     /// Bytes of an answer to a request with Authorization, or to POST, that is kept where it may be.
     pub max_kept_pass: u64,
-    /// Bytes of the body of a request that is passed on; past it 413.
+    /// Bytes of the body of a request that is passed on; past it 413. It is passed on as it comes.
     pub max_request_body: u64,
+    /// Body bytes of one request between its client and its origin.
+    pub upload_window: u32,
     /// Requests with a body that are read or passed on at the same time; past it 503.
     pub max_request_bodies: usize,
     /// Resources known to have variants; past it those of the oldest are forgotten.
@@ -199,7 +201,8 @@ impl Default for Limits {
             max_waiters: 200_000,
             max_passes: 1_024,
             max_kept_pass: 1 << 20,
-            max_request_body: 1 << 20,
+            max_request_body: 64 << 20,
+            upload_window: 256 << 10,
             max_request_bodies: 128,
             max_varying: 65_536,
             max_variants: 64,

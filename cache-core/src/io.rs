@@ -137,6 +137,11 @@ pub enum RequestEvent {
     /// This many body bytes of the answer were passed on: as many more may be given to the shell,
     /// beyond the first `limits.tcp_answer_window`.
     Room(u32),
+    /// More of a body that is streamed, within what [`AnswerEvent::Room`] has allowed. Nothing where the
+    /// request was answered meanwhile.
+    Body(Bytes),
+    /// That was all of it.
+    BodyEnd,
     /// The client is gone, or wants no more. Nothing follows.
     Cancel,
 }
@@ -153,8 +158,25 @@ pub struct ClientRequest {
     pub target: Bytes,
     /// Without Host and without what concerns only the hop.
     pub headers: HeaderMap,
-    /// The whole body, no longer than `limits.max_request_body`.
-    pub body: Bytes,
+    pub body: RequestBody,
+}
+
+/// The body of a request that is passed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RequestBody {
+    /// All of it; empty for none.
+    Whole(Bytes),
+    /// It follows in pieces, no more of them ahead than `limits.upload_window` bytes.
+    Streamed {
+        /// As the client declared it.
+        length: Option<u64>,
+    },
+}
+
+impl Default for RequestBody {
+    fn default() -> Self {
+        Self::Whole(Bytes::new())
+    }
 }
 
 /// A piece of the answer to a request over TCP.
@@ -166,6 +188,9 @@ pub enum AnswerEvent {
     },
     /// Perhaps a view of the arena: not to be kept for long.
     Body(Bytes),
+    /// This many body bytes of the request were passed on: as many more may be given to the shard, beyond
+    /// the first `limits.upload_window`.
+    Room(u32),
     End,
     /// Cut off: the client must be able to tell.
     Failed,
@@ -182,6 +207,10 @@ pub enum FetchCommand {
     },
     /// `bytes` more body bytes may be delivered. A fetch starts with `FetchRequest::window`.
     Credit { id: FetchId, bytes: u32 },
+    /// More of a request's body that is streamed.
+    Body { id: FetchId, bytes: Bytes },
+    /// That was all of it.
+    BodyEnd { id: FetchId },
     /// Nobody waits any more. Events already on their way are ignored by the shard.
     Cancel { id: FetchId },
 }
@@ -198,8 +227,7 @@ pub struct FetchRequest {
     pub headers: HeaderMap,
     /// A response that is not coded may be compressed as its Accept-Encoding says.
     pub compress: bool,
-    /// The request's body; empty for none.
-    pub body: Bytes,
+    pub body: RequestBody,
     /// Body bytes that may be delivered before any [`FetchCommand::Credit`].
     pub window: u32,
 }
@@ -215,6 +243,8 @@ pub enum FetchEvent {
     },
     /// Never longer than 64 KiB.
     Body(Bytes),
+    /// So many body bytes of the request were sent on; before, between or after the answer's own pieces.
+    Room(u32),
     /// The body ended as its framing said it would.
     End,
     Failed(FetchError),
@@ -251,11 +281,13 @@ pub enum FetchErrorKind {
     Unavailable,
     /// The request has been here before. Found by the shard, before anything is fetched.
     LoopDetected,
+    /// The client's body paused for longer than the first-byte timeout.
+    RequestStalled,
 }
 
 impl FetchErrorKind {
     /// Every kind, in the order of their declaration.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::DnsError,
         Self::ConnectionRefused,
         Self::ConnectionTimeout,
@@ -269,6 +301,7 @@ impl FetchErrorKind {
         Self::LimitReached,
         Self::Unavailable,
         Self::LoopDetected,
+        Self::RequestStalled,
     ];
 
     /// The name that counters have.
@@ -287,6 +320,7 @@ impl FetchErrorKind {
             Self::LimitReached => "limit_reached",
             Self::Unavailable => "unavailable",
             Self::LoopDetected => "loop_detected",
+            Self::RequestStalled => "request_stalled",
         }
     }
 }

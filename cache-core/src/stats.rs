@@ -157,6 +157,8 @@ shard_stats! {
     passes_kept,
     /// The same that were not, for `limits.max_kept_pass` or `limits.max_heap_fill`.
     passes_not_kept,
+    /// Body bytes of requests passed on as they came.
+    request_body_bytes,
     /// Requests refused with 413 (their body is longer than `max_request_body`).
     request_bodies_too_large,
     /// Requests refused with 503 because `max_request_bodies` were under way.

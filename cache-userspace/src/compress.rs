@@ -301,7 +301,7 @@ mod tests {
             target: Bytes::new(),
             headers,
             compress: true,
-            body: Bytes::new(),
+            body: cache_core::io::RequestBody::default(),
             window: 1 << 20,
         };
         let command = FetchCommand::Start {

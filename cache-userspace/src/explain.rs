@@ -155,7 +155,7 @@ impl Question {
             authority: Bytes::copy_from_slice(authority.as_str().as_bytes()),
             target: Bytes::from(target),
             headers,
-            body: Bytes::new(),
+            body: cache_core::io::RequestBody::default(),
         })
     }
 }

@@ -123,6 +123,8 @@ impl Origin {
                 running.scheduled |= due.is_some();
                 Ok((id, due))
             }
+            // Nothing that is asked has a body.
+            FetchCommand::Body { id, .. } | FetchCommand::BodyEnd { id } => Ok((id, None)),
             FetchCommand::Cancel { id } => {
                 if let Some(running) = self.running.remove(&(shard, id)) {
                     let version = &mut self.versions[running.version];

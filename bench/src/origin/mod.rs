@@ -13,6 +13,7 @@
 //! | `/private`, `/no-store` | 4 KiB that a shared cache must not keep |
 //! | `/stall`, `/truncate` | half of a promised body, then silence / a closed connection |
 //! | `/film/BYTES` | see [`film`]: large, in parts, in editions; `/film/BYTES/...` is another |
+//! | `/echo` | the request's body as it comes, `/take`: its length, `/early`: 403 before any of it is read |
 //! | `/headers` | the request's fields as JSON, `no-store` |
 //! | `/index` | a page of pictures |
 //! | `/__counts` | requests per target (path and query as asked) as a JSON object |

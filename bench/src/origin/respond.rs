@@ -81,6 +81,20 @@ pub(super) async fn respond(
         tokio::time::sleep(asked.delay).await;
         return Ok(film(state, &request, &target));
     }
+    match path {
+        "/echo" => {
+            return Ok(Response::new(
+                request.into_body().map_err(io::Error::other).boxed(),
+            ));
+        }
+        "/take" => {
+            let body = request.into_body().collect().await;
+            let length = body.map_err(io::Error::other)?.to_bytes().len();
+            return Ok(plain(StatusCode::OK, format!("{length}\n")));
+        }
+        "/early" => return Ok(plain(StatusCode::FORBIDDEN, "not wanted\n".into())),
+        _ => {}
+    }
     let mut answer = answer(state, &request, &target);
     tokio::time::sleep(asked.delay + answer.wait).await;
     if let Some(value) = asked.cache_control {

@@ -16,7 +16,7 @@ use crate::http::cache_status::Forward;
 use crate::http::conditional::{self, Conditions};
 use crate::http::forward;
 use crate::http::range::Cut;
-use crate::io::FetchId;
+use crate::io::{FetchId, RequestBody};
 
 /// What is kept of a request while it is not read or not answered to the end.
 #[derive(Default)]
@@ -25,8 +25,8 @@ pub struct Stream {
     pub reader: Option<RequestReader>,
     /// Still owing bytes to the client.
     pub response: Option<Response>,
-    /// A request to be passed on once its body is complete.
-    pub pending: Option<Box<PassRequest>>,
+    /// What is read of the request's body is passed on by the fetch that `response` is from.
+    pub uploads: bool,
 }
 
 /// A request to be passed on for itself alone.
@@ -35,7 +35,7 @@ pub struct PassRequest {
     pub target: Target,
     pub method: Method,
     pub headers: HeaderMap,
-    pub body: Bytes,
+    pub body: RequestBody,
     pub why: Forward,
     /// Held by every request that may have a body, so that they can be counted.
     pub permit: Option<Arc<()>>,
@@ -113,7 +113,7 @@ impl PassRequest {
             method: if head_only { Method::HEAD } else { Method::GET },
             headers: HeaderMap::clone(&target.headers),
             target,
-            body: Bytes::new(),
+            body: RequestBody::default(),
             why,
             permit: None,
             keep: false,

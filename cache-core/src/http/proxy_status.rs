@@ -19,6 +19,7 @@ pub fn error(kind: FetchErrorKind) -> &'static str {
         FetchErrorKind::LimitReached => "connection_limit_reached",
         FetchErrorKind::Unavailable => "destination_unavailable",
         FetchErrorKind::LoopDetected => "proxy_loop_detected",
+        FetchErrorKind::RequestStalled => "http_request_error",
     }
 }
 

@@ -12,7 +12,7 @@ use super::shapes::{self, DYNAMIC_ROOM, Shape, Whole, Wish};
 use super::slices::FoundSliced;
 use super::slicing::strong_of;
 use crate::conn::client::Client;
-use crate::conn::h3::error::H3_INTERNAL_ERROR;
+use crate::conn::h3::error::{H3_INTERNAL_ERROR, H3_NO_ERROR};
 use crate::conn::h3::head::{self, Dynamic};
 use crate::conn::stream::{Response, Source, Written, write};
 use crate::flight::{Outcome, Waiter};
@@ -267,8 +267,14 @@ impl Shard {
         let left = self.advance(conn, id, response, now, out);
         let stream = conn.streams().entry(id).or_default();
         stream.response = left;
+        // Answered before all of the body was read (RFC 9114 section 4.1).
+        let is_early =
+            stream.uploads && stream.response.is_none() && stream.reader.take().is_some();
         if stream.is_over() {
             conn.streams().remove(&id);
+        }
+        if is_early {
+            conn.stop(id, H3_NO_ERROR);
         }
     }
 
@@ -438,6 +444,7 @@ fn failure(kind: FetchErrorKind) -> StatusCode {
             StatusCode::SERVICE_UNAVAILABLE
         }
         FetchErrorKind::LoopDetected => StatusCode::LOOP_DETECTED,
+        FetchErrorKind::RequestStalled => StatusCode::REQUEST_TIMEOUT,
         FetchErrorKind::DnsError
         | FetchErrorKind::ConnectionRefused
         | FetchErrorKind::ConnectionTerminated

@@ -19,7 +19,7 @@ use crate::http::surrogate_key::SurrogateKeys;
 use crate::http::{vary, withheld};
 use crate::io::{
     FetchCommand, FetchError, FetchErrorKind, FetchEvent, FetchId, FetchRequest, Now, Outbox,
-    ShardId,
+    RequestBody, ShardId,
 };
 use crate::purge::TagSlot;
 use crate::store::{NewObject, ObjectMeta, StoreError};
@@ -142,7 +142,7 @@ impl Shard {
                 target: target.path.clone(),
                 headers,
                 compress: self.config.caching.routes.rules(target.route).compress,
-                body: Bytes::new(),
+                body: RequestBody::default(),
                 window: self.config.limits.fetch_window,
             }),
         });
@@ -311,6 +311,8 @@ impl Shard {
                 length,
             } => self.fetched_head(now, id, status, &headers, length, out),
             FetchEvent::Body(bytes) => self.fetched_body(now, id, bytes, out),
+            // What flights ask with has no body.
+            FetchEvent::Room(_) => {}
             FetchEvent::End => self.fetched_end(now, id, out),
             FetchEvent::Failed(FetchError { kind, detail }) => {
                 self.stats.fetches_failed.inc();

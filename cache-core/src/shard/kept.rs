@@ -134,7 +134,7 @@ impl Shard {
                 }
             }
             FetchEvent::Failed(_) => self.stop_copying(fetch),
-            FetchEvent::Head { .. } => {}
+            FetchEvent::Head { .. } | FetchEvent::Room(_) => {}
         }
     }
 

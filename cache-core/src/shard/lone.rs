@@ -65,13 +65,17 @@ impl Lone {
 
     /// A client asks for [`KEY`] over TCP.
     pub fn get(&mut self, id: u64) {
+        self.request(id, http::Method::GET, crate::io::RequestBody::default());
+    }
+
+    pub fn request(&mut self, id: u64, method: http::Method, body: crate::io::RequestBody) {
         let request = ClientRequest {
-            method: http::Method::GET,
+            method,
             secure: true,
             authority: Bytes::from_static(b"edge.test"),
             target: Bytes::from_static(b"/emote"),
             headers: HeaderMap::new(),
-            body: Bytes::new(),
+            body,
         };
         self.client(id, RequestEvent::Begin(Box::new(request)));
     }

@@ -16,7 +16,10 @@ use crate::conn::stream::{PassRequest, Response, Source};
 use crate::flight::Waiter;
 use crate::http::cache_status::{self, CacheStatus, Forward};
 use crate::http::{freshness, invalidate};
-use crate::io::{FetchCommand, FetchError, FetchEvent, FetchId, FetchRequest, Now, Outbox};
+use crate::io::{
+    AnswerEvent, FetchCommand, FetchError, FetchEvent, FetchId, FetchRequest, Now, Outbox,
+    RequestBody,
+};
 
 /// A fetch that streams to one request. Its memory is bounded by the fetch window: credit is given
 /// back only when the client's stream has taken the bytes.
@@ -38,8 +41,17 @@ pub(super) struct Pass {
     received: u64,
     begun: bool,
     end: Option<End>,
+    /// The request's body is not there as a whole.
+    upload: Option<Upload>,
     /// Its answer may be for others too.
     pub(super) keeping: Option<Box<Keeping>>,
+}
+
+/// A request's body on its way to the origin.
+struct Upload {
+    /// Bytes that may be sent to the upstream.
+    room: u32,
+    ended: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +79,13 @@ impl Shard {
         }
         let fetch = self.fetch_id();
         self.stats.fetches_started.inc();
+        let upload = match &request.body {
+            RequestBody::Whole(_) => None,
+            RequestBody::Streamed { .. } => Some(Upload {
+                room: self.config.limits.upload_window,
+                ended: false,
+            }),
+        };
         let target = request.target;
         let keeping = request.keep.then(|| {
             Box::new(Keeping {
@@ -106,6 +125,7 @@ impl Shard {
                 begun: false,
                 end: None,
                 keeping,
+                upload,
             },
         );
         let response = Response {
@@ -117,6 +137,63 @@ impl Shard {
         self.advance(conn, id, response, now, out)
     }
 
+    /// Body bytes that a request may pass on now; `None`: it need not.
+    pub(super) fn upload_room(&self, fetch: FetchId) -> Option<u32> {
+        let upload = self.passes.get(&fetch)?.upload.as_ref();
+        upload
+            .filter(|upload| !upload.ended)
+            .map(|upload| upload.room)
+    }
+
+    /// Passes more of a request's body on.
+    pub(super) fn upload(&mut self, fetch: FetchId, bytes: Bytes, last: bool, out: &mut Outbox) {
+        let pass = self
+            .passes
+            .get_mut(&fetch)
+            .filter(|pass| pass.end.is_none());
+        let Some(upload) = pass.and_then(|pass| pass.upload.as_mut()) else {
+            return;
+        };
+        if upload.ended {
+            return;
+        }
+        if !bytes.is_empty() {
+            self.stats.request_body_bytes.add(bytes.len() as u64);
+            upload.room = upload.room.saturating_sub(bytes.len() as u32);
+            out.fetches.push(FetchCommand::Body { id: fetch, bytes });
+        }
+        if last {
+            upload.ended = true;
+            out.fetches.push(FetchCommand::BodyEnd { id: fetch });
+        }
+    }
+
+    /// Whether the client was told anything of a pass's answer.
+    pub(super) fn has_begun(&self, fetch: FetchId) -> bool {
+        self.passes.get(&fetch).is_some_and(|pass| pass.begun)
+    }
+
+    /// The origin has taken so much of a request's body: more of it is read.
+    fn make_upload_room(&mut self, now: Now, fetch: FetchId, bytes: u32, out: &mut Outbox) {
+        let Some(pass) = self.passes.get_mut(&fetch) else {
+            return;
+        };
+        let (conn, stream) = (pass.conn, pass.stream);
+        let Some(upload) = pass.upload.as_mut().filter(|upload| !upload.ended) else {
+            return;
+        };
+        upload.room += bytes;
+        match conn {
+            ClientId::Tcp(id) => out.answers.push((id, AnswerEvent::Room(bytes))),
+            ClientId::Quic(id) => {
+                if let Some(mut conn) = self.quic.take(id) {
+                    self.read_request(&mut conn, stream, now, out);
+                    self.quic.put_back_dirty(conn);
+                }
+            }
+        }
+    }
+
     /// News of a pass: queued, then the request goes on.
     pub(super) fn pass_event(
         &mut self,
@@ -125,6 +202,9 @@ impl Shard {
         event: FetchEvent,
         out: &mut Outbox,
     ) {
+        if let FetchEvent::Room(bytes) = event {
+            return self.make_upload_room(now, fetch, bytes, out);
+        }
         self.go_on_copying(now, fetch, &event, out);
         let copy = self.begin_copy(now, fetch, &event);
         let Some(pass) = self.passes.get_mut(&fetch) else {
@@ -181,6 +261,7 @@ impl Shard {
                 }
                 pass.queue.push_back(bytes);
             }
+            FetchEvent::Room(_) => {}
             FetchEvent::End => {
                 let whole = pass.declared.is_none_or(|length| length == pass.received);
                 pass.end = Some(if whole { End::Complete } else { End::Broken });
@@ -244,5 +325,73 @@ impl Shard {
         {
             out.fetches.push(FetchCommand::Cancel { id: fetch });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, StatusCode};
+
+    use super::*;
+    use crate::config::Limits;
+    use crate::io::RequestEvent;
+    use crate::shard::lone::Lone;
+
+    const BODY: RequestBody = RequestBody::Streamed { length: None };
+
+    fn begin() -> (Lone, FetchId) {
+        let mut lone = Lone::with_limits(Limits::default());
+        lone.request(1, Method::POST, BODY);
+        let fetch = lone.fetch().expect("a fetch");
+        (lone, fetch)
+    }
+
+    fn head() -> FetchEvent {
+        FetchEvent::Head {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            length: Some(0),
+        }
+    }
+
+    #[test]
+    fn a_body_goes_on_as_it_comes_and_room_comes_back() {
+        let (mut lone, fetch) = begin();
+        lone.client(1, RequestEvent::Body(Bytes::from_static(b"some")));
+        lone.client(1, RequestEvent::BodyEnd);
+        // What follows the end is for nobody.
+        lone.client(1, RequestEvent::Body(Bytes::from_static(b"more")));
+        let commands = lone.commands();
+        assert!(
+            matches!(&commands[..], [
+                FetchCommand::Body { id, bytes },
+                FetchCommand::BodyEnd { .. }
+            ] if *id == fetch && bytes == "some"),
+            "{commands:?}"
+        );
+        let (mut lone, fetch) = begin();
+        lone.bring(fetch, FetchEvent::Room(4));
+        assert!(matches!(lone.answers()[..], [(1, AnswerEvent::Room(4))]));
+    }
+
+    #[test]
+    fn an_early_answer_ends_the_upload() {
+        let (mut lone, fetch) = begin();
+        lone.bring(fetch, head());
+        lone.bring(fetch, FetchEvent::End);
+        let answers = lone.answers();
+        assert!(matches!(answers.last(), Some((1, AnswerEvent::End))));
+        lone.client(1, RequestEvent::Body(Bytes::from_static(b"late")));
+        lone.bring(fetch, FetchEvent::Room(9));
+        assert!(lone.commands().is_empty() && lone.answers().is_empty());
+        assert_eq!(lone.shard.holdings().passes, 0);
+    }
+
+    #[test]
+    fn a_client_that_leaves_takes_its_fetch_along() {
+        let (mut lone, fetch) = begin();
+        lone.client(1, RequestEvent::Cancel);
+        let commands = lone.commands();
+        assert!(matches!(&commands[..], [FetchCommand::Cancel { id }] if *id == fetch));
     }
 }

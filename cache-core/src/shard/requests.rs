@@ -27,7 +27,7 @@ use crate::http::request::Handling;
 use crate::http::routes::RouteId;
 use crate::http::vary;
 use crate::http::wants;
-use crate::io::{FetchErrorKind, Now, OriginId, Outbox};
+use crate::io::{FetchErrorKind, FetchId, Now, OriginId, Outbox, RequestBody};
 use crate::stats::ClassStats;
 use crate::store::KeyHash;
 
@@ -35,6 +35,8 @@ use crate::store::KeyHash;
 enum Read {
     /// More may come.
     Open,
+    /// There is more than was asked for.
+    Partly,
     Finished,
     /// The client took its request back.
     Reset,
@@ -46,7 +48,7 @@ pub(super) enum Begun {
     /// Answered, but for what is left to be done.
     Answered(Option<Response>),
     /// To be passed on with its body.
-    AwaitsBody(Box<PassRequest>),
+    HasBody(Box<PassRequest>),
 }
 
 /// A request that the cache has no answer for.
@@ -138,15 +140,21 @@ impl Shard {
         self.read_stream(conn, id, stream, now, out);
     }
 
-    fn read_request(&mut self, conn: &mut Conn, id: StreamId, now: Now, out: &mut Outbox) {
+    pub(super) fn read_request(
+        &mut self,
+        conn: &mut Conn,
+        id: StreamId,
+        now: Now,
+        out: &mut Outbox,
+    ) {
         if let Some(stream) = conn.streams.remove(&id) {
             self.read_stream(conn, id, stream, now, out);
         }
     }
 
-    /// Reads what is there of a request stream; a request that became complete is answered. The
-    /// common case, a request in one frame and an answer that fits the window, leaves no trace in
-    /// the connection's stream table.
+    /// Reads what is there of a request stream, and what may be passed on of its body; a request whose
+    /// head became complete is answered. The common case, a request in one frame and an answer that fits
+    /// the window, leaves no trace in the connection's stream table.
     fn read_stream(
         &mut self,
         conn: &mut Conn,
@@ -155,14 +163,19 @@ impl Shard {
         now: Now,
         out: &mut Outbox,
     ) {
-        let mut complete = None;
-        let mut body = None;
-        if let Some(mut reader) = stream.reader.take() {
-            let read = self.read_chunks(conn, id, &mut reader, &mut complete);
+        while let Some(mut reader) = stream.reader.take() {
+            let most = match upload_of(&stream) {
+                None => self.config.limits.upload_window,
+                Some(fetch) => self.upload_room(fetch).unwrap_or(0),
+            };
+            if most == 0 {
+                stream.reader = Some(reader);
+                break;
+            }
+            let mut complete = None;
+            let read = self.read_chunks(conn, id, &mut reader, &mut complete, most as usize);
             match read {
-                Read::Open => stream.reader = Some(reader),
-                Read::Finished if reader.is_body_too_large() => stream.reader = Some(reader),
-                Read::Finished => body = Some(reader.take_body()),
+                Read::Open | Read::Partly | Read::Finished => {}
                 Read::Reset => {
                     self.drop_response(stream.response.take(), out);
                     reject(conn, id, h3::error::H3_REQUEST_CANCELLED);
@@ -174,62 +187,107 @@ impl Shard {
                     return;
                 }
             }
-        }
-        match complete {
-            Some(Progress::Request) => {
-                self.stats.requests.inc();
-                let section = std::mem::take(&mut self.scratch.section);
-                match self.request(conn, id, &section, now, out) {
-                    Begun::Answered(response) => stream.response = response,
-                    Begun::AwaitsBody(pending) => stream.pending = Some(pending),
+            let is_whole = matches!(read, Read::Finished);
+            if let Some(progress) = complete {
+                let reading = (&mut reader, is_whole);
+                let is_read_on =
+                    self.head_complete(conn, id, &mut stream, progress, reading, (now, &mut *out));
+                if !is_read_on {
+                    break;
                 }
-                self.scratch.section = section;
             }
-            Some(Progress::TooLarge) => {
-                self.stats.requests.inc();
-                self.stats.requests_refused.inc();
-                let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-                stream.response = self.answer_own(conn, id, status, "field-section-too-large");
-                stream.reader = None;
-                let _already_closed = conn.quic.recv_stream(id).stop(varint(H3_NO_ERROR));
+            if stream.uploads
+                && !self.read_body(conn, id, &mut stream, (&mut reader, is_whole), out)
+            {
+                break;
             }
-            _ => {}
-        }
-        if stream.pending.is_some() {
-            self.read_body(conn, id, &mut stream, body, now, out);
+            if !is_whole {
+                stream.reader = Some(reader);
+            }
+            if matches!(read, Read::Open) {
+                break;
+            }
         }
         if !stream.is_over() {
             conn.streams.insert(id, stream);
         }
     }
 
-    /// Passes a request on once its whole body is there.
+    /// Answers a request whose head is complete. False: nothing more of it is read.
+    fn head_complete(
+        &mut self,
+        conn: &mut Conn,
+        id: StreamId,
+        stream: &mut Stream,
+        progress: Progress,
+        (reader, is_whole): (&mut RequestReader, bool),
+        (now, out): (Now, &mut Outbox),
+    ) -> bool {
+        self.stats.requests.inc();
+        if progress == Progress::TooLarge {
+            self.stats.requests_refused.inc();
+            let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+            stream.response = self.answer_own(conn, id, status, "field-section-too-large");
+            conn.stop(id, H3_NO_ERROR);
+            return false;
+        }
+        let section = std::mem::take(&mut self.scratch.section);
+        let begun = self.request(conn, id, &section, now, out);
+        self.scratch.section = section;
+        let mut request = match begun {
+            Begun::Answered(response) => {
+                stream.response = response;
+                return true;
+            }
+            Begun::HasBody(request) => request,
+        };
+        if reader.is_body_too_large() {
+            stream.response = self.refuse_body(conn, id);
+            return false;
+        }
+        request.body = match is_whole {
+            true => RequestBody::Whole(Bytes::from(reader.take_body())),
+            false => RequestBody::Streamed {
+                length: reader.content_length(),
+            },
+        };
+        stream.response = self.pass(conn, id, *request, now, out);
+        stream.uploads = !is_whole;
+        true
+    }
+
+    /// Passes on what was read of a body. False: no more of it is wanted.
     fn read_body(
         &mut self,
         conn: &mut Conn,
         id: StreamId,
         stream: &mut Stream,
-        body: Option<Vec<u8>>,
-        now: Now,
+        (reader, is_whole): (&mut RequestReader, bool),
         out: &mut Outbox,
-    ) {
-        let too_large = stream
-            .reader
-            .as_ref()
-            .is_some_and(RequestReader::is_body_too_large);
-        if too_large {
-            self.stats.request_bodies_too_large.inc();
-            stream.reader = None;
-            stream.pending = None;
-            let status = StatusCode::PAYLOAD_TOO_LARGE;
-            stream.response = self.answer_own(conn, id, status, "body-too-large");
-            let _already_closed = conn.quic.recv_stream(id).stop(varint(H3_NO_ERROR));
-        } else if let Some(body) = body
-            && let Some(mut request) = stream.pending.take()
-        {
-            request.body = Bytes::from(body);
-            stream.response = self.pass(conn, id, *request, now, out);
+    ) -> bool {
+        let Some(fetch) = upload_of(stream) else {
+            // It was answered without all of it (RFC 9114 section 4.1).
+            conn.stop(id, H3_NO_ERROR);
+            return false;
+        };
+        if reader.is_body_too_large() {
+            let has_begun = self.has_begun(fetch);
+            self.drop_response(stream.response.take(), out);
+            match has_begun {
+                true => reject(conn, id, h3::error::H3_EXCESSIVE_LOAD),
+                false => stream.response = self.refuse_body(conn, id),
+            }
+            return false;
         }
+        let bytes = Bytes::from(reader.take_body());
+        self.upload(fetch, bytes, is_whole, out);
+        true
+    }
+
+    fn refuse_body(&mut self, conn: &mut Conn, id: StreamId) -> Option<Response> {
+        self.stats.request_bodies_too_large.inc();
+        conn.stop(id, H3_NO_ERROR);
+        self.answer_own(conn, id, StatusCode::PAYLOAD_TOO_LARGE, "body-too-large")
     }
 
     fn read_chunks(
@@ -238,6 +296,7 @@ impl Shard {
         id: StreamId,
         reader: &mut RequestReader,
         complete: &mut Option<Progress>,
+        mut most: usize,
     ) -> Read {
         let mut recv = conn.quic.recv_stream(id);
         let Ok(mut chunks) = recv.read(true) else {
@@ -245,8 +304,14 @@ impl Shard {
         };
         let section = &mut self.scratch.section;
         let read = loop {
-            let progress = match chunks.next(usize::MAX) {
-                Ok(Some(chunk)) => reader.push(&chunk.bytes, false, section),
+            if most == 0 {
+                break Read::Partly;
+            }
+            let progress = match chunks.next(most) {
+                Ok(Some(chunk)) => {
+                    most = most.saturating_sub(chunk.bytes.len());
+                    reader.push(&chunk.bytes, false, section)
+                }
                 Ok(None) => match reader.push(&[], true, section) {
                     Ok(_) => break Read::Finished,
                     Err(error) => Err(error),
@@ -497,8 +562,7 @@ impl Shard {
         target
     }
 
-    /// A method that is not answered from the cache: it goes to the origin as it is, once its body is
-    /// complete.
+    /// A method that is not answered from the cache: it goes to the origin as it is.
     fn pass_on(
         &mut self,
         conn: &mut impl Client,
@@ -524,12 +588,12 @@ impl Shard {
         let keep = method == Method::POST
             && routes.rules(target.route).store_posted
             && routes.is_canonical(&target.key);
-        Begun::AwaitsBody(Box::new(PassRequest {
+        Begun::HasBody(Box::new(PassRequest {
             keep,
             headers: forward::end_to_end(section),
             target,
             method,
-            body: Bytes::new(),
+            body: RequestBody::default(),
             why: Forward::Method,
             permit: Some(Arc::clone(&self.bodies)),
         }))
@@ -692,6 +756,14 @@ impl Shard {
         let mut frame = Vec::new();
         h3::goaway_frame(next, &mut frame);
         let _blocked_or_closed = conn.quic.send_stream(control).write(&frame);
+    }
+}
+
+/// The fetch that what is read of a request's body goes to.
+fn upload_of(stream: &Stream) -> Option<FetchId> {
+    match stream.response.as_ref()?.source {
+        Source::Pass { fetch } if stream.uploads => Some(fetch),
+        _ => None,
     }
 }
 

@@ -10,9 +10,10 @@ use http::StatusCode;
 use super::Shard;
 use super::requests::Begun;
 use crate::conn::client::Client as _;
+use crate::conn::stream::Source;
 use crate::conn::stream::{Response, Stream};
 use crate::conn::tcp::TcpRequest;
-use crate::io::{ClientRequest, Now, Outbox, RequestEvent, RequestId};
+use crate::io::{ClientRequest, Now, Outbox, RequestBody, RequestEvent, RequestId};
 
 /// Requests looked at in one check for arena memory that they hold up.
 const REQUESTS_PER_CHECK: usize = 32;
@@ -56,6 +57,8 @@ impl Shard {
                     self.resume_tcp(id, false, now, out);
                 }
             }
+            RequestEvent::Body(bytes) => self.upload_tcp(id, bytes, false, out),
+            RequestEvent::BodyEnd => self.upload_tcp(id, Bytes::new(), true, out),
             RequestEvent::Cancel => {
                 if let Some(mut request) = self.tcp.open.remove(&id) {
                     for (_, mut stream) in request.streams().drain() {
@@ -63,6 +66,15 @@ impl Shard {
                     }
                 }
             }
+        }
+    }
+
+    fn upload_tcp(&mut self, id: RequestId, bytes: Bytes, last: bool, out: &mut Outbox) {
+        let request = self.tcp.open.get_mut(&id);
+        let stream = request.and_then(|request| request.streams().get_mut(&TcpRequest::stream()));
+        let response = stream.and_then(|stream| stream.response.as_ref());
+        if let Some(&Source::Pass { fetch }) = response.map(|response| &response.source) {
+            self.upload(fetch, bytes, last, out);
         }
     }
 
@@ -99,13 +111,13 @@ impl Shard {
         &mut self,
         request: &mut TcpRequest,
         begun: Begun,
-        body: Bytes,
+        body: RequestBody,
         now: Now,
         out: &mut Outbox,
     ) -> Option<Response> {
         match begun {
             Begun::Answered(response) => response,
-            Begun::AwaitsBody(mut pending) => {
+            Begun::HasBody(mut pending) => {
                 pending.body = body;
                 self.pass(request, TcpRequest::stream(), *pending, now, out)
             }

@@ -184,7 +184,7 @@ mod tests {
                     match command {
                         FetchCommand::Credit { bytes, .. } => self.credit += u64::from(bytes),
                         FetchCommand::Cancel { .. } => self.cancelled = true,
-                        FetchCommand::Start { .. } => panic!("a second fetch"),
+                        _ => panic!("a second fetch"),
                     }
                 }
                 for (id, event) in answers {
@@ -195,7 +195,7 @@ mod tests {
 
         fn take(&mut self, id: u64, event: &AnswerEvent) {
             match event {
-                AnswerEvent::Head { .. } => {}
+                AnswerEvent::Head { .. } | AnswerEvent::Room(_) => {}
                 AnswerEvent::Body(bytes) => {
                     *self.got.entry(id).or_default() += bytes.len() as u64;
                     if !self.stalled.contains(&id) {

@@ -57,7 +57,7 @@ pub struct MemoryUse {
     pub heap_fills: u64,
     /// `limits.max_copied_out` a core.
     pub copied_out: u64,
-    /// `limits.max_request_bodies` of `limits.max_request_body` a core.
+    /// `limits.max_request_bodies` of `limits.upload_window` a core.
     pub request_bodies: u64,
 }
 
@@ -87,7 +87,9 @@ impl MemoryUse {
                 * (u64::from(limits.fetch_window) + FLIGHT_BYTES),
             heap_fills: shards * limits.max_heap_fill,
             copied_out: shards * limits.max_copied_out,
-            request_bodies: shards * limits.max_request_bodies as u64 * limits.max_request_body,
+            request_bodies: shards
+                * limits.max_request_bodies as u64
+                * u64::from(limits.upload_window),
         }
     }
 
@@ -227,7 +229,7 @@ fn memory_text(config: &Config) -> String {
         (
             memory.request_bodies,
             format!(
-                "request bodies: {shards} cores x {} x limits.max_request_body",
+                "request bodies: {shards} cores x {} x limits.upload_window",
                 limits.max_request_bodies
             ),
         ),

@@ -572,8 +572,15 @@ fn read_limits(s: &mut Section<'_, '_, '_>, max_object: u64) -> Limits {
             "max_request_body",
             &SIZE,
             d.max_request_body,
-            0..=1 << 30,
+            0..=1 << 40,
             "bytes of the body of a request that is passed on; past it 413",
+        ),
+        upload_window: s.bounded(
+            "upload_window",
+            &SIZE_U32,
+            d.upload_window,
+            16 << 10..=64 << 20,
+            "body bytes of a request between its client and its origin",
         ),
         max_request_bodies: s.bounded(
             "max_request_bodies",

@@ -7,6 +7,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use cache_core::io::{AnswerEvent, ClientRequest, Outbox, RequestEvent, RequestId};
 
 use super::core_loop::Core;
@@ -34,9 +35,20 @@ struct Slot {
     /// Counts the answers of a connection that wait for the shard.
     hungry: Rc<Cell<u32>>,
     waits: bool,
+    /// Body bytes of the request that may be given to the shard.
+    room: i64,
+    /// Nothing follows: the answer has ended, or nobody wants it.
+    over: bool,
+    uploader: Option<Waker>,
 }
 
 impl Slot {
+    fn wake_uploader(&mut self) {
+        if let Some(waker) = self.uploader.take() {
+            waker.wake();
+        }
+    }
+
     fn set_waits(&mut self, waits: bool) {
         match (self.waits, waits) {
             (false, true) => self.hungry.set(self.hungry.get() + 1),
@@ -68,10 +80,19 @@ impl Answers {
             let is_last = is_last(&event);
             if let Some(slot) = self.waiting.get(&id) {
                 let mut slot = slot.borrow_mut();
+                if let AnswerEvent::Room(bytes) = event {
+                    slot.room += i64::from(bytes);
+                    slot.wake_uploader();
+                    continue;
+                }
                 slot.events.push_back(event);
                 slot.set_waits(false);
                 if let Some(waker) = slot.waker.take() {
                     waker.wake();
+                }
+                if is_last {
+                    slot.over = true;
+                    slot.wake_uploader();
                 }
             }
             if is_last {
@@ -137,7 +158,73 @@ impl Door {
     }
 }
 
+/// The way of a request's body to the shard.
+pub struct Uploader {
+    door: Door,
+    id: RequestId,
+    slot: Rc<RefCell<Slot>>,
+}
+
+impl Uploader {
+    /// Waits until more of the body may be given; false: no more of it is wanted.
+    pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        let mut slot = self.slot.borrow_mut();
+        if slot.over || slot.room > 0 {
+            return Poll::Ready(!slot.over);
+        }
+        slot.uploader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Ready as soon as no more of it is wanted.
+    pub fn poll_over(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut slot = self.slot.borrow_mut();
+        if slot.over {
+            return Poll::Ready(());
+        }
+        slot.uploader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    pub fn give(&self, bytes: Bytes) {
+        self.slot.borrow_mut().room -= bytes.len() as i64;
+        self.door.tell(self.id, RequestEvent::Body(bytes));
+    }
+
+    pub fn end(&self) {
+        self.door.tell(self.id, RequestEvent::BodyEnd);
+    }
+
+    /// The rest will not come: the answer is cut off.
+    pub fn fail(&self) {
+        let mut slot = self.slot.borrow_mut();
+        if std::mem::replace(&mut slot.over, true) {
+            return;
+        }
+        slot.events.push_back(AnswerEvent::Failed);
+        slot.set_waits(false);
+        if let Some(waker) = slot.waker.take() {
+            waker.wake();
+        }
+        drop(slot);
+        if let Some(core) = self.door.core.upgrade() {
+            core.borrow_mut().answers.waiting.remove(&self.id);
+        }
+        self.door.tell(self.id, RequestEvent::Cancel);
+    }
+}
+
 impl Answer {
+    /// For the body of the request, of which `window` bytes may be given at once.
+    pub fn uploader(&self, window: u32) -> Uploader {
+        self.slot.borrow_mut().room += i64::from(window);
+        Uploader {
+            door: self.door.clone(),
+            id: self.id,
+            slot: Rc::clone(&self.slot),
+        }
+    }
+
     /// The next piece. Nothing comes after `End` or `Failed`.
     pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<AnswerEvent> {
         let mut slot = self.slot.borrow_mut();
@@ -181,8 +268,12 @@ fn body_len(event: &AnswerEvent) -> u64 {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        self.slot.borrow_mut().set_waits(false);
-        let ended = self.slot.borrow().events.back().is_some_and(is_last);
+        let mut slot = self.slot.borrow_mut();
+        slot.set_waits(false);
+        slot.over = true;
+        slot.wake_uploader();
+        let ended = slot.events.back().is_some_and(is_last);
+        drop(slot);
         if self.over || ended {
             return;
         }

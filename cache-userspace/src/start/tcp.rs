@@ -49,6 +49,7 @@ impl Doors {
                 max_streams: limits.max_streams_per_connection,
                 max_field_section: limits.max_field_section,
                 max_request_body: limits.max_request_body,
+                upload_window: limits.upload_window,
                 max_request_bodies: limits.max_request_bodies,
             },
             // Edges come by TCP and have nowhere better to go.

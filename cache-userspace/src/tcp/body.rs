@@ -87,7 +87,7 @@ impl Body for AnswerBody {
                 self.answer = None;
                 None
             }
-            AnswerEvent::Failed | AnswerEvent::Head { .. } => {
+            AnswerEvent::Failed | AnswerEvent::Head { .. } | AnswerEvent::Room(_) => {
                 self.answer = None;
                 Some(Err(io::Error::other("the answer was cut off")))
             }

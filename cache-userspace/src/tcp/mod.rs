@@ -17,6 +17,7 @@ mod meter;
 mod request;
 mod service;
 pub mod stats;
+mod uploads;
 mod watch;
 
 use std::cell::{Cell, RefCell};
@@ -42,7 +43,7 @@ pub struct TcpBounds {
     pub handshake_timeout: Duration,
     /// From a request's first byte to the end of its head (HTTP/1.1).
     pub header_timeout: Duration,
-    /// For the whole body of a request.
+    /// For a client that sends nothing of its request's body.
     pub body_timeout: Duration,
     /// Without a request.
     pub idle_timeout: Duration,
@@ -60,6 +61,7 @@ pub struct SharedBounds {
     pub max_field_section: usize,
     pub max_request_body: u64,
     pub max_request_bodies: usize,
+    pub upload_window: u32,
 }
 
 /// What one core listens on, and how.

@@ -30,7 +30,7 @@ pub fn read(parts: Parts, secure: bool) -> Result<ClientRequest, Refusal> {
         authority,
         target,
         headers: end_to_end(parts.headers),
-        body: Bytes::new(),
+        body: cache_core::io::RequestBody::default(),
     })
 }
 

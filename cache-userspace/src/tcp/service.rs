@@ -6,17 +6,16 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use bytes::{Bytes, BytesMut};
-use cache_core::io::AnswerEvent;
+use cache_core::io::{AnswerEvent, RequestBody};
 use http::header::{ALT_SVC, CONNECTION, CONTENT_LENGTH, RETRY_AFTER, TRANSFER_ENCODING};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
-use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 
 use super::Registered;
 use super::body::{Active, AnswerBody};
 use super::heads::Heads;
 use super::request::{self, Refusal};
+use super::uploads::{self, Incomplete};
 
 /// Why a request with several lengths is refused.
 const LENGTHS: &str = "more than one length";
@@ -89,17 +88,37 @@ async fn answer(
     active: Active,
 ) -> io::Result<Response<AnswerBody>> {
     // A body of GET or HEAD means nothing, and is not waited for.
-    if !matches!(asked.method, Method::GET | Method::HEAD) && !body.is_end_stream() {
-        asked.body = match read_body(body, &active).await {
-            Ok(body) => body,
+    let has_body = !matches!(asked.method, Method::GET | Method::HEAD) && !body.is_end_stream();
+    let mut body = match has_body.then(|| Incomplete::begin(body, &active)) {
+        None => None,
+        Some(Ok(body)) => Some(body),
+        Some(Err(refusal)) => return Ok(refuse(refusal, version, active)),
+    };
+    if let Some(incomplete) = body.take_if(|body| body.is_short()) {
+        asked.body = match incomplete.read().await {
+            Ok(body) => RequestBody::Whole(body),
             Err(refusal) => return Ok(refuse(refusal, version, active)),
+        };
+    } else if let Some(body) = &body {
+        asked.body = RequestBody::Streamed {
+            length: body.length(),
         };
     }
     let place = active.place();
     let Some(mut answer) = place.core.door.ask(asked, place.watch.hungry()) else {
         return Err(cut_off());
     };
-    let AnswerEvent::Head { status, headers } = poll_fn(|cx| answer.poll_event(cx)).await else {
+    let event = match body {
+        None => poll_fn(|cx| answer.poll_event(cx)).await,
+        Some(body) => {
+            let upload = body.upload(answer.uploader(place.core.shared.upload_window));
+            match uploads::until_answered(upload, &mut answer).await {
+                Ok(event) => event,
+                Err(refusal) => return Ok(refuse(refusal, version, active)),
+            }
+        }
+    };
+    let AnswerEvent::Head { status, headers } = event else {
         return Err(cut_off());
     };
     let declared = headers.get(CONTENT_LENGTH).and_then(length);
@@ -135,73 +154,6 @@ fn end_if_exhausted(active: &Active, response: &mut Response<()>, version: Versi
 fn close<B>(response: &mut Response<B>) {
     let close = HeaderValue::from_static("close");
     response.headers_mut().insert(CONNECTION, close);
-}
-
-/// Bodies are bounded, each and in number.
-async fn read_body(mut body: Incoming, active: &Active) -> Result<Bytes, Refusal> {
-    let core = &active.place().core;
-    let too_large = Refusal {
-        status: StatusCode::PAYLOAD_TOO_LARGE,
-        why: "body-too-large",
-    };
-    let limit = core.shared.max_request_body;
-    if body.size_hint().lower() > limit {
-        core.stats.bodies_too_large.inc();
-        return Err(too_large);
-    }
-    if core.bodies.get() >= core.shared.max_request_bodies {
-        core.stats.bodies_refused.inc();
-        return Err(Refusal {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            why: "request-bodies",
-        });
-    }
-    let _reading = Reading::begin(active);
-    let mut whole = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        // Trailers of a request are not passed on (RFC 9110 section 6.5.1).
-        let frame = match frame {
-            Ok(frame) => frame,
-            Err(error) => {
-                tracing::debug!(%error, "request body");
-                return Err(Refusal {
-                    status: StatusCode::BAD_REQUEST,
-                    why: "malformed body",
-                });
-            }
-        };
-        let Ok(data) = frame.into_data() else {
-            continue;
-        };
-        if (whole.len() + data.len()) as u64 > limit {
-            core.stats.bodies_too_large.inc();
-            return Err(too_large);
-        }
-        whole.extend_from_slice(&data);
-    }
-    Ok(whole.freeze())
-}
-
-/// A request body that is being read.
-struct Reading<'a> {
-    active: &'a Active,
-}
-
-impl<'a> Reading<'a> {
-    fn begin(active: &'a Active) -> Self {
-        let place = active.place();
-        place.core.bodies.set(place.core.bodies.get() + 1);
-        place.watch.body_begins(place.core.now.get());
-        Self { active }
-    }
-}
-
-impl Drop for Reading<'_> {
-    fn drop(&mut self) {
-        let place = self.active.place();
-        place.core.bodies.set(place.core.bodies.get() - 1);
-        place.watch.body_ends(place.core.now.get());
-    }
 }
 
 /// An answer of our own. What the client still sends of an HTTP/1.1 request cannot be told from the

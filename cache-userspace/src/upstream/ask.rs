@@ -7,7 +7,7 @@ use cache_core::io::FetchError;
 use cache_core::upstream::{NodeId, Outcome, Tier};
 use http::{HeaderName, Response, StatusCode};
 use hyper::body::Incoming;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::failure;
 use super::fetch::Fetch;
@@ -15,6 +15,7 @@ use super::fleet::Going;
 use super::lease::Lease;
 use super::pool::{Freshness, Pool};
 use super::stats::count;
+use super::upload::Upload;
 
 /// The head of an answer, and whose it is.
 pub(super) struct Answer {
@@ -158,7 +159,8 @@ impl Fetch {
             Ok(response) => return Ok((response, lease)),
             Err(error) => error,
         };
-        let again = lease.reused && self.outgoing.method().is_safe() && failure::may_retry(&error);
+        let may_repeat = self.outgoing.method().is_safe() && self.outgoing.is_repeatable();
+        let again = lease.reused && may_repeat && failure::may_retry(&error);
         if !failure::stream_only(&error) {
             lease.discard();
         }
@@ -183,21 +185,35 @@ impl Fetch {
         let dialer = &lease.pool.dialer;
         let request = self.outgoing.request(lease.form(), &dialer.scheme);
         let place = dialer.place.clone();
-        timeout(self.timeouts.first_byte, lease.send(request))
-            .await
-            .map_err(|_| place.head_timeout(self.timeouts.first_byte))
+        let limit = self.timeouts.first_byte;
+        let mut response = pin!(lease.send(request));
+        let mut since = Instant::now();
+        loop {
+            if let Ok(response) = timeout_at(since + limit, response.as_mut()).await {
+                return Ok(response);
+            }
+            // A body that is on its way is given time as long as it moves.
+            let upload = self.outgoing.upload();
+            match upload.map(Upload::moved).filter(|moved| *moved > since) {
+                Some(moved) => since = moved,
+                None if upload.is_some_and(Upload::is_starved) => {
+                    return Err(place.request_stalled(limit));
+                }
+                None => return Err(place.head_timeout(limit)),
+            }
+        }
     }
 
     /// Whether another node could do better, and the request may be sent twice: it was never sent, or
     /// sending it again means the same (RFC 9110 section 9.2.2).
     fn is_worth_another(&self, got: &Got) -> bool {
-        let idempotent = self.outgoing.method().is_idempotent();
+        let idempotent = self.outgoing.method().is_idempotent() && self.outgoing.is_repeatable();
         match got {
             Ok(answer) => match answer.verdict {
                 Verdict::Good => false,
                 Verdict::Unwell => idempotent,
                 // It did not look at the request any further.
-                Verdict::Misdirected => true,
+                Verdict::Misdirected => self.outgoing.is_repeatable(),
             },
             Err(failure) => !failure.sent || idempotent,
         }

@@ -7,10 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use cache_core::io::{FetchError, FetchErrorKind};
 use http::uri::Scheme;
-use http_body_util::Full;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::{ClientConfig, RootCertStore};
@@ -24,6 +22,7 @@ use tokio_rustls::TlsConnector;
 
 use super::config::{ClientIdentity, Endpoint, Http2Mode, UpstreamError};
 use super::failure::Place;
+use super::upload::Sending;
 
 /// Bytes of a response head, and of what is read ahead of a body over HTTP/1.1.
 pub(super) const MAX_HEAD_BYTES: usize = 64 << 10;
@@ -51,9 +50,9 @@ pub(super) enum Protocol {
 /// The sending half of a connection.
 #[derive(Debug)]
 pub(super) enum Sender {
-    Http1(http1::SendRequest<Full<Bytes>>),
+    Http1(http1::SendRequest<Sending>),
     Http2 {
-        sender: http2::SendRequest<Full<Bytes>>,
+        sender: http2::SendRequest<Sending>,
         limit: Arc<StreamLimit>,
     },
 }

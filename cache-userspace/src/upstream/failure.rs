@@ -71,6 +71,14 @@ impl Place {
         )
     }
 
+    /// The client stopped sending its request.
+    pub(super) fn request_stalled(&self, limit: Duration) -> FetchError {
+        self.error(
+            FetchErrorKind::RequestStalled,
+            format_args!("was not asked: the client's body paused for {limit:?}"),
+        )
+    }
+
     /// Every connection stayed busy.
     pub(super) fn connections_busy(&self, max: usize, waited: Duration) -> FetchError {
         self.error(

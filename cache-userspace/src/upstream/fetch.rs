@@ -20,6 +20,7 @@ use super::fields::{self, Outgoing, ResponseHead};
 use super::fleet::{Fleet, Node};
 use super::lease::{After, Lease};
 use super::stats::{OriginStats, count};
+use super::upload::Upload;
 
 /// Body bytes of one event, as [`FetchEvent::Body`] promises.
 const MAX_CHUNK: usize = 64 << 10;
@@ -36,6 +37,8 @@ pub(super) struct Timeouts {
 pub(super) struct Fetch {
     pub(super) id: FetchId,
     pub(super) outgoing: Outgoing,
+    /// The request's body, if it comes in pieces.
+    pub(super) upload: Option<Arc<Upload>>,
     pub(super) fleet: Arc<Fleet>,
     pub(super) route: RouteId,
     /// The hash of what is asked for.
@@ -117,6 +120,11 @@ impl Fetch {
         };
         self.events.send(self.id, event).await?;
         let received = self.pass_body(body, length, node).await?;
+        if self.upload.as_ref().is_some_and(|upload| !upload.is_sent()) {
+            // Answered without the whole request: the connection is in the middle of it.
+            drop(lease);
+            return Ok(());
+        }
         if lease.give_back().await == After::Surplus {
             // RFC 9112 section 6.3: the response is whole. What follows it belongs to none, and went
             // with its connection.

@@ -3,17 +3,19 @@
 //! An origin sees the client's authority, Via and CDN-Loop with this node's name, and no field that
 //! belonged to another hop. A shard sees end-to-end fields only.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use cache_core::http::loops;
-use cache_core::io::{FetchError, FetchErrorKind, FetchRequest};
+use cache_core::io::{FetchError, FetchErrorKind, FetchRequest, RequestBody};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
-use http_body_util::Full;
 
 use super::config::UpstreamError;
 use super::connect::MAX_HEAD_FIELDS;
 use super::failure::Place;
+use super::upload::{Sending, Upload};
 
 /// How this node names itself to origins.
 #[derive(Clone, Debug)]
@@ -55,7 +57,8 @@ pub(super) enum Form {
     Pseudo,
 }
 
-/// A request ready to go out on any connection of its origin, more than once if need be.
+/// A request ready to go out on any connection of its origin, more than once if need be and its body is
+/// here as a whole.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     method: Method,
@@ -63,13 +66,29 @@ pub(super) struct Outgoing {
     host: HeaderValue,
     target: PathAndQuery,
     headers: HeaderMap,
-    body: Bytes,
+    body: OutgoingBody,
+}
+
+#[derive(Debug)]
+enum OutgoingBody {
+    Whole(Bytes),
+    Streamed(Arc<Upload>),
+}
+
+impl Drop for OutgoingBody {
+    /// The connection must not wait for the rest of a body that nobody brings.
+    fn drop(&mut self) {
+        if let Self::Streamed(upload) = self {
+            upload.give_up();
+        }
+    }
 }
 
 impl Outgoing {
     /// Refuses an authority or target that cannot stand in a request head.
     pub(super) fn new(
         request: FetchRequest,
+        upload: Option<&Arc<Upload>>,
         identity: &Identity,
         place: &Place,
     ) -> Result<Self, FetchError> {
@@ -93,16 +112,26 @@ impl Outgoing {
             .and_then(|target| PathAndQuery::try_from(target.as_ref()).ok())
             .ok_or_else(|| unusable("target", &request.target))?;
         let mut headers = request_fields(request.headers, identity);
-        if !request.body.is_empty() || !request.method.is_safe() {
-            headers.insert(header::CONTENT_LENGTH, request.body.len().into());
+        let length = match &request.body {
+            RequestBody::Whole(body) if body.is_empty() && request.method.is_safe() => None,
+            RequestBody::Whole(body) => Some(body.len() as u64),
+            RequestBody::Streamed { length } => *length,
+        };
+        if let Some(length) = length {
+            headers.insert(header::CONTENT_LENGTH, length.into());
         }
+        let body = match (request.body, upload) {
+            (RequestBody::Whole(body), _) => OutgoingBody::Whole(body),
+            (_, Some(upload)) => OutgoingBody::Streamed(Arc::clone(upload)),
+            (_, None) => OutgoingBody::Whole(Bytes::new()),
+        };
         Ok(Self {
             method: request.method,
             authority,
             host,
             target,
             headers,
-            body: request.body,
+            body,
         })
     }
 
@@ -110,8 +139,21 @@ impl Outgoing {
         &self.method
     }
 
+    /// Its body, if that comes in pieces.
+    pub(super) fn upload(&self) -> Option<&Upload> {
+        match &self.body {
+            OutgoingBody::Whole(_) => None,
+            OutgoingBody::Streamed(upload) => Some(upload),
+        }
+    }
+
+    /// It may be sent a second time.
+    pub(super) fn is_repeatable(&self) -> bool {
+        self.upload().is_none()
+    }
+
     /// The head in one of its forms.
-    pub(super) fn request(&self, form: Form, scheme: &Scheme) -> Request<Full<Bytes>> {
+    pub(super) fn request(&self, form: Form, scheme: &Scheme) -> Request<Sending> {
         let mut parts = http::uri::Parts::default();
         parts.path_and_query = Some(self.target.clone());
         let mut headers = self.headers.clone();
@@ -124,7 +166,11 @@ impl Outgoing {
                 parts.authority = Some(self.authority.clone());
             }
         }
-        let mut request = Request::new(Full::new(self.body.clone()));
+        let body = match &self.body {
+            OutgoingBody::Whole(body) => Sending::Whole(body.clone()),
+            OutgoingBody::Streamed(upload) => Sending::Streamed(Arc::clone(upload)),
+        };
+        let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         // Both combinations of parts are complete, so the default is never taken.
         *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
@@ -302,11 +348,11 @@ mod tests {
             target: Bytes::from_static(target),
             headers,
             compress: false,
-            body: Bytes::new(),
+            body: cache_core::io::RequestBody::default(),
             window: 0,
         };
         let identity = Identity::new("popcache", "7f").expect("a token");
-        Outgoing::new(request, &identity, &place())
+        Outgoing::new(request, None, &identity, &place())
     }
 
     fn fields(list: &[(&'static str, &'static str)]) -> HeaderMap {

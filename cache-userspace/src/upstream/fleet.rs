@@ -210,8 +210,8 @@ impl Going {
 
     pub(super) fn failed(self, error: &FetchError) {
         let outcome = match error.kind {
-            // Bounds of our own.
-            FetchErrorKind::LimitReached => Outcome::Unknown,
+            // Bounds of our own, and clients that are slow.
+            FetchErrorKind::LimitReached | FetchErrorKind::RequestStalled => Outcome::Unknown,
             _ => Outcome::Failed,
         };
         self.end(outcome);

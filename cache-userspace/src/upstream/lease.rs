@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use tokio::time::timeout;
@@ -15,6 +13,7 @@ use super::connect::StreamLimit;
 use super::fields::Form;
 use super::pool::Pool;
 use super::stats::count;
+use super::upload::Sending;
 
 /// How long a connection may take to become ready again after a whole response.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -33,11 +32,11 @@ pub(super) struct Lease {
 /// The sending half of the leased connection.
 pub(super) enum Requests {
     Http1 {
-        sender: http1::SendRequest<Full<Bytes>>,
+        sender: http1::SendRequest<Sending>,
         surplus: Arc<AtomicBool>,
     },
     Http2 {
-        sender: http2::SendRequest<Full<Bytes>>,
+        sender: http2::SendRequest<Sending>,
         limit: Arc<StreamLimit>,
         _stream: Stream,
     },
@@ -83,7 +82,7 @@ impl Lease {
     /// Sends a request in the lease's form and waits for the final response head.
     pub(super) async fn send(
         &mut self,
-        request: Request<Full<Bytes>>,
+        request: Request<Sending>,
     ) -> hyper::Result<Response<Incoming>> {
         if self.reused {
             count(&self.pool.stats.reused);

@@ -13,6 +13,7 @@
 //! decision, carried out in `ask`.
 //!
 //! - `config`: what it is told; `events`: the edge to the shards; `stats`: what is counted.
+//! - `upload`: bodies of requests that come in pieces.
 //! - `fetch`: one fetch from request to end; `ask`: to its head; `fields`: heads in and out.
 //! - `fleet`: the nodes and the policy; `probe`: active checks.
 //! - `pool`, `lease`, `connect`: the connections; `failure`: errors in the terms of RFC 9209.
@@ -31,13 +32,15 @@ mod probe;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod upload;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cache_core::io::{
-    FetchCommand, FetchError, FetchErrorKind, FetchEvent, FetchId, FetchRequest, OriginId, ShardId,
+    FetchCommand, FetchError, FetchErrorKind, FetchEvent, FetchId, FetchRequest, OriginId,
+    RequestBody, ShardId,
 };
 use cache_core::upstream::{RouteId, spread};
 use http::{Method, header};
@@ -56,6 +59,7 @@ use fetch::{Fetch, Stop, Timeouts};
 use fields::{Identity, Outgoing};
 use fleet::Fleet;
 use stats::{OriginStats, count};
+use upload::Upload;
 
 /// Fetches from all origins for all shards. Dropping it ends every fetch without an event.
 pub struct Upstream {
@@ -119,6 +123,10 @@ impl Upstream {
                 }
             }
             FetchCommand::Credit { id, bytes } => self.flying.grant((shard, id), bytes),
+            FetchCommand::Body { id, bytes } => {
+                self.flying.upload((shard, id), |upload| upload.push(bytes));
+            }
+            FetchCommand::BodyEnd { id } => self.flying.upload((shard, id), Upload::end),
             FetchCommand::Cancel { id } => self.flying.cancel((shard, id)),
         }
     }
@@ -173,10 +181,15 @@ impl Upstream {
         let credit = Arc::new(Credit::new(request.window));
         let key = spread::stable_hash(&[&request.authority, &request.target]);
         let may_hedge = self.may_hedge(&request);
-        let outgoing = Outgoing::new(request, &self.identity, &origin.place)?;
+        let upload = match &request.body {
+            RequestBody::Whole(_) => None,
+            RequestBody::Streamed { length } => Some(Arc::new(Upload::new(id, *length, events))),
+        };
+        let outgoing = Outgoing::new(request, upload.as_ref(), &self.identity, &origin.place)?;
         Ok(Fetch {
             id,
             outgoing,
+            upload,
             fleet: self.fleet.clone(),
             route: origin.route,
             key,
@@ -243,6 +256,8 @@ struct Flying {
 
 struct Flight {
     credit: Arc<Credit>,
+    /// Of a request whose body comes in pieces.
+    upload: Option<Arc<Upload>>,
     stats: Arc<OriginStats>,
     task: AbortHandle,
 }
@@ -250,12 +265,14 @@ struct Flight {
 impl Flying {
     fn launch(self: &Arc<Self>, key: FlightKey, fetch: Fetch) {
         let credit = fetch.credit.clone();
+        let upload = fetch.upload.clone();
         let stats = fetch.stats.clone();
         // Under the lock, so that the task cannot end before its entry exists.
         let mut fetches = self.lock();
         let task = tokio::spawn(self.clone().fly(key, fetch)).abort_handle();
         let flight = Flight {
             credit,
+            upload,
             stats,
             task,
         };
@@ -292,6 +309,16 @@ impl Flying {
         // Credit may cross the fetch's end on its way.
         if let Some(flight) = self.lock().get(&key) {
             flight.credit.grant(bytes);
+        }
+    }
+
+    /// What comes after the fetch's end is for nobody.
+    fn upload(&self, key: FlightKey, act: impl FnOnce(&Upload)) {
+        let flights = self.lock();
+        let upload = flights.get(&key).and_then(|flight| flight.upload.clone());
+        drop(flights);
+        if let Some(upload) = upload {
+            act(&upload);
         }
     }
 

@@ -20,9 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
 use cache_core::io::FetchError;
-use http_body_util::Full;
 use hyper::client::conn::{http1, http2};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
@@ -30,6 +28,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::connect::{Dialer, Driver, Protocol, Sender, StreamLimit};
 use super::lease::{Lease, Requests, Stream};
 use super::stats::NodeStats;
+use super::upload::Sending;
 
 /// A connection without requests is closed after this long, give or take as long again.
 const KEEP_IDLE: Duration = Duration::from_secs(60);
@@ -62,14 +61,14 @@ struct State {
 
 struct Idle {
     id: u64,
-    sender: http1::SendRequest<Full<Bytes>>,
+    sender: http1::SendRequest<Sending>,
     surplus: Arc<AtomicBool>,
     since: Instant,
 }
 
 struct Shared {
     id: u64,
-    sender: http2::SendRequest<Full<Bytes>>,
+    sender: http2::SendRequest<Sending>,
     limit: Arc<StreamLimit>,
     used: usize,
     since: Instant,
@@ -308,7 +307,7 @@ impl Pool {
     pub(super) fn keep(
         self: &Arc<Self>,
         id: u64,
-        sender: http1::SendRequest<Full<Bytes>>,
+        sender: http1::SendRequest<Sending>,
         surplus: Arc<AtomicBool>,
     ) {
         let since = Instant::now();

@@ -6,15 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use cache_core::upstream::NodeId;
 use http::{Request, StatusCode, Uri, header};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::{sleep_until, timeout};
 
 use super::connect::{Dialer, Sender};
 use super::fleet::{Fleet, Node};
+use super::upload::Sending;
 
 /// Probes for as long as it is polled.
 pub(super) async fn run(fleet: Arc<Fleet>, limit: Duration) {
@@ -84,7 +83,7 @@ async fn ask(dialer: &Dialer, path: &str) -> Result<StatusCode, String> {
     .map_err(|error| error.to_string())
 }
 
-fn request(dialer: &Dialer, sender: &Sender, path: &str) -> Result<Request<Full<Bytes>>, String> {
+fn request(dialer: &Dialer, sender: &Sender, path: &str) -> Result<Request<Sending>, String> {
     let authority = dialer.authority();
     let uri = match sender {
         Sender::Http1(_) => path.parse::<Uri>(),
@@ -98,6 +97,6 @@ fn request(dialer: &Dialer, sender: &Sender, path: &str) -> Result<Request<Full<
         Sender::Http2 { .. } => request,
     };
     request
-        .body(Full::default())
+        .body(Sending::Whole(bytes::Bytes::new()))
         .map_err(|error| error.to_string())
 }

@@ -24,6 +24,9 @@ pub struct Fetched {
     pub length: u64,
     #[serde(default)]
     pub sha256: String,
+    /// Of the body that was sent (upload).
+    #[serde(default)]
+    pub sent_sha256: String,
     pub error: Option<String>,
     /// Local ports used (aioquic).
     #[serde(default)]
@@ -128,6 +131,17 @@ impl Edge {
         let mut command = self.python("download.py");
         command.args(["--server", SERVER]).args(options).args(paths);
         self.lines(&command)
+    }
+
+    /// POST of so many bytes, sent while the answer is read.
+    pub fn upload(&self, version: &str, bytes: u64, options: &[&str], path: &str) -> Fetched {
+        let mut command = self.python("upload.py");
+        command
+            .args(["--server", SERVER, "--version", version])
+            .args(["--bytes", &bytes.to_string()])
+            .args(options)
+            .arg(path);
+        self.lines(&command).remove(0)
     }
 
     /// Starts a download with aioquic and leaves without a word after so many bytes.

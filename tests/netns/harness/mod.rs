@@ -225,6 +225,11 @@ impl Edge {
         answer
     }
 
+    /// The most memory that popcache has had resident, in bytes.
+    pub fn memory_peak(&self) -> u64 {
+        self.popcache.as_ref().expect("popcache runs").memory_peak()
+    }
+
     /// A counter of the status, added up over the shards.
     pub fn counter(&self, name: &str) -> u64 {
         let status = self.status();

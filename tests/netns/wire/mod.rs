@@ -36,4 +36,5 @@ mod shield;
 mod tcp;
 mod tier;
 mod tune;
+mod uploads;
 mod variants;

@@ -80,8 +80,8 @@ impl RequestReader {
         Self::default()
     }
 
-    /// Keeps up to `max_body` bytes of the bodies of requests other than GET and HEAD, for
-    /// [`Self::take_body`].
+    /// Keeps the bodies of requests other than GET and HEAD for [`Self::take_body`], as long as they are no
+    /// longer than `max_body` bytes.
     pub fn keeping(max_body: u64) -> Self {
         Self {
             max_body,
@@ -89,12 +89,17 @@ impl RequestReader {
         }
     }
 
+    /// As the request declared it.
+    pub fn content_length(&self) -> Option<u64> {
+        self.content_length
+    }
+
     /// True once the body has turned out longer than what may be kept of it.
     pub fn is_body_too_large(&self) -> bool {
         self.body.max(self.content_length.unwrap_or(0)) > self.max_body
     }
 
-    /// The body so far.
+    /// What has come of the body since the last time.
     pub fn take_body(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.kept)
     }

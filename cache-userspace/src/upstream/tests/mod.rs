@@ -71,7 +71,7 @@ impl Shard {
             target: Bytes::copy_from_slice(target.as_bytes()),
             headers: HeaderMap::new(),
             compress: false,
-            body: Bytes::new(),
+            body: cache_core::io::RequestBody::default(),
             window,
         };
         self.command(FetchCommand::Start {
@@ -139,6 +139,7 @@ impl Shard {
                 FetchEvent::End => break,
                 FetchEvent::Failed(error) => return Err(error),
                 FetchEvent::Head { .. } => panic!("a second head"),
+                FetchEvent::Room(_) => {}
             }
         }
         Ok(Answer {
@@ -155,7 +156,7 @@ impl Shard {
             match self.next().await.1 {
                 FetchEvent::End => fetches -= 1,
                 FetchEvent::Failed(error) => panic!("{error}"),
-                FetchEvent::Head { .. } | FetchEvent::Body(_) => (),
+                FetchEvent::Head { .. } | FetchEvent::Body(_) | FetchEvent::Room(_) => (),
             }
         }
     }

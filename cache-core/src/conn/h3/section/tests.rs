@@ -309,7 +309,7 @@ fn plain(method: Method, target: &str, fields: &[(&str, &str)]) -> Result<(), Op
         authority: Bytes::from_static(b"edge.test"),
         target: Bytes::copy_from_slice(target.as_bytes()),
         headers,
-        body: Bytes::new(),
+        body: crate::io::RequestBody::default(),
     };
     FieldSection::new(1024).read_plain(&request)
 }
