@@ -9,7 +9,8 @@ use bytes::{Bytes, BytesMut};
 use cache_core::config::{Caching, ClientFields, Limits, OriginRoute, Role, ShardConfig};
 use cache_core::conn::quic::{CidKeys, QuicSetup};
 use cache_core::io::{
-    ClientRequest, Datagram, FetchCommand, FetchEvent, Input, Now, Outbox, RequestEvent, RequestId,
+    ClientRequest, Datagram, FetchCommand, FetchEvent, Input, Now, Outbox, RequestBody,
+    RequestEvent, RequestId,
 };
 use cache_core::purge::Purges;
 use cache_core::stats::ShardStats;
@@ -96,7 +97,7 @@ impl Shard {
             authority: Bytes::from_static(b"edge.test"),
             target: Bytes::copy_from_slice(target.as_bytes()),
             headers: HeaderMap::new(),
-            body: Bytes::new(),
+            body: RequestBody::Whole(Bytes::new()),
         };
         let event = RequestEvent::Begin(Box::new(request));
         self.handle(now, Input::Request { id, event });
