@@ -20,7 +20,7 @@
 //! |---|---|---|
 //! | surrogate keys | slots of the table, a power of two | two keys share a slot: each purge covers both |
 //! | tags of an object | [`MAX_TAGS`] | it carries [`TagSlot::ANY`]: every tag purge covers it |
-//! | prefixes | [`MAX_PREFIXES`] | the oldest becomes a purge of everything before its number |
+//! | prefixes | [`DEFAULT_PREFIXES`], or [`Purges::with_prefixes`] | the oldest becomes a purge of everything before its number |
 //! | numbers | `u32` | [`PurgeError::Exhausted`] |
 //!
 //! All but the last err towards misses: something is fetched again that need not have been.
@@ -50,11 +50,10 @@ use siphasher::sip::SipHasher13;
 
 use crate::stats::Stat;
 use crate::store::KeyHash;
-use prefixes::Folded;
 use state::{State, UrlPurges};
 use table::{Mark, Table};
 
-pub use prefixes::{MAX_PREFIX, MAX_PREFIXES, PrefixPurge, Prefixes};
+pub use prefixes::{DEFAULT_PREFIXES, MAX_PREFIX, MAX_PREFIXES, PrefixPurge, Prefixes};
 
 /// Surrogate keys kept with an object. One with more is covered by every tag purge.
 pub const MAX_TAGS: usize = 32;
@@ -124,6 +123,7 @@ pub struct Purges {
     any_tag: Mark,
     tags: Table,
     prefixes: ArcSwap<Prefixes>,
+    max_prefixes: usize,
     seed: u64,
     /// URL purges from before the last restart.
     removed: UrlPurges,
@@ -173,11 +173,20 @@ impl Purges {
             any_tag: Mark::default(),
             tags: Table::new(slots.clamp(1, MAX_SLOTS).next_power_of_two()),
             prefixes: ArcSwap::from_pointee(Prefixes::default()),
+            max_prefixes: DEFAULT_PREFIXES,
             seed,
             removed: UrlPurges::default(),
             stats: PurgeStats::default(),
             has_writer: AtomicBool::new(false),
         }
+    }
+
+    /// Remembers so many prefixes, at most [`MAX_PREFIXES`]; those past it are folded at the next purge of
+    /// one.
+    #[must_use]
+    pub fn with_prefixes(mut self, most: usize) -> Self {
+        self.max_prefixes = most.clamp(1, MAX_PREFIXES);
+        self
     }
 
     /// What was purged before a restart, see [`journal`].
@@ -347,15 +356,15 @@ impl Purger {
         let purges = &*self.purges;
         purges.stats.prefixes.inc();
         let mut prefixes = Prefixes::clone(&purges.prefixes.load());
-        let folded = prefixes.push(PrefixPurge {
+        prefixes.push(PrefixPurge {
             number,
             soft,
             prefix: prefix.clone(),
         });
-        if let Some(Folded { number, soft }) = folded {
+        for folded in prefixes.fold(purges.max_prefixes) {
             purges.stats.prefixes_folded.inc();
             // Before it leaves the list, see the module's words on ordering.
-            purges.all.set(number, soft);
+            purges.all.set(folded.number, folded.soft);
         }
         purges.prefixes.store(Arc::new(prefixes));
         purges.latest_prefix.store(number, Ordering::Relaxed);

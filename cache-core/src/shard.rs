@@ -18,6 +18,7 @@
 //!  pins.rs       objects that an operator wants kept
 //!  explain.rs    what is known of an object, for operators
 //!  tiers.rs      flights that read the second tier; what leaves memory for it
+//!  saving.rs     a clean stop: what memory holds goes to the tier
 //!  let_go.rs     arena memory that slow clients hold up
 //! ```
 //!
@@ -36,6 +37,7 @@ mod lone;
 mod passes;
 mod pins;
 mod requests;
+mod saving;
 mod shapes;
 mod slices;
 mod slicing;
@@ -67,6 +69,8 @@ use let_go::CopiedOut;
 use passes::Pass;
 use pins::Confirming;
 pub use pins::{PinError, PinnedKey};
+pub use saving::Saved;
+use saving::Saving;
 use tcp::TcpRequests;
 
 /// Waiters served in one turn, so that a herd does not hold the core.
@@ -136,6 +140,8 @@ pub struct Shard {
     tier_gauges: Arc<TierGauges>,
     /// When they are published next, if there is something new.
     next_tier_gauges: Option<Instant>,
+    /// Once the node stops.
+    saving: Option<Saving>,
     tcp: TcpRequests,
     /// Pins whose objects are on their way to the drives.
     confirming: Vec<Confirming>,
@@ -206,6 +212,7 @@ impl Shard {
             tier_due: false,
             tier_gauges: Arc::default(),
             next_tier_gauges: None,
+            saving: None,
             tcp: TcpRequests::default(),
             confirming: Vec::new(),
             routes: Routes::new(&config),
@@ -240,6 +247,11 @@ impl Shard {
         }
     }
 
+    /// Its number.
+    pub fn id(&self) -> ShardId {
+        self.config.shard
+    }
+
     /// Gives the shard its part of the second tier.
     pub fn with_tier(mut self, tier: Tier) -> Self {
         self.tier_gauges.publish(&tier.stats());
@@ -250,20 +262,6 @@ impl Shard {
     /// Where the tier's counters are published.
     pub fn tier_gauges(&self) -> Arc<TierGauges> {
         Arc::clone(&self.tier_gauges)
-    }
-
-    /// The node ends: what the tier has taken is to be written. Turns go on until
-    /// [`Self::is_settled`].
-    pub fn stop(&mut self, now: Now) {
-        if let Some(tier) = &mut self.tier {
-            tier.stop(now);
-            self.tier_due = true;
-        }
-    }
-
-    /// Nothing is on its way to or from the tier's drives.
-    pub fn is_settled(&self) -> bool {
-        self.tier.as_ref().is_none_or(Tier::is_settled)
     }
 
     /// Takes one input. Effects are appended to `out`; the shell carries them out and recycles the
@@ -291,7 +289,7 @@ impl Shard {
         let timeouts = self.quic.next_timeout().into_iter();
         let timeouts = timeouts.chain(tier).chain(gauges).chain(slices);
         let windows = self.locals.due(self.config.limits.window_patience);
-        timeouts.chain(windows).min()
+        timeouts.chain(windows).chain(self.saving_ends()).min()
     }
 
     /// Work is left over from the last turn.

@@ -31,6 +31,7 @@ mod noted;
 mod owner;
 mod pins;
 mod reclaim;
+mod residents;
 mod space;
 
 use std::hash::{BuildHasher, Hasher};
@@ -54,6 +55,7 @@ pub use layout::build;
 use noted::Noted;
 use owner::Owner;
 pub use pins::{PinStats, Pinned};
+pub use residents::Resident;
 
 /// How a node's store is laid out.
 #[derive(Clone, Debug)]

@@ -38,11 +38,12 @@ mod space;
 mod stats;
 mod writer;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ::bytes::Bytes;
 use hugepages::blocks::Pool;
 
+use crate::http::slices::SLICE;
 use crate::io::{FetchId, Now};
 use crate::purge::Verdict;
 use crate::store::{Evicted, KeyHash, ObjectMeta};
@@ -51,7 +52,7 @@ use history::Sight;
 use index::Inserted;
 use lane::{Step, UnderWay};
 use ledger::Ledger;
-use rate::Rate;
+use rate::Rates;
 use reader::Reader;
 use record::UNIT;
 use segment::{Identity, Table};
@@ -93,6 +94,8 @@ pub struct TierConfig {
     pub drive_writes_per_day: Option<f64>,
     /// Tell the devices of segments that were freed.
     pub discard: bool,
+    /// How long what memory holds may be written when the node stops; zero: not at all.
+    pub save_limit: Duration,
     /// Random for every start of the process.
     pub life: u64,
 }
@@ -110,6 +113,7 @@ impl Default for TierConfig {
             write_bytes_per_second: None,
             drive_writes_per_day: None,
             discard: true,
+            save_limit: Duration::from_secs(5),
             life: 0,
         }
     }
@@ -125,11 +129,6 @@ impl TierConfig {
 /// Below 0.15, for footers and padding to be within that.
 pub const DEFAULT_WRITE_SHARE: f64 = 0.142;
 
-/// Bursts of the two limits, in seconds' worth.
-const BURST_SECONDS: f64 = 1.0;
-const DAILY_BURST_SECONDS: f64 = 3_600.0;
-const DAY_SECONDS: f64 = 86_400.0;
-
 /// One shard's part of the tier. Made by [`Recovery`].
 #[derive(Debug)]
 pub struct Tier {
@@ -137,7 +136,7 @@ pub struct Tier {
     writer: Writer,
     reader: Reader,
     admission: Admission,
-    rates: Vec<Rate>,
+    rates: Rates,
     next_io: u64,
     /// Commands that were given out and are not answered.
     under_way: usize,
@@ -177,16 +176,6 @@ const MAX_READS: usize = Target::FIRST_LANE as usize;
 impl Tier {
     fn recovered(ledger: Ledger, pool: Pool, unsealed: Vec<(u32, Identity, Table)>) -> Self {
         let config = &ledger.config;
-        let shards = f64::from(ledger.geometry.shards());
-        let per_second = config.write_bytes_per_second.map(|all| all as f64 / shards);
-        let capacity = ledger.geometry.shard_bytes() as f64;
-        let daily = config
-            .drive_writes_per_day
-            .map(|times| times * capacity / DAY_SECONDS);
-        let rates = [
-            Rate::new(per_second, BURST_SECONDS),
-            Rate::new(daily, DAILY_BURST_SECONDS),
-        ];
         let mut tier = Self {
             admission: Admission::new(
                 ledger.geometry.shard_bytes(),
@@ -194,7 +183,7 @@ impl Tier {
                 config.write_share,
                 config.max_ghosts,
             ),
-            rates: rates.into_iter().flatten().collect(),
+            rates: Rates::new(config, &ledger.geometry),
             writer: Writer::new(pool, ledger.geometry.devices()),
             reader: Reader::new(),
             ledger,
@@ -262,7 +251,7 @@ impl Tier {
                 let served = self.ledger.stats.served_bytes;
                 Some((leaving, self.admission.see(&leaving, served)))
             }
-            Bypass::Prewarmed | Bypass::Pinned => None,
+            Bypass::Prewarmed | Bypass::Pinned | Bypass::Stop => None,
         };
         if self.known(object, bypass) {
             return Offered::Known;
@@ -309,10 +298,10 @@ impl Tier {
         if let Some((leaving, sight)) = &sought {
             self.admission.judge(leaving, *sight)?;
         }
-        let pinned = bypass == Bypass::Pinned;
-        let bytes = offered_bytes(object);
-        let mut rates = self.rates.iter_mut();
-        if !pinned && !rates.all(|rate| rate.allows(now.mono, bytes)) {
+        if bypass == Bypass::Stop && leaving(now, object).usable_s == 0 {
+            return Err(Refusal::Expires);
+        }
+        if !self.rates.allow(now.mono, offered_bytes(object), bypass) {
             return Err(Refusal::RateLimit);
         }
         let written = self.write(object, bypass)?;
@@ -333,7 +322,7 @@ impl Tier {
         }
         let put = self.writer.put(&mut self.ledger, object, bypass)?;
         let written = u64::from(put.units * UNIT);
-        self.rates.iter_mut().for_each(|rate| rate.spend(written));
+        self.rates.spend(written);
         let version = version_of(object);
         let entry = self
             .ledger
@@ -599,6 +588,16 @@ impl Tier {
         self.writer.stop(&mut self.ledger);
     }
 
+    /// Something waits to be written, or is being written.
+    pub fn is_writing(&self) -> bool {
+        !self.writer.is_idle()
+    }
+
+    /// See [`TierConfig::save_limit`].
+    pub fn save_limit(&self) -> Duration {
+        self.ledger.config.save_limit
+    }
+
     /// Nothing is on its way to or from the devices, and nothing waits to be written.
     pub fn is_settled(&self) -> bool {
         self.under_way == 0 && self.reader.is_settled() && self.writer.is_settled()
@@ -624,6 +623,7 @@ impl Tier {
         stats.write_blocks = self.writer.blocks() as u64;
         stats.pinned_segments = u64::from(ledger.space.pinned_segments());
         stats.missed_bytes = self.admission.missed();
+        (stats.rate_left_bytes, stats.daily_left_bytes) = self.rates.left();
         stats.price_milli = (self.admission.price() * 1000.0) as u64;
         for segment in ledger.space.iter() {
             stats.object_bytes += segment.units * u64::from(UNIT);
@@ -650,7 +650,11 @@ fn leaving(now: Now, object: &Evicted<'_>) -> Leaving {
         hash: object.hash,
         bytes: body_bytes(object),
         requests: object.requests,
-        usable_s: usable.saturating_sub(stored_s + u64::from(meta.age_at_store_s)),
+        usable_s: match meta.flags & SLICE {
+            0 => usable.saturating_sub(stored_s + u64::from(meta.age_at_store_s)),
+            // As long as the object that it is of, which may be confirmed again and again.
+            _ => u64::MAX,
+        },
         now_s: (now.unix_ms / 1000) as u32,
     }
 }

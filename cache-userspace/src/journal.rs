@@ -24,7 +24,7 @@ pub const MAX_PURGE_SLOTS: u32 = 65_536;
 ///
 /// # Errors
 /// It cannot be read, or not written where the tier is new.
-pub fn of_tier(tier: &OpenTier) -> anyhow::Result<(JournalFile, Arc<Purges>)> {
+pub fn of_tier(tier: &OpenTier, max_prefixes: usize) -> anyhow::Result<(JournalFile, Arc<Purges>)> {
     let place = tier.journal();
     let areas = Areas {
         offsets: place.offsets,
@@ -51,8 +51,8 @@ pub fn of_tier(tier: &OpenTier) -> anyhow::Result<(JournalFile, Arc<Purges>)> {
             "the journal of purges is damaged: everything in the tier counts as purged, pins may be missing"
         ),
     }
-    let purges = Arc::new(Purges::restore(state));
-    Ok((journal, purges))
+    let purges = Purges::restore(state).with_prefixes(max_prefixes);
+    Ok((journal, Arc::new(purges)))
 }
 
 /// What decides, beside the purges, which objects a tier finds again.

@@ -153,6 +153,7 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
         stats: counters.shards,
         tcp: counters.tcp,
         service: Service::new(&counters.loops),
+        save_limit: config.tier.save_at_stop,
     };
     let ended = control.run(move |service| {
         eprintln!("{ready}");

@@ -381,11 +381,55 @@ fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
 
 #[cfg(test)]
 pub(crate) mod scratch {
+    use std::fs::File;
+    use std::path::{Path, PathBuf};
+    use std::process::Command;
+
     /// A directory on the file system of the build, which is a real one.
     pub fn directory() -> tempfile::TempDir {
         let target = concat!(env!("CARGO_MANIFEST_DIR"), "/../target");
         std::fs::create_dir_all(target).expect("target directory");
         tempfile::tempdir_in(target).expect("scratch directory")
+    }
+
+    /// A file as a block device, detached when dropped.
+    pub struct LoopDevice {
+        pub node: PathBuf,
+        image: File,
+    }
+
+    impl LoopDevice {
+        /// None where the machine gives no loop devices.
+        pub fn over(image: &Path, bytes: u64) -> Option<Self> {
+            let file = File::create(image).expect("image");
+            file.set_len(bytes).expect("length");
+            let made = Command::new("losetup")
+                .args(["--find", "--show"])
+                .arg(image)
+                .output()
+                .ok()?;
+            let node = String::from_utf8(made.stdout).ok()?;
+            if !made.status.success() {
+                eprintln!("no loop device can be had here");
+                return None;
+            }
+            Some(Self {
+                node: node.trim().into(),
+                image: file,
+            })
+        }
+
+        pub fn resize(&self, bytes: u64) {
+            self.image.set_len(bytes).expect("length");
+            let told = Command::new("losetup").arg("-c").arg(&self.node).status();
+            assert!(told.expect("losetup").success());
+        }
+    }
+
+    impl Drop for LoopDevice {
+        fn drop(&mut self) {
+            let _ = Command::new("losetup").arg("-d").arg(&self.node).status();
+        }
     }
 }
 

@@ -4,8 +4,12 @@ use bytes::Bytes;
 
 use super::Verdict;
 
-/// Prefixes remembered. Each costs a comparison per lookup of an object older than it.
-pub const MAX_PREFIXES: usize = 64;
+/// Prefixes remembered unless there is a reason for another number. Each costs a comparison per lookup
+/// of an object older than it.
+pub const DEFAULT_PREFIXES: usize = 64;
+
+/// Most that may be: the journal has room for them.
+pub const MAX_PREFIXES: usize = 256;
 
 /// Bytes of a prefix.
 pub const MAX_PREFIX: usize = 1024;
@@ -36,18 +40,20 @@ impl Prefixes {
         &self.entries
     }
 
-    /// Adds the latest purge, takes out what it covers, and the oldest if there are too many.
-    pub fn push(&mut self, new: PrefixPurge) -> Option<Folded> {
+    /// Adds the latest purge, and takes out what it covers.
+    pub fn push(&mut self, new: PrefixPurge) {
         self.entries.retain(|old| {
             let covered = old.prefix.starts_with(&new.prefix) && (old.soft || !new.soft);
             !covered
         });
         self.entries.push(new);
-        if self.entries.len() <= MAX_PREFIXES {
-            return None;
-        }
-        let PrefixPurge { number, soft, .. } = self.entries.remove(0);
-        Some(Folded { number, soft })
+    }
+
+    /// Takes the oldest out until there are `most`.
+    pub fn fold(&mut self, most: usize) -> impl Iterator<Item = Folded> {
+        let too_many = self.entries.len().saturating_sub(most);
+        let folded = self.entries.drain(..too_many);
+        folded.map(|PrefixPurge { number, soft, .. }| Folded { number, soft })
     }
 
     /// A purge of everything has come: what it covers is not needed any more.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
-use super::{PrefixPurge, Prefixes, Purge};
+use super::{MAX_PREFIXES, PrefixPurge, Prefixes, Purge};
 use crate::store::KeyHash;
 
 /// URL purges remembered exactly.
@@ -99,12 +99,12 @@ impl State {
             }
             Purge::Prefix(prefix) if prefix.is_empty() => self.purge_all(number, soft),
             Purge::Prefix(prefix) => {
-                let folded = self.prefixes.push(PrefixPurge {
+                self.prefixes.push(PrefixPurge {
                     number,
                     soft,
                     prefix: prefix.clone(),
                 });
-                if let Some(folded) = folded {
+                for folded in self.prefixes.fold(MAX_PREFIXES) {
                     self.all.raise(folded.number, folded.soft);
                 }
             }

@@ -89,7 +89,7 @@ fn the_oldest_prefix_of_a_full_list_becomes_a_purge_of_all_before_it() {
     let before = purges.stamp();
     purger.purge(&prefix("first/"), HARD).unwrap();
     let after = purges.stamp();
-    for i in 1..MAX_PREFIXES {
+    for i in 1..DEFAULT_PREFIXES {
         purger.purge(&prefix(&format!("{i}/")), HARD).unwrap();
     }
     assert_eq!(purges.judge(before, [], b"other/"), Verdict::Valid);
@@ -98,6 +98,35 @@ fn the_oldest_prefix_of_a_full_list_becomes_a_purge_of_all_before_it() {
     assert_eq!(purges.judge(before, [], b"other/"), Verdict::Hard);
     assert_eq!(purges.judge(after, [], b"other/"), Verdict::Valid);
     assert_eq!(purges.judge(after, [], b"1/"), Verdict::Hard);
+}
+
+#[test]
+fn the_list_is_as_long_as_was_asked_for_also_after_a_restart() {
+    let purges = Arc::new(Purges::new(7, 1024).with_prefixes(3));
+    let mut purger = purges.writer().unwrap();
+    let mut state = State::new(7, 1024);
+    let before = purges.stamp();
+    for (name, folded) in [("a/", 0), ("b/", 0), ("c/", 0), ("d/", 1), ("e/", 2)] {
+        let number = purger.purge(&prefix(name), HARD).unwrap();
+        assert_eq!(purges.stats().prefixes_folded.get(), folded, "{name}");
+        state.apply(&state::Entry::Purge {
+            number,
+            purge: prefix(name),
+            soft: HARD,
+        });
+    }
+    assert_eq!(purges.judge(before, [], b"other/"), Verdict::Hard);
+    // The journal had room for all of them, so that no more than they cover is purged.
+    let restored = Arc::new(Purges::restore(&state).with_prefixes(2));
+    assert_eq!(restored.judge(before, [], b"other/"), Verdict::Valid);
+    assert_eq!(restored.judge(before, [], b"a/1"), Verdict::Hard);
+    restored
+        .writer()
+        .unwrap()
+        .purge(&prefix("f/"), HARD)
+        .unwrap();
+    assert_eq!(restored.stats().prefixes_folded.get(), 4);
+    assert_eq!(restored.judge(before, [], b"a/1"), Verdict::Hard);
 }
 
 #[test]
@@ -133,6 +162,25 @@ fn bounds_refuse_with_a_reason_and_change_nothing() {
     assert_eq!(purger.purge(&Purge::All, HARD), Err(PurgeError::Exhausted));
     assert_eq!(purges.judge(0, [], b"k"), Verdict::Valid);
     assert_eq!(purges.stats().refused.get(), 2);
+}
+
+/// The behaviour at the table's bound: more is purged than was asked for, never less.
+#[test]
+fn keys_that_share_a_slot_are_purged_together_and_no_purged_one_survives() {
+    let purges = Arc::new(Purges::new(7, 4));
+    let mut purger = purges.writer().unwrap();
+    let names: Vec<String> = (0..64).map(|i| format!("emote-{i}")).collect();
+    for name in &names {
+        let before = purges.stamp();
+        let slot = purges.slot(name.as_bytes());
+        purger.purge(&Purge::Tag(slot), HARD).unwrap();
+        let judge = |stamp, tag: &str| purges.judge(stamp, [purges.slot(tag.as_bytes())], b"k");
+        let purged = |other: &&String| judge(before, other) == Verdict::Hard;
+        let shares = |other: &&String| purges.slot(other.as_bytes()) == slot;
+        assert!(purged(&name) && judge(purges.stamp(), name) == Verdict::Valid);
+        assert!(names.iter().all(|other| purged(&other) == shares(&other)));
+        assert!(names.iter().filter(shares).count() > 1, "64 in 4 slots");
+    }
 }
 
 #[test]

@@ -129,6 +129,16 @@ impl Lone {
         self.out = Outbox::default();
     }
 
+    /// The process is told to end.
+    pub fn stop(&mut self) {
+        self.shard.stop(self.now);
+    }
+
+    pub fn pass(&mut self, time: Duration) {
+        self.now.mono += time;
+        self.now.unix_ms += time.as_millis() as u64;
+    }
+
     /// Takes turns until nothing is left to be read or written.
     pub fn settle(&mut self) {
         loop {

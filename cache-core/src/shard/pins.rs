@@ -93,7 +93,7 @@ impl Shard {
         let origin = self.routes.find(key::host(key));
         let origin = origin.ok_or(PinError::UnknownHost)?;
         let hash = self.store.hash(key);
-        let pinned = self.store.pin(hash, key)?;
+        let pinned = self.pin_in_memory(hash, key)?;
         if pinned == Pinned::Awaited {
             // Nobody follows this flight, as none follows one that refreshes a stale object.
             let mut target = target(key, hash, origin);
@@ -101,8 +101,28 @@ impl Shard {
             self.revalidate(target, now, out);
             return Ok((pinned, None));
         }
-        let ticket = self.offer_pinned(now, hash, key);
-        Ok((pinned, ticket))
+        let mut is_there = self.give_pinned(now, hash, key);
+        for (hash, variant) in self.store.pinned_variants(key) {
+            is_there |= self.give_pinned(now, hash, &variant);
+        }
+        let tier = self.tier.as_mut().filter(|_| is_there);
+        Ok((pinned, tier.map(Tier::persist)))
+    }
+
+    /// The object of a key, and all variants of it that are there.
+    fn pin_in_memory(&mut self, hash: KeyHash, key: &[u8]) -> Result<Pinned, StoreError> {
+        let pinned = self.store.pin(hash, key)?;
+        if self.rules.get(hash).is_none() {
+            return Ok(pinned);
+        }
+        self.store.keep_variants(key);
+        let of_it = |pin: &(&[u8], Option<u64>)| vary::base(pin.0) == key;
+        let kept = self.store.pins().filter(of_it);
+        let bytes: u64 = kept.filter_map(|(_, bytes)| bytes).sum();
+        Ok(match bytes {
+            0 => pinned,
+            bytes => Pinned::Kept { bytes },
+        })
     }
 
     /// Whether the key was pinned, in memory or on the drives.
@@ -135,24 +155,35 @@ impl Shard {
         }
     }
 
-    /// Gives the tier an object that is pinned and there, to be found again after a restart; the ticket
-    /// says when it is. What it declines is fetched then.
-    pub(super) fn offer_pinned(&mut self, now: Now, hash: KeyHash, key: &[u8]) -> Option<Ticket> {
-        let tier = self.tier.as_mut()?;
+    /// As [`Self::give_pinned`], and has it written at once.
+    pub(super) fn offer_pinned(&mut self, now: Now, hash: KeyHash, key: &[u8]) {
+        if self.give_pinned(now, hash, key)
+            && let Some(tier) = &mut self.tier
+        {
+            tier.persist();
+        }
+    }
+
+    /// Gives the tier an object that is pinned and there, to be found again after a restart. What it
+    /// declines is fetched then.
+    fn give_pinned(&mut self, now: Now, hash: KeyHash, key: &[u8]) -> bool {
+        let Some(tier) = &mut self.tier else {
+            return false;
+        };
         let mut is_there = false;
         self.store.show_pinned(hash, key, |object| {
             let offered = tier.offer(now, &object, Bypass::Pinned);
             is_there = matches!(offered, Offered::Written | Offered::Known);
         });
         if !is_there {
-            return None;
+            return false;
         }
         if vary::is_variant(key) {
             let base = Bytes::copy_from_slice(vary::base(key));
             self.offer_rule(now, &base, Bypass::Pinned);
         }
         self.tier_due = true;
-        self.tier.as_mut().map(Tier::persist)
+        true
     }
 
     pub(super) fn publish_pins(&self) {
@@ -311,6 +342,41 @@ mod tests {
         assert!(lone.unpin());
         let stats = lone.listed().1;
         assert_eq!((stats.pins, stats.kept, stats.bytes), (0, 0, 0));
+    }
+
+    #[test]
+    fn variants_that_are_there_before_the_pin_are_kept_too() {
+        let mut lone = Lone::new(1 << 20, true);
+        for language in ["en", "de"] {
+            let id = lone.ask_in(language).expect("fetched");
+            lone.answer_varying(id, 1_000);
+        }
+        let Ok(Pinned::Kept { bytes }) = lone.pin() else {
+            panic!()
+        };
+        assert_eq!(lone.fetch(), None, "they are there");
+        let (pins, stats) = lone.listed();
+        assert_eq!((pins.len(), stats.pins, stats.kept), (1, 1, 2));
+        assert_eq!((pins[0].bytes, stats.bytes), (Some(bytes), bytes));
+        assert!(pin_on_drives(&mut lone));
+        lone.crash();
+        for language in ["en", "de"] {
+            assert_eq!(lone.ask_in(language), None, "the drive has it");
+        }
+        assert!(lone.unpin());
+        assert_eq!(lone.listed().1.kept, 0);
+    }
+
+    #[test]
+    fn of_the_variants_that_are_there_as_many_are_kept_as_the_budget_allows() {
+        let mut lone = Lone::new(5_000, false);
+        for language in ["en", "de"] {
+            let id = lone.ask_in(language).expect("fetched");
+            lone.answer_varying(id, 3_000);
+        }
+        assert!(matches!(lone.pin(), Ok(Pinned::Kept { .. })));
+        let stats = lone.listed().1;
+        assert_eq!((stats.kept, stats.refused), (1, 1));
     }
 
     #[test]

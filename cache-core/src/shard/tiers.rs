@@ -40,6 +40,7 @@ impl Shard {
 
     /// Takes what was read, and lets the tier write.
     pub(super) fn turn_tier(&mut self, now: Now, out: &mut Outbox) {
+        let saves_on = self.save(now);
         let Some(tier) = &mut self.tier else {
             return;
         };
@@ -61,6 +62,7 @@ impl Shard {
         }
         self.scratch.tier_events = events;
         self.confirm_pins(out);
+        self.tier_due |= saves_on;
     }
 
     /// Reclaims memory; what has to go is offered to the tier.
@@ -82,14 +84,15 @@ impl Shard {
         }
     }
 
-    /// Gives the tier the rule by which variants of a resource are found, unless it has it.
-    pub(super) fn offer_rule(&mut self, now: Now, base: &Bytes, bypass: Bypass) {
+    /// Gives the tier the rule by which variants of a resource are found, unless it has it. `None`: there
+    /// is none.
+    pub(super) fn offer_rule(&mut self, now: Now, base: &Bytes, bypass: Bypass) -> Option<Offered> {
         let hash = self.store.hash(base);
         let (Some(rule), Some(tier)) = (self.rules.get(hash), &mut self.tier) else {
-            return;
+            return None;
         };
         if bypass != Bypass::Pinned && tier.may_have(hash) {
-            return;
+            return Some(Offered::Known);
         }
         let meta = ObjectMeta {
             status: RULE,
@@ -110,6 +113,7 @@ impl Shard {
         };
         let offered = tier.offer(now, &rule, bypass);
         self.tier_due |= offered == Offered::Written;
+        Some(offered)
     }
 
     /// Begins to read an object that memory has lost. An object that is there but stale has to come

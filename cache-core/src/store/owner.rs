@@ -396,7 +396,7 @@ impl Owner {
     }
 
     /// The record that a slot names, if its key belongs to the slot, and the key's hash.
-    fn record_of_slot<'a>(
+    pub fn record_of_slot<'a>(
         &self,
         entry: Slot,
         partition: &'a Partition,

@@ -186,11 +186,25 @@ impl Index {
     }
 
     /// How many slots of a bucket are free, and one of them.
+    /// Whether entries live is asked only where no slot is empty.
     fn room(&self, bucket: usize, alive: &impl Fn(Entry) -> bool) -> Option<(usize, usize)> {
         let slots = bucket * SLOTS..(bucket + 1) * SLOTS;
+        let mut empty = slots.clone().filter(|slot| self.slots[*slot].word() == 0);
+        if let Some(slot) = empty.next() {
+            return Some((1 + empty.count(), slot));
+        }
         let mut free = slots.filter(|slot| !self.is_alive(*slot, alive));
         let slot = free.next()?;
         Some((1 + free.count(), slot))
+    }
+
+    /// To be told of before a hash is inserted or found.
+    pub fn bring_near(&self, hash: KeyHash) {
+        for bucket in Name::of(hash, self.buckets).buckets {
+            let slots = &self.slots[bucket * SLOTS..(bucket + 1) * SLOTS];
+            hugepages::prefetch(&slots[0]);
+            hugepages::prefetch(&slots[SLOTS - 1]);
+        }
     }
 
     pub fn set(&mut self, SlotId(slot): SlotId, entry: Entry) {
@@ -258,7 +272,10 @@ fn other_bucket(fingerprint: u32, bucket: usize, buckets: usize) -> usize {
         fingerprint.wrapping_mul(0x85eb_ca6b).rotate_left(13),
         buckets,
     );
-    (sum + buckets - bucket) % buckets
+    match sum.checked_sub(bucket) {
+        Some(other) => other,
+        None => sum + buckets - bucket,
+    }
 }
 
 fn scale(part: u32, buckets: usize) -> usize {

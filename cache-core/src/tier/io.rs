@@ -131,6 +131,9 @@ pub enum Bypass {
     /// Taken at the first offer whatever the rate limits, and never evicted until
     /// [`super::Tier::unpin`].
     Pinned,
+    /// The node stops, and memory is lost: taken at the first offer unless it has expired, whatever the
+    /// limit of bytes a second.
+    Stop,
 }
 
 /// Names a point in time of the log, see [`super::Tier::persist`].

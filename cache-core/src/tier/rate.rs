@@ -2,9 +2,68 @@
 
 use std::time::Instant;
 
+use super::TierConfig;
+use super::format::Geometry;
+use super::io::Bypass;
+
+/// Bursts of the two limits, in seconds' worth.
+const BURST_SECONDS: f64 = 1.0;
+const DAILY_BURST_SECONDS: f64 = 3_600.0;
+const DAY_SECONDS: f64 = 86_400.0;
+
+/// One shard's part of the two limits.
+#[derive(Debug)]
+pub(super) struct Rates {
+    per_second: Option<Rate>,
+    per_day: Option<Rate>,
+}
+
+impl Rates {
+    pub fn new(config: &TierConfig, geometry: &Geometry) -> Self {
+        let shards = f64::from(geometry.shards());
+        let per_second = config.write_bytes_per_second.map(|all| all as f64 / shards);
+        let capacity = geometry.shard_bytes() as f64;
+        let times = config.drive_writes_per_day;
+        let per_day = times.map(|times| times * capacity / DAY_SECONDS);
+        Self {
+            per_second: Rate::new(per_second, BURST_SECONDS),
+            per_day: Rate::new(per_day, DAILY_BURST_SECONDS),
+        }
+    }
+
+    /// Whether an object of so many bytes may be written now.
+    pub fn allow(&mut self, now: Instant, bytes: u64, bypass: Bypass) -> bool {
+        let allows =
+            |rate: &mut Option<Rate>| rate.as_mut().is_none_or(|rate| rate.allows(now, bytes));
+        match bypass {
+            Bypass::Pinned => true,
+            // Nobody's read waits any more, but drives wear out as before.
+            Bypass::Stop => allows(&mut self.per_day),
+            Bypass::No | Bypass::Prewarmed => {
+                allows(&mut self.per_second) && allows(&mut self.per_day)
+            }
+        }
+    }
+
+    pub fn spend(&mut self, bytes: u64) {
+        let rates = [&mut self.per_second, &mut self.per_day];
+        rates
+            .into_iter()
+            .flatten()
+            .for_each(|rate| rate.spend(bytes));
+    }
+
+    /// What each would let through, as of the latest offer; 0 where there is no limit.
+    pub fn left(&self) -> (u64, u64) {
+        let left =
+            |rate: &Option<Rate>| rate.as_ref().map_or(0.0, |rate| rate.level.max(0.0)) as u64;
+        (left(&self.per_second), left(&self.per_day))
+    }
+}
+
 /// Lets a number of bytes a second through, in bursts of up to a number of seconds' worth.
 #[derive(Debug)]
-pub(super) struct Rate {
+struct Rate {
     per_second: f64,
     burst: f64,
     level: f64,

@@ -35,6 +35,8 @@ use crate::store::KeyHash;
 
 /// Bytes of a segment's end that are read at first.
 const TAIL_BYTES: u32 = 128 << 10;
+/// Entries between the one of which the place is fetched and the one that is put there.
+const AHEAD: usize = 8;
 
 /// Bytes that recovery wants next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,7 +207,18 @@ impl Recovery {
         };
         self.ledger.stats.recovered_footers += 1;
         self.restore(found);
+        // Where an entry belongs in the index is far from where the last one did.
+        let mut ahead = VecDeque::with_capacity(AHEAD + 1);
         for entry in entries.flatten() {
+            self.ledger.index.bring_near(entry.hash);
+            ahead.push_back(entry);
+            if ahead.len() > AHEAD
+                && let Some(entry) = ahead.pop_front()
+            {
+                self.take(found, &entry);
+            }
+        }
+        for entry in ahead {
             self.take(found, &entry);
         }
     }

@@ -63,7 +63,8 @@ pub(super) struct Segment {
 pub(super) struct Space {
     segments: Vec<Segment>,
     free: VecDeque<u32>,
-    units_per_segment: u64,
+    /// A segment has `1 << unit_bits` units.
+    unit_bits: u32,
     /// Of the segment and the record that came last.
     sequence: u64,
     serial: u64,
@@ -98,7 +99,8 @@ impl Space {
         Self {
             segments: (0..geometry.segments()).map(nobody).collect(),
             free: (0..geometry.segments()).collect(),
-            units_per_segment: u64::from(geometry.segment_bytes() / UNIT),
+            // A power of two, as a superblock says.
+            unit_bits: (geometry.segment_bytes() / UNIT).ilog2(),
             sequence: 0,
             serial: 0,
             clock: 0,
@@ -123,22 +125,22 @@ impl Space {
 
     /// Whether the entry's segment is still in the life that the entry names.
     pub fn is_alive(&self, entry: Entry) -> bool {
-        let segment = (entry.location / self.units_per_segment) as usize;
+        let segment = (entry.location >> self.unit_bits) as usize;
         let alive = |segment: &Segment| segment.state != State::Free && segment.life == entry.life;
         self.segments.get(segment).is_some_and(alive)
     }
 
     /// The segment of an entry, and the byte where its record begins there.
     pub fn locate(&self, entry: Entry) -> (u32, u32) {
-        let segment = (entry.location / self.units_per_segment) as u32;
-        let unit = (entry.location % self.units_per_segment) as u32;
+        let segment = (entry.location >> self.unit_bits) as u32;
+        let unit = (entry.location & ((1 << self.unit_bits) - 1)) as u32;
         (segment, unit * UNIT)
     }
 
     /// An entry for a record of `units` at a byte of a segment that lives.
     pub fn entry(&self, segment: u32, at: u32, units: u32, version: u16, pinned: bool) -> Entry {
         Entry {
-            location: u64::from(segment) * self.units_per_segment + u64::from(at / UNIT),
+            location: u64::from(segment) << self.unit_bits | u64::from(at / UNIT),
             units,
             life: self.get(segment).life,
             pinned,
@@ -182,7 +184,7 @@ impl Space {
 
     /// Bytes of the segments that are not free.
     pub fn held_bytes(&self) -> u64 {
-        (self.segments.len() - self.free.len()) as u64 * self.units_per_segment * u64::from(UNIT)
+        ((self.segments.len() - self.free.len()) as u64 * u64::from(UNIT)) << self.unit_bits
     }
 
     /// A free segment that nobody reads.

@@ -78,6 +78,10 @@ tier_stats! {
     missed_bytes,
     /// What an object's score must be above to be taken, in thousandths of a return to memory (gauge).
     price_milli,
+    /// What the limits of bytes per second and of drive writes per day let through at once; 0 also where
+    /// there is no limit (gauges).
+    rate_left_bytes,
+    daily_left_bytes,
     /// Declined because of the limits of bytes per second or drive writes per day.
     declined_rate,
     declined_rate_bytes,

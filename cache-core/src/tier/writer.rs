@@ -418,9 +418,14 @@ impl Writer {
         }
     }
 
+    /// Nothing is in a lane or under way.
+    pub fn is_idle(&self) -> bool {
+        self.lanes.iter().all(Lane::is_settled)
+    }
+
     pub fn is_settled(&self) -> bool {
         let nothing_open = self.open.iter().flatten().all(|open| open.block.is_none());
-        nothing_open && self.lanes.iter().all(Lane::is_settled)
+        nothing_open && self.is_idle()
     }
 }
 

@@ -2,6 +2,7 @@
 //! forbidden since.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::OnceLock;
 
 use cache_core::purge::{MAX_TAGS, TagSlot};
 use cache_core::store::{KeyHash, ObjectMeta};
@@ -43,17 +44,29 @@ pub fn hash(number: u32) -> KeyHash {
     KeyHash((mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9))
 }
 
+/// Bytes that begin at a place of their own for each version of each key, in noise that does not
+/// repeat.
 pub fn body(number: u32, version: u32, len: usize) -> Vec<u8> {
-    let mut state = u64::from(number) << 32 | u64::from(version) | 1 << 63;
-    let mut bytes = Vec::with_capacity(len + 8);
-    while bytes.len() < len {
-        state = state
-            .wrapping_mul(0x5851_f42d_4c95_7f2d)
-            .wrapping_add(0x1405_7b7e_f767_814f);
-        bytes.extend_from_slice(&(state ^ state >> 33).to_le_bytes());
-    }
-    bytes.truncate(len);
-    bytes
+    static NOISE: OnceLock<Vec<u8>> = OnceLock::new();
+    let noise = NOISE.get_or_init(|| {
+        let mut state = 1 << 63;
+        let words = (0..NOISE_BYTES / 8).map(|_| {
+            state = next(state);
+            state ^ state >> 33
+        });
+        words.flat_map(u64::to_le_bytes).collect()
+    });
+    let name = u64::from(number) << 32 | u64::from(version) | 1 << 63;
+    let start = (next(next(name)) >> 20) as usize % (NOISE_BYTES - len);
+    noise[start..start + len].to_vec()
+}
+
+const NOISE_BYTES: usize = 4 << 20;
+
+fn next(state: u64) -> u64 {
+    state
+        .wrapping_mul(0x5851_f42d_4c95_7f2d)
+        .wrapping_add(0x1405_7b7e_f767_814f)
 }
 
 impl Model {

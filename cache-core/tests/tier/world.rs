@@ -39,12 +39,16 @@ pub struct Faults {
     /// At each step.
     pub bit_flip: f64,
     pub no_discard: bool,
+    /// The first device has no room for a third of the time.
+    pub full: bool,
+    /// It takes ten times as long as the others. That is no fault: nothing may be lost by it.
+    pub slow: bool,
 }
 
 impl Faults {
     pub fn none(self) -> bool {
         let all = self.read_error + self.write_error + self.flush_error + self.lost_write;
-        all + self.bit_flip == 0.0
+        all + self.bit_flip == 0.0 && !self.full
     }
 }
 
@@ -231,9 +235,10 @@ impl World {
             _ => self.new_version(number),
         };
         let requests = self.rng.random_range(1..4);
-        let bypass = match self.rng.random_bool(0.05) {
-            true => Bypass::Prewarmed,
-            false => Bypass::No,
+        let bypass = match self.rng.random_range(0..40) {
+            0 => Bypass::Prewarmed,
+            1 => Bypass::Stop,
+            _ => Bypass::No,
         };
         self.offer(number, version, requests, bypass);
     }
@@ -689,6 +694,7 @@ fn config(plan: &Plan, life: u64) -> TierConfig {
         write_bytes_per_second: plan.rate,
         drive_writes_per_day: plan.drive_writes_per_day,
         discard: true,
+        save_limit: Duration::from_secs(1),
         life: plan.seed << 16 | life,
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cache_core::config::{Caching, Limits, Role};
-use cache_core::purge::{DEFAULT_SLOTS, MAX_SLOTS};
+use cache_core::purge::{DEFAULT_PREFIXES, DEFAULT_SLOTS, MAX_PREFIXES, MAX_SLOTS};
 use cache_core::store::StoreConfig;
 use hugepages::PagePolicy;
 
@@ -313,6 +313,13 @@ fn read_memory(s: &mut Section<'_, '_, '_>) -> MemoryConfig {
             DEFAULT_SLOTS,
             1_024..=MAX_SLOTS,
             "surrogate keys told apart by purges; a tier has 65536 at most, and keeps those it was formatted with",
+        ),
+        purge_prefixes: s.bounded(
+            "purge_prefixes",
+            &COUNT,
+            DEFAULT_PREFIXES,
+            1..=MAX_PREFIXES,
+            "prefixes whose purges are remembered; past it the oldest becomes a purge of everything before it",
         ),
     }
 }

@@ -1,6 +1,7 @@
 //! `[tier]`: what keeps objects on drives once they leave memory.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use cache_core::tier::format::{
     DEFAULT_SEGMENT_BYTES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, MIN_SEGMENTS,
@@ -10,7 +11,7 @@ use cache_core::tier::{self, DEFAULT_BLOCK_BYTES};
 use super::kinds::{COUNT_U64, DISCARD, RATE, SHARE, SIZE_U32, TIMES};
 use super::raw::{Problem, Reader, Section};
 use super::typed::Config;
-use super::units::{COUNT, PATHS, SIZE, show_size};
+use super::units::{COUNT, DURATION, PATHS, SIZE, show_size};
 
 /// Devices are numbered by one byte.
 const MAX_DEVICES: usize = 255;
@@ -56,6 +57,8 @@ pub struct TierConfig {
     pub max_ghosts: usize,
     /// Part of the tier that may hold pinned objects.
     pub pinned_share: f32,
+    /// How long what memory holds may be written at a clean stop; zero: it is not.
+    pub save_at_stop: Duration,
 }
 
 /// The I/O memory of a shard is made of blocks of this size.
@@ -80,6 +83,7 @@ impl TierConfig {
             drive_writes_per_day: (self.drive_writes_per_day > 0.0)
                 .then_some(self.drive_writes_per_day),
             discard: self.discard != Discard::Off,
+            save_limit: self.save_at_stop,
             life,
         }
     }
@@ -115,6 +119,7 @@ impl TierConfig {
             max_objects: None,
             max_ghosts: 1 << 20,
             pinned_share: 0.25,
+            save_at_stop: Duration::from_secs(5),
         }
     }
 }
@@ -214,6 +219,13 @@ pub(super) fn read(s: &mut Section<'_, '_, '_>, base: &Path) -> TierConfig {
             d.pinned_share,
             0.0..=0.9,
             "part of the tier that may hold pinned objects, which are not evicted",
+        ),
+        save_at_stop: s.bounded(
+            "save_at_stop",
+            &DURATION,
+            d.save_at_stop,
+            Duration::ZERO..=Duration::from_secs(600),
+            "how long a stop may take to write what memory holds, what is worth most first; 0s: it does not",
         ),
     };
     if !config.segment.is_power_of_two() {

@@ -125,6 +125,8 @@ pub struct MemoryConfig {
     pub max_pins: u32,
     /// Slots of the table of purges by surrogate key.
     pub purge_slots: u32,
+    /// Prefixes whose purges are remembered.
+    pub purge_prefixes: usize,
 }
 
 #[derive(Clone, Debug)]

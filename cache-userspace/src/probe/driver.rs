@@ -1,7 +1,5 @@
 //! A tier and its drives, turned as a core's loop turns them, without a shard around them.
 
-use std::time::Duration;
-
 use anyhow::Context as _;
 use bytes::Bytes;
 use cache_core::io::{FetchId, Now};
@@ -13,16 +11,13 @@ use crate::rt::disk::Disk;
 use crate::rt::disk::raw::Extent;
 use crate::tier_files::ShardTier;
 
-/// A completion is waited for this long before the tier is asked again.
-const PATIENCE: Duration = Duration::from_millis(100);
-
 pub struct Driver {
     pub tier: Tier,
     disk: Disk,
     commands: Vec<DiskCommand>,
     pub events: Vec<(FetchId, TierEvent)>,
-    /// Where the latest turn read.
-    pub read: Vec<Extent>,
+    /// Where turns have read, while somebody wants to know.
+    pub read: Option<Vec<Extent>>,
     fetches: u64,
     /// As of the latest look at the drives, as in a core's loop.
     now: Now,
@@ -35,7 +30,7 @@ impl Driver {
             disk: Disk::new(shard.disk).context("cannot make the drives' io_uring")?,
             commands: Vec::new(),
             events: Vec::new(),
-            read: Vec::new(),
+            read: None,
             fetches: 0,
             now: clock::now(),
         })
@@ -54,8 +49,9 @@ impl Driver {
     pub fn turn(&mut self) {
         self.tier
             .turn(self.now, &mut self.commands, &mut self.events);
-        self.read.clear();
-        self.read.extend(self.commands.iter().filter_map(extent));
+        if let Some(read) = &mut self.read {
+            read.extend(self.commands.iter().filter_map(extent));
+        }
         self.disk.queue(&mut self.commands);
     }
 
@@ -68,9 +64,10 @@ impl Driver {
         }
     }
 
-    /// Waits for an answer of a drive, if any is to come, and gives what is there to the tier.
+    /// Waits for an answer of a drive, if any is to come, and gives what is there to the tier. It waits as
+    /// the raw reads do: a limit would be a timer set at every wait.
     pub fn wait(&mut self) {
-        self.disk.wait(PATIENCE);
+        self.disk.wait_for_one();
         self.poll();
     }
 

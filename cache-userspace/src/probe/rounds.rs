@@ -105,21 +105,24 @@ impl Prober {
         let Some(id) = begun else {
             return Ok(None);
         };
-        let mut extents = Vec::new();
+        self.driver.read = Some(Vec::new());
         let mut found = false;
         loop {
             self.driver.turn();
-            extents.append(&mut self.driver.read);
             for (of, event) in self.driver.events.drain(..) {
                 match event {
                     TierEvent::End if of == id => found = true,
-                    TierEvent::Missing if of == id => return Ok(None),
+                    TierEvent::Missing if of == id => {
+                        self.driver.read = None;
+                        return Ok(None);
+                    }
                     _ => {}
                 }
             }
             if found {
-                return Ok(match extents[..] {
-                    [extent] => Some(extent),
+                let extents = self.driver.read.take();
+                return Ok(match extents.as_deref() {
+                    Some([extent]) => Some(*extent),
                     _ => None,
                 });
             }

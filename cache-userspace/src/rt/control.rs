@@ -46,7 +46,7 @@ const LANE_RETRY: Duration = Duration::from_millis(1);
 /// How long open connections may take to end after the first signal.
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 const DRAIN_POLL: Duration = Duration::from_millis(20);
-/// How long shards may take to leave their loops once told to.
+/// How long shards may take to leave their loops once told to, beside [`Control::save_limit`].
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 /// How often [`Service::tick`] is called.
@@ -65,6 +65,8 @@ pub struct Control {
     pub tcp: Vec<Arc<TcpStats>>,
     /// What is told of the node's state.
     pub service: Service,
+    /// How long shards may write what memory holds to the tier.
+    pub save_limit: Duration,
 }
 
 impl Control {
@@ -137,7 +139,7 @@ impl Control {
                 _ = tick.tick() => self.service.tick(),
             }
         };
-        stop(&shards, gone).await;
+        stop(&shards, gone, STOP_LIMIT + self.save_limit).await;
         end
     }
 }
@@ -248,12 +250,12 @@ async fn drain(shards: &Shards, open: impl Fn() -> u64, signals: &mut Signals) {
 }
 
 /// Makes every shard leave its loop, and waits for that.
-async fn stop(shards: &Shards, mut gone: watch::Receiver<usize>) {
+async fn stop(shards: &Shards, mut gone: watch::Receiver<usize>, limit: Duration) {
     for shard in 0..shards.count() {
         shards.tell(shard, ToShard::Stop).await;
     }
     let all = gone.wait_for(|gone| *gone >= shards.count());
-    if timeout(STOP_LIMIT, all).await.is_err() {
+    if timeout(limit, all).await.is_err() {
         tracing::warn!("a shard did not stop in time");
     }
 }
@@ -400,6 +402,7 @@ mod tests {
             stats: vec![Arc::default(), Arc::default()],
             tcp: Vec::new(),
             service: Service::new(&[]),
+            save_limit: Duration::ZERO,
         };
         (control, node)
     }

@@ -26,6 +26,7 @@ use super::doorbell::Doorbell;
 use super::mesh::{ShardLanes, ToControl, ToShard};
 use super::packet::PacketIo;
 use super::sleep::{self, Sleeper, heartbeat};
+use super::stop::Stop;
 
 /// Datagrams taken in one turn, about 100 us of work.
 const RECEIVE_BUDGET: usize = 128;
@@ -104,12 +105,9 @@ pub struct Core {
     pub(super) answers: Answers,
     tcp_connections: usize,
     draining: bool,
-    /// Told to stop: when it does at the latest.
-    stopping: Option<Instant>,
+    /// Told to stop.
+    stopping: Option<Stop>,
 }
-
-/// How long what the tier has taken may take to be written at the end.
-const SETTLE_LIMIT: Duration = Duration::from_secs(4);
 
 impl Core {
     /// `spin`: how long to poll, at most, after the last event before sleeping.
@@ -186,9 +184,9 @@ impl Core {
         Ok(())
     }
 
-    fn is_over(&self, now: Now) -> bool {
-        self.stopping
-            .is_some_and(|limit| self.shard.is_settled() || now.mono >= limit)
+    fn is_over(&mut self, now: Now) -> bool {
+        let stopping = self.stopping.as_mut();
+        stopping.is_some_and(|stop| stop.is_over(now.mono, &self.shard))
     }
 
     fn step(&mut self, now: Now, last_event: Instant, gave_way: Instant) -> Step {
@@ -320,7 +318,7 @@ impl Core {
                 }
                 Some(ToShard::Stop) => {
                     self.shard.stop(now);
-                    self.stopping = Some(now.mono + SETTLE_LIMIT);
+                    self.stopping = Some(Stop::new(now.mono, &self.shard));
                     continue;
                 }
             };

@@ -242,6 +242,14 @@ impl Disk {
         }
     }
 
+    /// The same, however long it takes.
+    pub fn wait_for_one(&mut self) {
+        if !self.under_way.is_empty() && self.answered.is_empty() {
+            // As above.
+            let _ = self.ring.submit(1);
+        }
+    }
+
     /// Operations that the kernel has no room for.
     fn waiting(&self) -> usize {
         self.reads.len() + self.others.len()

@@ -26,4 +26,5 @@ pub mod packet;
 pub mod ring;
 pub mod sleep;
 pub mod spawn;
+mod stop;
 pub mod tcp;

@@ -11,7 +11,7 @@ use cache_core::purge::Purges;
 use cache_core::store::{Store, hash_of, owner_of};
 
 use super::random;
-use crate::config::Config;
+use crate::config::{Config, MemoryConfig};
 use crate::journal::{self, JournalFile, MAX_PURGE_SLOTS};
 use crate::tier_files::{OpenTier, ShardTier, Wanted};
 
@@ -32,7 +32,7 @@ impl Memory {
     /// One line that says which device, what is wrong, and what to do.
     pub fn open(config: &Config, shards: u8, format: bool) -> anyhow::Result<Self> {
         if config.tier.devices.is_empty() {
-            return Self::without_tier(config.memory.purge_slots);
+            return Self::without_tier(&config.memory);
         }
         let wanted = Wanted {
             shards,
@@ -40,7 +40,7 @@ impl Memory {
             format,
         };
         let tier = OpenTier::open(&config.tier, &wanted)?;
-        let (journal, purges) = journal::of_tier(&tier)?;
+        let (journal, purges) = journal::of_tier(&tier, config.memory.purge_prefixes)?;
         Ok(Self {
             // What is on the drives names slots of tags, and is found by the hash.
             seed: tier.hash_seed,
@@ -65,11 +65,13 @@ impl Memory {
         }
     }
 
-    fn without_tier(purge_slots: u32) -> anyhow::Result<Self> {
+    fn without_tier(memory: &MemoryConfig) -> anyhow::Result<Self> {
         let seed = u64::from_ne_bytes(random()?);
         Ok(Self {
             seed,
-            purges: Arc::new(Purges::new(seed, purge_slots)),
+            purges: Arc::new(
+                Purges::new(seed, memory.purge_slots).with_prefixes(memory.purge_prefixes),
+            ),
             journal: None,
             tier: None,
         })

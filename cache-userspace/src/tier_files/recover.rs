@@ -145,7 +145,7 @@ fn judged(mut recovery: Recovery, judges: Judges) -> Recovery {
 }
 
 /// Reads of one shard that are under way at a time.
-const READERS: usize = 4;
+const READERS: usize = 8;
 
 /// `done` counts reads.
 fn read_one(recovery: Recovery, files: &[&File], done: &AtomicU64) -> anyhow::Result<Tier> {

@@ -26,11 +26,18 @@ fn open(config: &TierConfig) -> anyhow::Result<OpenTier> {
     OpenTier::open(config, &wanted(2))
 }
 
+/// Why a set is refused; nothing that was there is changed by it.
 fn refusal(config: &TierConfig) -> String {
-    match open(config) {
-        Ok(_) => panic!("it was opened"),
-        Err(error) => format!("{error:#}"),
-    }
+    refusal_of(config, &wanted(2))
+}
+
+fn refusal_of(config: &TierConfig, wanted: &Wanted) -> String {
+    let there: Vec<_> = config.devices.iter().filter(|path| path.exists()).collect();
+    let bytes = || there.iter().map(|path| std::fs::read(path).expect("read"));
+    let before: Vec<_> = bytes().collect();
+    let refused = OpenTier::open(config, wanted).expect_err("it was opened");
+    assert!(bytes().eq(before), "it was written to");
+    format!("{refused:#}")
 }
 
 fn overwrite(path: &Path, offset: u64, bytes: &[u8]) {
@@ -124,8 +131,7 @@ fn another_version_and_other_cores_are_named() {
     let dir = scratch::directory();
     let config = config(dir.path(), &["a"]);
     drop(open(&config).expect("made"));
-    let error = OpenTier::open(&config, &wanted(3)).expect_err("other cores");
-    let why = format!("{error:#}");
+    let why = refusal_of(&config, &wanted(3));
     assert!(
         why.contains("formatted for 2 shards") && why.contains("name 2 CPUs in server.cores"),
         "{why}"
@@ -194,4 +200,32 @@ fn one_file_by_two_names_is_noticed() {
         "{why}"
     );
     assert_eq!(inspect(&config, 2).len(), 1);
+}
+
+#[test]
+fn a_block_device_is_used_whole_and_only_once_it_was_formatted() {
+    let dir = scratch::directory();
+    let Some(device) = scratch::LoopDevice::over(&dir.path().join("image"), 32 * MIB) else {
+        return;
+    };
+    let mut config = config(dir.path(), &[]);
+    config.devices = vec![device.node.clone()];
+    // Nobody can say of a block device that it was never used.
+    let why = refusal(&config);
+    assert!(why.contains("not formatted"), "{why}");
+    let format = Wanted {
+        format: true,
+        ..wanted(2)
+    };
+    let made = OpenTier::open(&config, &format).expect("formatted");
+    assert_eq!(made.geometry.shard_bytes(), 11 * MIB);
+    assert!(made.devices[0].discard, "auto: block devices are told");
+    drop(made);
+    assert!(!open(&config).expect("known").is_new);
+    device.resize(24 * MIB);
+    let why = refusal(&config);
+    assert!(why.contains("it has shrunk"), "{why}");
+    device.resize(40 * MIB);
+    let grown = open(&config).expect("the rest is not used");
+    assert_eq!(grown.geometry.shard_bytes(), 11 * MIB);
 }

@@ -39,7 +39,8 @@ impl World {
             let into = write.checked_sub(DATA_START);
             let begins = into.is_some_and(|into| into % segment == 0);
             let clash = one_reads && begins && (write..write + segment).contains(&read);
-            let clash = clash && self.plan.faults.write_error == 0.0;
+            let faults = self.plan.faults;
+            let clash = clash && faults.write_error == 0.0 && !faults.full;
             assert!(!clash, "read and write of the same place under way");
         }
     }
@@ -47,6 +48,10 @@ impl World {
     pub fn complete_something(&mut self) {
         if !self.under_way.is_empty() {
             let at = self.rng.random_range(0..self.under_way.len());
+            let (_, device, ..) = extent(&self.under_way[at]);
+            if self.plan.faults.slow && device == 0 && self.rng.random_bool(0.9) {
+                return;
+            }
             let command = self.under_way.swap_remove(at);
             self.complete(command);
         }
@@ -100,6 +105,9 @@ impl World {
     fn write(&mut self, device: u8, offset: u64, bytes: &[u8]) -> Result<u32, i32> {
         let faults = self.plan.faults;
         let disk = usize::from(device);
+        if faults.full && device == 0 && self.millis / 10_000 % 3 == 1 {
+            return Err(28);
+        }
         if self.rng.random_bool(faults.lost_write) {
             return Ok(bytes.len() as u32);
         }

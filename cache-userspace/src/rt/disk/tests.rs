@@ -4,13 +4,12 @@ use std::fs::OpenOptions;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
-use std::process::Command;
 
 use hugepages::{Backing, PagePolicy};
 use nix::sys::eventfd::EventFd;
 
 use super::*;
-use crate::tier_files::scratch::directory;
+use crate::tier_files::scratch::{LoopDevice, directory};
 
 const BLOCK: usize = 64 << 10;
 
@@ -124,10 +123,10 @@ fn what_is_written_is_read_by_registered_memory_and_without() {
 #[test]
 fn a_block_device_does_the_same() {
     let (dir, pool) = (directory(), pool(4, BLOCK));
-    let Some(device_node) = LoopDevice::over(&dir.path().join("image"), 1 << 20) else {
-        return eprintln!("no loop device can be had here");
+    let Some(block_device) = LoopDevice::over(&dir.path().join("image"), 1 << 20) else {
+        return;
     };
-    let mut disk = disk(device(Path::new(&device_node.0), libc::O_DIRECT), &pool);
+    let mut disk = disk(device(&block_device.node, libc::O_DIRECT), &pool);
     writes_come_back(&mut disk, &pool);
     let done = carry_out(
         &mut disk,
@@ -142,29 +141,6 @@ fn a_block_device_does_the_same() {
     let done = carry_out(&mut disk, vec![read(2, 0, pool.take().expect("a block"))]);
     let bytes = done[0].block.as_ref().expect("the block comes back");
     assert!(!disk.devices[0].discard || bytes.iter().all(|b| *b == 0));
-}
-
-/// Detached when dropped.
-struct LoopDevice(String);
-
-impl LoopDevice {
-    fn over(image: &Path, bytes: u64) -> Option<Self> {
-        let file = std::fs::File::create(image).expect("image");
-        file.set_len(bytes).expect("length");
-        let made = Command::new("losetup")
-            .args(["--find", "--show"])
-            .arg(image)
-            .output()
-            .ok()?;
-        let node = String::from_utf8(made.stdout).ok()?;
-        made.status.success().then(|| Self(node.trim().to_owned()))
-    }
-}
-
-impl Drop for LoopDevice {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").arg("-d").arg(&self.0).status();
-    }
 }
 
 #[test]
