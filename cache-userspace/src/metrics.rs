@@ -31,7 +31,7 @@ pub fn page(status: StatusDocument) -> Result<String, fmt::Error> {
 }
 
 /// Of what `status` names, what goes down as well as up.
-const GAUGES: [&str; 40] = [
+const GAUGES: [&str; 42] = [
     // Shards.
     "tcp_connections",
     "connections",
@@ -62,6 +62,8 @@ const GAUGES: [&str; 40] = [
     "tier_pinned_objects",
     "tier_price_milli",
     "tier_write_blocks",
+    "tier_rate_left_bytes",
+    "tier_daily_left_bytes",
     // Origins and nodes.
     "connections_open",
     "in_flight",

@@ -1,6 +1,6 @@
 //! Plans for NICs that are not at hand, against what they should be; and the way there and back.
 //!
-//! `recorded/NAME.json` is a machine: written after the driver's source, with the defaults of Linux 6.12.
+//! `recorded/NAME.json` is a machine: written by hand from what such a driver is known to offer, with the defaults of Linux 6.12.
 //! `recorded/NAME.plan` is the page for it. POPCACHE_BLESS=1 writes the pages anew, to be read before they are kept.
 
 use std::collections::BTreeMap;

@@ -132,6 +132,33 @@ fn a_clean_stop_loses_nothing_that_the_tier_took() {
     assert!(count(&fetch(&edge, &paths)) > 0);
 }
 
+/// Nothing has left memory, so that nothing would be on the drive but for the stop.
+#[test]
+fn what_memory_held_at_a_clean_stop_is_served_at_the_next_start_without_its_origin() {
+    let file = TierFile::new("warm");
+    let mut edge = Edge::start_with(Backend::Udp, &file.configuration());
+    let mut paths: Vec<String> = paths().into_iter().take(30).collect();
+    paths.extend((1..=20).map(|i| format!("/emotes/{i}.png")));
+    let asked: Vec<&str> = paths.iter().map(String::as_str).collect();
+    let bodies: Vec<_> = paths.iter().map(|path| edge.origin.body(path)).collect();
+    edge.curl(&asked);
+    assert_eq!(edge.counter("tier_objects"), 0);
+    edge.control(&["purge", &format!("https://edge.test{}", paths[0])]);
+    edge.stop_popcache();
+    edge.origin.stop();
+    edge.start_popcache();
+    let answers = edge.curl(&asked);
+    assert!(answers[0].status >= 500, "it was purged: {:?}", answers[0]);
+    for (answer, body) in answers.iter().zip(&bodies).skip(1) {
+        let status = answer.header("cache-status");
+        assert!(
+            answer.is_hit() && status.contains("detail=nvme"),
+            "{status}"
+        );
+        answer.assert_body(body);
+    }
+}
+
 #[test]
 fn an_answered_pin_and_a_purge_by_key_outlive_a_crash() {
     let file = TierFile::new("pins");
