@@ -75,7 +75,8 @@ pub struct Origin {
     /// By resource and how often it has changed.
     editions: BTreeMap<(usize, u128), usize>,
     running: BTreeMap<(ShardId, FetchId), Running>,
-    /// Resources of which a fetch was given up by a shard: their keys may be marked uncacheable.
+    /// Resources of which a fetch was given up by a shard, or is passed on without being kept: their keys may be
+    /// marked uncacheable.
     given_up: Vec<bool>,
     pub fetches: u64,
 }
@@ -249,6 +250,13 @@ impl Origin {
             && !matches!(resource.kind, Kind::NoStore | Kind::Private)
             && resource.size as u64 <= self.max_object
             && !self.given_up[index]
+    }
+
+    /// Who comes while the body of this fetch is passed on asks for itself.
+    pub fn passed_in_step(&mut self, shard: ShardId, id: FetchId) {
+        if let Some(running) = self.running.get(&(shard, id)) {
+            self.given_up[self.versions[running.version].resource] = true;
+        }
     }
 
     /// The next event of a fetch, and when the one after it is due.

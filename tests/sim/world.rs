@@ -317,7 +317,13 @@ impl World {
         if let Some(due) = due {
             self.at(due, Happening::FetchStep(shard, id));
         }
-        self.input(shard, Input::Fetch { id, event })
+        let windows = |world: &Self| world.nodes[usize::from(shard)].stats.windows.get();
+        let before = windows(self);
+        self.input(shard, Input::Fetch { id, event })?;
+        if windows(self) > before {
+            self.origin.passed_in_step(shard, id);
+        }
+        Ok(())
     }
 
     /// Makes a purge and sends word of it to every shard; it is answered when the last has it.

@@ -7,6 +7,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use cache_ebpf::vary::{Variation, vary};
@@ -25,6 +27,10 @@ const FRAME: usize = 2048;
 const BATCH: u64 = 512;
 /// Rounds without any progress after which the kernel is believed to be stuck.
 const MAX_IDLE: u32 = 100_000;
+/// How often a queue that is taken is asked for again, and how long is waited before that: the kernel gives a
+/// queue back some time after the socket that had it was closed.
+const BIND_ATTEMPTS: u32 = 100;
+const BIND_PAUSE: Duration = Duration::from_millis(20);
 
 pub struct AfXdp {
     socket: OwnedFd,
@@ -273,6 +279,20 @@ fn offsets(socket: &OwnedFd) -> Result<xdp_mmap_offsets> {
 }
 
 fn bind(socket: &OwnedFd, link: &Link, queue: u32) -> Result<()> {
+    let mut bound = bind_once(socket, link, queue);
+    for _ in 1..BIND_ATTEMPTS {
+        match &bound {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                thread::sleep(BIND_PAUSE);
+                bound = bind_once(socket, link, queue);
+            }
+            _ => break,
+        }
+    }
+    bound.with_context(|| format!("cannot send through queue {queue} of {}", link.name))
+}
+
+fn bind_once(socket: &OwnedFd, link: &Link, queue: u32) -> io::Result<()> {
     let address = sockaddr_xdp {
         sxdp_family: libc::AF_XDP as u16,
         // Zero-copy where the driver has it.
@@ -289,7 +309,7 @@ fn bind(socket: &OwnedFd, link: &Link, queue: u32) -> Result<()> {
             size_of::<sockaddr_xdp>() as u32,
         )
     };
-    checked(done).with_context(|| format!("cannot send through queue {queue} of {}", link.name))
+    checked(done)
 }
 
 fn checked(done: c_int) -> io::Result<()> {

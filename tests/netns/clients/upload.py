@@ -7,10 +7,13 @@ import argparse
 import asyncio
 import hashlib
 import http.client
+import io
+import itertools
 import json
+import select
 import socket
 import ssl
-import threading
+import time
 
 import quic
 
@@ -31,32 +34,65 @@ def sent_hash(length):
     return digest.hexdigest()
 
 
+class Answered:
+    """What http.client reads an answer from."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def makefile(self, mode):
+        return io.BytesIO(self.answer)
+
+
 def over_http1(options):
     address, port = options.server.rsplit(":", 1)
     context = ssl.create_default_context(cafile=options.ca)
     context.set_alpn_protocols(["http/1.1"])
     connection = socket.create_connection((address, int(port)), timeout=options.timeout)
     stream = context.wrap_socket(connection, server_hostname=quic.HOST)
-    head = f"POST {options.path} HTTP/1.1\r\nHost: {quic.HOST}\r\nContent-Length: {options.bytes}\r\n\r\n"
-
-    def send():
+    # One thread does both: a connection of OpenSSL's must not be read and written by two at once.
+    stream.setblocking(False)
+    head = f"POST {options.path} HTTP/1.1\r\nHost: {quic.HOST}\r\nContent-Length: {options.bytes}\r\nConnection: close\r\n\r\n"
+    parts = itertools.chain([head.encode()], chunks(options.stall_at or options.bytes))
+    part = next(parts)
+    answer = bytearray()
+    deadline = time.monotonic() + options.timeout
+    while True:
+        moved = False
         try:
-            stream.sendall(head.encode())
-            for chunk in chunks(options.stall_at or options.bytes):
-                stream.sendall(chunk)
+            if part:
+                sent = stream.send(part)
+                moved = sent > 0
+                part = part[sent:] or next(parts, None)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            pass
         except OSError:
             # Answered before all of it was read.
+            part = None
+        try:
+            more = stream.recv(1 << 16)
+            if not more:
+                break
+            answer += more
+            moved = True
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             pass
-
-    sender = threading.Thread(target=send, daemon=True)
-    sender.start()
-    response = http.client.HTTPResponse(stream, method="POST")
+        except OSError:
+            break
+        if not moved:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"{len(answer)} bytes of an answer in {options.timeout} s")
+            select.select([stream], [stream] if part else [], [], left)
+    response = http.client.HTTPResponse(Answered(bytes(answer)), method="POST")
     response.begin()
-    digest, length = hashlib.sha256(), 0
-    while part := response.read1(1 << 16):
-        digest.update(part)
-        length += len(part)
-    return {"status": response.status, "http_version": "http/1.1", "length": length, "sha256": digest.hexdigest()}
+    body = response.read()
+    return {
+        "status": response.status,
+        "http_version": "http/1.1",
+        "length": len(body),
+        "sha256": hashlib.sha256(body).hexdigest(),
+    }
 
 
 class Client(quic.Client):
