@@ -128,15 +128,7 @@ impl Object {
 }
 
 fn server_config(options: &Options) -> Result<ServerConfig> {
-    let identity = crate::identity::Identity::new(&options.name)?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .context("no TLS 1.3")?
-        .with_no_client_auth()
-        .with_single_cert(vec![identity.certificate], identity.key)
-        .context("the certificate made here is not usable")?;
-    tls.alpn_protocols = vec![b"h3".to_vec()];
+    let mut tls = crate::identity::Identity::new(&options.name)?.into_h3_server()?;
     // QUIC knows only none or all of it (RFC 9001 section 4.6.1).
     tls.max_early_data_size = u32::MAX;
     if options.early_data == EarlyData::Forgotten {

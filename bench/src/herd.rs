@@ -11,17 +11,16 @@
 //! | `bytes_per_waiter` | growth of the server's resident memory from all connections made to the most while they waited, over the requests |
 //! | `mean_wait_ratio` | mean time from a request's start to its last byte, over the origin's delay |
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::figures::{Better, Figures, Machine, Metric, Row, Samples};
+use crate::figures::{Better, Metric};
 use crate::load::herd::HerdReport;
 use crate::nginx;
-use crate::process::{catch_interrupts, check_interrupt};
-use crate::site::{Kind, Plan, Site};
+pub use crate::rounds::Options;
+use crate::rounds::{self, Round, Rounds};
 
 /// Requests on each connection.
 const STREAMS: usize = 100;
@@ -51,82 +50,33 @@ const METRICS: [Metric; 3] = [
 
 const CASES: [(&str, usize); 2] = [("10k", 10_000), ("100k", 100_000)];
 
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// One run instead of three.
-    pub quick: bool,
-    pub json: Option<PathBuf>,
-    pub runs: Option<usize>,
-}
-
-/// Runs the benchmark, prints the table, writes the JSON.
-///
-/// Exits with 0 whatever the figures, with 1 where a server did not start or an answer was wrong.
+/// Runs the benchmark; see [`rounds::run`] for the exit code.
 ///
 /// # Errors
 /// Where nothing could be measured at all.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    catch_interrupts()?;
-    let cores: Vec<usize> = (0..Machine::here().cores.min(2)).collect();
-    let site = Site::build(&Plan {
-        kinds: &[Kind::Popcache, Kind::Nginx],
-        server_cores: &cores,
-        client_core: None,
-        templates: &[],
-        keys: 0,
+    let rounds = Rounds {
+        bench: "herd",
+        cases: CASES.map(|(name, _)| name),
+        metrics: METRICS,
         ram: "256 MiB",
-        patience: if options.quick {
-            QUICK_PATIENCE
-        } else {
-            nginx::PATIENCE
+        patience: match options.quick {
+            true => QUICK_PATIENCE,
+            false => nginx::PATIENCE,
         },
-    })?;
-    let mut errors: Vec<Row> = Vec::new();
-    for (kind, why) in &site.absent {
-        errors.push(Row::failure("start", format!("{}: {why}", kind.name())));
-    }
-    let mut samples = Samples::default();
-    let mut broken = site.broken;
-    let runs = options
-        .runs
-        .unwrap_or(if options.quick { 1 } else { 3 })
-        .max(1);
-    for run in 0..runs {
-        for (index, (case, count)) in CASES.iter().enumerate() {
-            for kind in site.running() {
-                match one(&site, kind, run, *count) {
-                    Ok(values) => {
-                        for (metric, value) in values.into_iter().enumerate() {
-                            samples.add(index, metric, kind.name(), value);
-                        }
-                    }
-                    Err(error) => {
-                        check_interrupt()?;
-                        broken = true;
-                        errors.push(Row::failure(case, format!("{}: {error:#}", kind.name())));
-                    }
-                }
-            }
-        }
-    }
-    drop(site);
-    let mut rows = samples.rows(&CASES.map(|(name, _)| name), &METRICS);
-    rows.extend(errors);
-    let figures = Figures {
-        bench: "herd".into(),
-        machine: Machine::here(),
-        rows,
     };
-    figures.publish(options.json.as_deref())?;
-    Ok(if broken {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    rounds::run(&rounds, options, one)
 }
 
 /// One herd against one server; the values are in the order of [`METRICS`].
-fn one(site: &Site, kind: Kind, run: usize, count: usize) -> Result<[f64; 3]> {
+fn one(round: &Round<'_>) -> Result<[f64; 3]> {
+    let &Round {
+        site,
+        kind,
+        run,
+        case,
+    } = round;
+    let (_, count) = CASES[case];
     // A name of its own for each herd, so that it is in no cache.
     let target = format!(
         "/size/1024?v={}-{run}-{count}&delay={DELAY_MS}",

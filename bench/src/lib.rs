@@ -44,6 +44,7 @@ pub mod place;
 pub mod process;
 pub mod progress;
 pub mod range;
+pub mod rounds;
 pub mod site;
 pub mod tier;
 pub mod xdp;

@@ -8,17 +8,17 @@
 //! | `origin_bytes_per_byte` | body bytes that the origin sent, over those that clients received |
 //! | `cpu_s_per_gb` | processor time of the server, over 10^9 bytes received |
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 
-use crate::figures::{Better, Figures, Machine, Metric, Row, Samples};
+use crate::figures::{Better, Metric};
 use crate::load::herd::HerdReport;
 use crate::nginx;
 use crate::origin::FILM_BYTES;
-use crate::process::{catch_interrupts, check_interrupt};
-use crate::site::{Kind, Plan, Site};
+pub use crate::rounds::Options;
+use crate::rounds::{self, Round, Rounds};
+use crate::site::Site;
 
 const CASE: &str = "1000-clients-1g";
 const CLIENTS: usize = 1_000;
@@ -37,73 +37,28 @@ const METRICS: [Metric; 2] = [
     },
 ];
 
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// One run instead of three.
-    pub quick: bool,
-    pub json: Option<PathBuf>,
-    pub runs: Option<usize>,
-}
-
-/// Runs the benchmark, prints the table, writes the JSON.
-///
-/// Exits with 0 whatever the figures, with 1 where a server did not start or an answer was wrong.
+/// Runs the benchmark; see [`rounds::run`] for the exit code.
 ///
 /// # Errors
 /// Where nothing could be measured at all.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    catch_interrupts()?;
-    let cores: Vec<usize> = (0..Machine::here().cores.min(2)).collect();
-    let site = Site::build(&Plan {
-        kinds: &[Kind::Popcache, Kind::Nginx],
-        server_cores: &cores,
-        client_core: None,
-        templates: &[],
-        keys: 0,
+    let rounds = Rounds {
+        bench: "range",
+        cases: [CASE],
+        metrics: METRICS,
         // All of the object, in the half that is for large bodies.
         ram: "5 GiB",
         patience: nginx::PATIENCE,
-    })?;
-    let mut errors: Vec<Row> = Vec::new();
-    for (kind, why) in &site.absent {
-        errors.push(Row::failure("start", format!("{}: {why}", kind.name())));
-    }
-    let mut samples = Samples::default();
-    let mut broken = site.broken;
-    let default = if options.quick { 1 } else { 3 };
-    for run in 0..options.runs.unwrap_or(default).max(1) {
-        for kind in site.running() {
-            match one(&site, kind, run) {
-                Ok(values) => {
-                    for (metric, value) in values.into_iter().enumerate() {
-                        samples.add(0, metric, kind.name(), value);
-                    }
-                }
-                Err(error) => {
-                    check_interrupt()?;
-                    broken = true;
-                    errors.push(Row::failure(CASE, format!("{}: {error:#}", kind.name())));
-                }
-            }
-        }
-    }
-    drop(site);
-    let mut rows = samples.rows(&[CASE], &METRICS);
-    rows.extend(errors);
-    let figures = Figures {
-        bench: "range".into(),
-        machine: Machine::here(),
-        rows,
     };
-    figures.publish(options.json.as_deref())?;
-    Ok(match broken {
-        true => ExitCode::FAILURE,
-        false => ExitCode::SUCCESS,
-    })
+    rounds::run(&rounds, options, one)
 }
 
 /// All parts of one object from one server; the values are in the order of [`METRICS`].
-fn one(site: &Site, kind: Kind, run: usize) -> Result<[f64; 2]> {
+fn one(
+    &Round {
+        site, kind, run, ..
+    }: &Round<'_>,
+) -> Result<[f64; 2]> {
     // A name of its own for each run, so that it is in no cache.
     let target = format!("/film/{BYTES}/{}-{run}", kind.name());
     let arguments = format!(

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use popcache_bench::baseline::{self, Baseline, EarlyData};
 use popcache_bench::load::herd::herd;
-use popcache_bench::load::{self, Amount, Options, expand};
+use popcache_bench::load::{self, Amount, Options, Report, expand};
 
 /// Serves `paths` in a runtime of its own until the process ends.
 fn serve(paths: &[String], max_streams: u32) -> SocketAddr {
@@ -70,10 +70,8 @@ fn a_closed_loop_gets_every_byte() {
     assert_eq!(report.handshake_us.count, 5);
 }
 
-#[test]
-fn new_connections_send_their_request_in_the_first_flight() {
-    let paths = vec!["/size/1000".to_owned()];
-    let server = serve(&paths, 100);
+/// Each request on a connection of its own, in its first flight.
+fn ask_early(server: SocketAddr, paths: Vec<String>) -> Report {
     let report = load::run(&Options {
         connections: 2,
         new_connections: 1.0,
@@ -82,6 +80,14 @@ fn new_connections_send_their_request_in_the_first_flight() {
     })
     .expect("a run");
     assert!(report.is_clean() && report.requests >= 200, "{report}");
+    report
+}
+
+#[test]
+fn new_connections_send_their_request_in_the_first_flight() {
+    let paths = vec!["/size/1000".to_owned()];
+    let server = serve(&paths, 100);
+    let report = ask_early(server, paths);
     // All but the first few, which no session was there for, and those that found none left.
     assert!(report.early_accepted > 20, "{report}");
     assert_eq!(report.early_rejected, 0, "{report}");
@@ -93,14 +99,7 @@ fn new_connections_send_their_request_in_the_first_flight() {
 fn what_the_server_forgot_is_asked_again() {
     let paths = vec!["/size/1000".to_owned()];
     let server = serve_with(&paths, 100, EarlyData::Forgotten);
-    let report = load::run(&Options {
-        connections: 2,
-        new_connections: 1.0,
-        zero_rtt: 1.0,
-        ..options(server, paths, 200)
-    })
-    .expect("a run");
-    assert!(report.is_clean() && report.requests >= 200, "{report}");
+    let report = ask_early(server, paths);
     assert!(report.early_rejected > 20, "{report}");
     assert_eq!(report.early_accepted, 0, "{report}");
 }

@@ -184,15 +184,7 @@ impl Shard {
 }
 
 fn quic() -> Result<QuicSetup> {
-    let identity = Identity::new("edge.test")?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .context("no TLS 1.3")?
-        .with_no_client_auth()
-        .with_single_cert(vec![identity.certificate], identity.key)
-        .context("a certificate with its key")?;
-    tls.alpn_protocols = vec![b"h3".to_vec()];
+    let tls = Identity::new("edge.test")?.into_h3_server()?;
     let mut cids = CidKeys::new(1, CidKey::from_bytes([3; 16]));
     cids.activate(1);
     Ok(QuicSetup::new(Arc::new(tls), cids, &Limits::default())?)
