@@ -6,7 +6,7 @@ use http::HeaderName;
 
 use crate::http::routes::Routes;
 
-/// Everything a shard needs to know that does not change while it runs.
+/// Everything a shard needs to know. What may change while it runs is in [`Policy`].
 #[derive(Clone, Debug)]
 pub struct ShardConfig {
     /// This shard's number, from 0 to `shards - 1`.
@@ -21,6 +21,17 @@ pub struct ShardConfig {
     /// Origins in the order of the configuration; an [`crate::io::OriginId`] is an index into this.
     pub origins: Vec<OriginRoute>,
     pub caching: Caching,
+    pub limits: Limits,
+}
+
+/// What of a [`ShardConfig`] may change while the shard runs ([`crate::io::Command::Reconfigure`]).
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// At least as many as before: one that is served no more keeps its number and has no hosts.
+    pub origins: Vec<OriginRoute>,
+    /// `slice_size` is as before.
+    pub caching: Caching,
+    /// Bounds that tables and connections were made with are as before: those that say so.
     pub limits: Limits,
 }
 

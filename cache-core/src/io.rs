@@ -19,6 +19,7 @@ use cache_ebpf::cid::CidKeys;
 use http::{HeaderMap, Method, StatusCode};
 pub use quinn_proto::EcnCodepoint;
 
+use crate::config::Policy;
 use crate::http::explain::Seen;
 pub use crate::shard::{PinError, PinnedKey};
 pub use crate::store::{PinStats, Pinned};
@@ -347,6 +348,8 @@ pub enum Command {
     Explain(Box<ClientRequest>),
     /// Go by these keys of connection ids from now on.
     SeeCidKeys(Box<CidKeys>),
+    /// Go by this from now on. Numbers of origins go on: what was an origin's stays its own.
+    Reconfigure(Arc<Policy>),
     /// Refuse new connections, send GOAWAY, close connections when they are idle.
     Drain,
 }

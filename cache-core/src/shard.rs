@@ -18,6 +18,7 @@
 //!  pins.rs       objects that an operator wants kept
 //!  explain.rs    what is known of an object, for operators
 //!  tiers.rs      flights that read the second tier; what leaves memory for it
+//!  farewell.rs   ending connections without losing a request
 //!  saving.rs     a clean stop: what memory holds goes to the tier
 //!  let_go.rs     arena memory that slow clients hold up
 //! ```
@@ -28,6 +29,7 @@
 
 mod answers;
 mod explain;
+mod farewell;
 mod flights;
 mod following;
 mod kept;
@@ -54,10 +56,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 
-use crate::config::ShardConfig;
+use crate::config::{Policy, ShardConfig};
 use crate::conn::client::ClientId;
 use crate::conn::h3::{self, FieldSection};
-use crate::conn::quic::{Conn, Quic, QuicSetup, Route};
+use crate::conn::quic::{Quic, QuicSetup, Route};
 use crate::flight::{FlightEvent, Flights, Line, Locals, Target, Ticket, Uncacheable, Waiter};
 use crate::http::vary::Rules;
 use crate::io::{Command, Datagram, FetchId, Input, Now, OriginId, Outbox, Reply, ShardId};
@@ -385,9 +387,21 @@ impl Shard {
                 self.quic.set_cids(*keys);
                 Reply::Done
             }
+            Command::Reconfigure(policy) => self.reconfigure(&policy),
             Command::Drain => self.drain(),
         };
         Some(reply)
+    }
+
+    /// Requests, flights and answers that have begun go on; each asks the new rules from here on.
+    fn reconfigure(&mut self, policy: &Policy) -> Reply {
+        self.config.origins.clone_from(&policy.origins);
+        self.config.caching = policy.caching.clone();
+        self.config.limits = policy.limits.clone();
+        self.routes = Routes::new(&self.config);
+        self.quic.set_limits(&self.config.limits);
+        self.stats.reconfigured.inc();
+        Reply::Done
     }
 
     /// Whether there was an object under the key in our partition.
@@ -444,19 +458,6 @@ impl Shard {
             objects = self.store.purged_all();
         }
         Reply::Purged { objects }
-    }
-
-    fn drain(&mut self) -> Reply {
-        self.draining = true;
-        self.quic.refuse_new();
-        for id in self.quic.ids() {
-            if let Some(conn) = self.quic.take(id) {
-                self.quic.put_back_dirty(conn);
-            }
-        }
-        Reply::Draining {
-            connections: self.quic.open_connections(),
-        }
     }
 
     fn turn(&mut self, now: Now, max_transmits: usize, out: &mut Outbox) {
@@ -523,18 +524,6 @@ impl Shard {
             if let Some(mut conn) = ended {
                 self.forget_streams(&mut conn, out);
             }
-        }
-    }
-
-    /// Announces that no more requests are taken, and closes once every answer has arrived.
-    fn drain_connection(&mut self, conn: &mut Conn, now: Now) {
-        if !conn.draining {
-            self.send_goaway(conn);
-        }
-        let control = usize::from(conn.control.is_some());
-        let answered = conn.streams.is_empty() && conn.quic.streams().send_streams() <= control;
-        if answered && !conn.quic.is_closed() {
-            conn.close(now.mono, h3::error::H3_NO_ERROR, "draining");
         }
     }
 

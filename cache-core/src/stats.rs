@@ -112,6 +112,10 @@ shard_stats! {
     /// `limits.max_connections` or a drain refused an Initial.
     connections_refused,
     connections_lost,
+    /// Connections that were told to end (GOAWAY).
+    goaways_sent,
+    /// Times that another configuration came into force.
+    reconfigured,
     /// Connections closed because the peer broke HTTP/3.
     h3_errors,
     requests,

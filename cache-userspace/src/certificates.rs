@@ -16,8 +16,17 @@ use crate::tls_files::{self, Identity};
 /// Every certificate of the node. The first is for clients whose name fits none, or who name none.
 #[derive(Debug)]
 pub struct Certificates {
+    /// Where they came from.
+    tls: ArcSwap<TlsConfig>,
+    shown: ArcSwap<Shown>,
+}
+
+type Shown = Vec<Arc<CertifiedKey>>;
+
+/// Certificates that were read and can be shown.
+pub struct Prepared {
     tls: TlsConfig,
-    shown: ArcSwap<Vec<Arc<CertifiedKey>>>,
+    shown: Shown,
 }
 
 impl Certificates {
@@ -30,7 +39,7 @@ impl Certificates {
         first.log();
         let shown = with_others(first.certified()?, tls)?;
         Ok(Self {
-            tls: tls.clone(),
+            tls: ArcSwap::from_pointee(tls.clone()),
             shown: ArcSwap::from_pointee(shown),
         })
     }
@@ -41,21 +50,36 @@ impl Certificates {
     /// # Errors
     /// A file is broken: nothing has changed. Or there are no files.
     pub fn reload(&self) -> anyhow::Result<usize> {
-        let first = match &self.tls.files {
-            Some(_) => Arc::new(tls_files::load(&self.tls)?.certified()?),
-            None if self.tls.others.is_empty() => {
-                bail!("no tls.certificate is configured: the self-signed one is made at start")
-            }
-            // The self-signed one.
-            None => match self.shown.load().first() {
-                Some(first) => Arc::clone(first),
-                None => bail!("there was no certificate at start"),
-            },
+        let tls = self.tls.load();
+        if tls.files.is_none() && tls.others.is_empty() {
+            bail!("no tls.certificate is configured: the self-signed one is made at start");
+        }
+        Ok(self.show(self.prepare(&tls)?))
+    }
+
+    /// Reads what `tls` names. A self-signed certificate stays the one that was made at start.
+    ///
+    /// # Errors
+    /// A file is broken, or there is none where there was one.
+    pub fn prepare(&self, tls: &TlsConfig) -> anyhow::Result<Prepared> {
+        let was_self_signed = self.tls.load().files.is_none();
+        let first = match (&tls.files, self.shown.load().first()) {
+            (Some(_), _) => tls_files::load(tls)?.certified()?,
+            (None, Some(first)) if was_self_signed => CertifiedKey::clone(first),
+            (None, _) => bail!("tls.certificate is gone: a self-signed one is made at start only"),
         };
-        let shown = with_others(CertifiedKey::clone(&first), &self.tls)?;
-        let count = shown.len();
-        self.shown.store(Arc::new(shown));
-        Ok(count)
+        Ok(Prepared {
+            tls: tls.clone(),
+            shown: with_others(first, tls)?,
+        })
+    }
+
+    /// Shows these to every handshake from now on. Returns how many there are.
+    pub fn show(&self, prepared: Prepared) -> usize {
+        let count = prepared.shown.len();
+        self.tls.store(Arc::new(prepared.tls));
+        self.shown.store(Arc::new(prepared.shown));
+        count
     }
 }
 

@@ -13,6 +13,7 @@ pub mod node;
 pub mod privileges;
 pub mod probe;
 pub mod purging;
+pub mod reload;
 pub mod rt;
 pub mod service;
 pub mod start;

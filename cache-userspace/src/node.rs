@@ -5,12 +5,14 @@
 
 mod orders;
 mod pins;
+mod reload;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use cache_core::io::{Command, PinError, Reply, ShardId};
 use cache_core::purge::Purges;
 use cache_core::stats::ShardStats;
@@ -29,6 +31,7 @@ use crate::status::{
 
 pub use orders::{PurgeOrder, PurgeReport};
 pub use pins::{PinReport, PinState, PinsReport, UnpinReport};
+pub use reload::{ConfigReport, Reloading};
 
 /// How long a shard may take to answer a command before it is said to be stuck.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
@@ -96,7 +99,9 @@ pub struct Sources {
     /// What they are made in.
     pub purges: Arc<Purges>,
     /// Whose rules make keys of URLs.
-    pub rulebook: Arc<Rulebook>,
+    pub rulebook: ArcSwap<Rulebook>,
+    /// What changes the configuration; `None` where it cannot be.
+    pub reloading: Option<Mutex<Reloading>>,
     /// [`cache_core::store::StoreConfig::hash_seed`].
     pub hash_seed: u64,
 }
@@ -122,6 +127,8 @@ pub enum NodeError {
     Guard(#[from] GuardError),
     #[error("{0}")]
     Tls(String),
+    #[error("{0}")]
+    Config(String),
     #[error("the node is stopping")]
     Interrupted,
 }
@@ -142,6 +149,10 @@ pub struct NodeHandle {
 struct Inner {
     facts: NodeFacts,
     sources: Sources,
+    /// What `GET /v1/config` answers.
+    config: ArcSwap<serde_json::Value>,
+    /// Settings that wait for a restart.
+    waiting: ArcSwap<Vec<String>>,
     /// Held while a pin is made or taken back, so that the journal and the shards agree.
     pinning: Mutex<()>,
     started: Instant,
@@ -149,12 +160,14 @@ struct Inner {
 }
 
 impl NodeHandle {
-    pub fn new(facts: NodeFacts, sources: Sources) -> Self {
+    pub fn new(mut facts: NodeFacts, sources: Sources) -> Self {
         let started_unix = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
         Self {
             inner: Arc::new(Inner {
+                config: ArcSwap::from_pointee(facts.config.take()),
+                waiting: ArcSwap::default(),
                 facts,
                 sources,
                 pinning: Mutex::new(()),
@@ -171,6 +184,8 @@ impl NodeHandle {
             sources,
             started,
             started_unix,
+            waiting,
+            config: _,
             pinning: _,
         } = &*self.inner;
         let shards = sources.shards.iter().zip(&facts.cpus).enumerate();
@@ -208,11 +223,15 @@ impl NodeHandle {
                     ShardStatus::new(shard, *cpu, &counters)
                 })
                 .collect(),
-            classes: classes_of(&sources.shards, sources.rulebook.caching.routes.classes()),
+            classes: classes_of(
+                &sources.shards,
+                sources.rulebook.load().caching.routes.classes(),
+            ),
             origins: (sources.upstream)(),
             nodes: (sources.nodes)(),
             purges: purges_of(&sources.purges),
             warnings: facts.warnings.clone(),
+            waiting: waiting.load().to_vec(),
             privileges: privileges::status(),
         }
     }
@@ -236,8 +255,8 @@ impl NodeHandle {
     }
 
     /// The effective configuration with the origin of each value.
-    pub fn config(&self) -> &serde_json::Value {
-        &self.inner.facts.config
+    pub fn config(&self) -> Arc<serde_json::Value> {
+        self.inner.config.load_full()
     }
 
     /// Asks every shard, all at the same time, and waits for every answer.
@@ -371,7 +390,8 @@ pub(crate) mod tests {
             reload_tls: Box::new(|| Err("cert.pem is broken".to_owned())),
             purging: Mutex::new(Purging::new(purges.writer().expect("the only one"), None)),
             purges,
-            rulebook: Arc::new(Rulebook {
+            reloading: None,
+            rulebook: ArcSwap::from_pointee(Rulebook {
                 caching: Default::default(),
                 origins: Vec::new(),
                 max_target: 1024,

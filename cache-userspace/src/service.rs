@@ -52,12 +52,12 @@ impl Service {
     }
 
     /// Does `reload` between the two messages that frame it.
-    pub fn reloading<T>(reload: impl FnOnce() -> T) -> T {
+    pub async fn reloading<T>(reload: impl Future<Output = T>) -> T {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => tell(&[NotifyState::Reloading, now]),
             Err(error) => tracing::debug!(%error, "no monotonic clock"),
         }
-        let done = reload();
+        let done = reload.await;
         tell(&[NotifyState::Ready]);
         done
     }

@@ -18,7 +18,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
-use cache_core::config::{Caching, ShardConfig};
+use arc_swap::ArcSwap;
+use cache_core::config::{Policy, ShardConfig};
 use cache_core::conn::quic::QuicSetup;
 use cache_core::shard::Shard;
 use cache_core::stats::ShardStats;
@@ -29,10 +30,11 @@ use tokio::sync::mpsc;
 
 use crate::certificates::Certificates;
 use crate::compress::Compressor;
-use crate::config::Config;
-use crate::explain::Rulebook;
+use crate::config::{Config, Machine};
 use crate::guard::{Guard, Shards};
-use crate::node::{COMMAND_QUEUE, NodeFacts, NodeHandle, Reading, ShardCommand, Sources, XdpFacts};
+use crate::node::{
+    COMMAND_QUEUE, NodeFacts, NodeHandle, Reading, Reloading, ShardCommand, Sources, XdpFacts,
+};
 use crate::purging::Purging;
 use crate::rt::control::Control;
 use crate::rt::core_loop::LoopStats;
@@ -43,9 +45,9 @@ use crate::rt::spawn::{CorePlan, RunningCore, spawn};
 use crate::service::Service;
 use crate::status::BackendStatus;
 use crate::tcp::stats::TcpStats;
-use crate::upstream::{Upstream, UpstreamConfig};
+use crate::upstream::Upstream;
 use crate::xdp::{Xdp, XdpOptions, random_cid_keys};
-use crate::{admin, config, privileges, tls_files};
+use crate::{admin, config, privileges, reload, tls_files};
 use ports::Ports;
 use tier::Memory;
 
@@ -53,7 +55,7 @@ use tier::Memory;
 ///
 /// # Errors
 /// It could not start, or a part of it failed while running.
-pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
+pub fn serve(mut config: Config, machine: Machine, format: bool) -> anyhow::Result<()> {
     let listeners = admin::bind(&config.admin)?;
     require_kernel()?;
     let certificates = Arc::new(Certificates::load(&config.tls).context("tls")?);
@@ -71,10 +73,9 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
     let quic = QuicSetup::new(tls, steering.cid_keys, &config.limits)?
         .with_cid_lifetime(config.guard.cid_key_lifetime);
     let node_id = node_id()?;
-    let upstream = Upstream::new(UpstreamConfig {
-        node_id: node_id.clone(),
-        ..config.upstream.clone()
-    })?;
+    config.upstream.node_id.clone_from(&node_id);
+    let upstream = Upstream::new(config.upstream.clone())?;
+    let upstream = Arc::new(ArcSwap::from_pointee(upstream));
 
     let ports = {
         let mut xdp = steering.lock();
@@ -127,20 +128,24 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
     let purger = memory.purges.writer().context("another writer of purges")?;
     let purging = Purging::new(purger, memory.journal);
     let seed = memory.seed;
-    let rules = (seed, Arc::new(config.rulebook()));
     let compressor = Arc::new(compressor(&config));
+    let (drain_limit, save_limit) = (config.server.drain_limit, config.tier.save_at_stop);
     let asked = Asked {
         commands: asking,
-        certificates,
+        reloading: Reloading {
+            config,
+            machine,
+            certificates,
+            upstream: Arc::clone(&upstream),
+        },
     };
-    let upstream_side = (&upstream, Arc::clone(&compressor));
     let sources = sources(
         &counters,
-        upstream_side,
+        Arc::clone(&compressor),
         (steering, guard),
         asked,
         purging,
-        rules,
+        seed,
     );
     let node = NodeHandle::new(facts, sources);
     let control = Control {
@@ -153,7 +158,8 @@ pub fn serve(config: Config, format: bool) -> anyhow::Result<()> {
         stats: counters.shards,
         tcp: counters.tcp,
         service: Service::new(&counters.loops),
-        save_limit: config.tier.save_at_stop,
+        drain_limit,
+        save_limit,
     };
     let ended = control.run(move |service| {
         eprintln!("{ready}");
@@ -246,18 +252,20 @@ fn shard(
     quic: &QuicSetup,
     stats: Arc<ShardStats>,
 ) -> anyhow::Result<Shard> {
+    let Policy {
+        origins,
+        caching,
+        limits,
+    } = reload::policy(config);
     let shard_config = ShardConfig {
         shard: number,
         shards: config.server.cpus.len() as u8,
         node_name: config.server.name.clone(),
         node_id: node_id.to_owned(),
         role: config.server.role,
-        origins: config.routes(),
-        caching: Caching {
-            device: config.server.name.clone(),
-            ..config.cache.clone()
-        },
-        limits: config.limits.clone(),
+        origins,
+        caching,
+        limits,
     };
     Ok(Shard::new(
         shard_config,
@@ -414,27 +422,28 @@ fn facts(
 /// What carries out an operator's wishes.
 struct Asked {
     commands: mpsc::Sender<ShardCommand>,
-    certificates: Arc<Certificates>,
+    reloading: Reloading,
 }
 
 fn sources(
     counters: &Counters,
-    (upstream, compressor): (&Upstream, Arc<Compressor>),
+    compressor: Arc<Compressor>,
     guarded: (Steering, Option<Guard>),
     asked: Asked,
     purging: Purging,
-    (hash_seed, rulebook): (u64, Arc<Rulebook>),
+    hash_seed: u64,
 ) -> Sources {
-    let upstream = upstream.stats();
+    let upstream = Arc::clone(&asked.reloading.upstream);
+    let certificates = Arc::clone(&asked.reloading.certificates);
     let (steering, guard) = guarded;
     Sources {
         shards: counters.shards.clone(),
         runtime: counters.runtime(),
         nodes: {
             let upstream = upstream.clone();
-            Box::new(move || upstream.nodes())
+            Box::new(move || upstream.load().stats().nodes())
         },
-        upstream: Box::new(move || upstream.snapshot()),
+        upstream: Box::new(move || upstream.load().stats().snapshot()),
         xdp: Box::new(move || {
             let Some(xdp) = steering.lock() else {
                 return Vec::new();
@@ -448,12 +457,13 @@ fn sources(
         compression: Box::new(move || compressor.counters()),
         commands: asked.commands,
         reload_tls: Box::new(move || {
-            let reloaded = asked.certificates.reload();
+            let reloaded = certificates.reload();
             reloaded.map_err(|error| format!("{error:#}"))
         }),
         purges: Arc::clone(purging.purges()),
         purging: tokio::sync::Mutex::new(purging),
-        rulebook,
+        rulebook: ArcSwap::from_pointee(asked.reloading.config.rulebook()),
+        reloading: Some(tokio::sync::Mutex::new(asked.reloading)),
         hash_seed,
     }
 }

@@ -39,6 +39,9 @@ pub struct StatusDocument {
     #[serde(default)]
     pub purges: BTreeMap<String, u64>,
     pub warnings: Vec<String>,
+    /// Settings of the configuration file that wait for a restart.
+    #[serde(default)]
+    pub waiting: Vec<String>,
     /// What the process is still allowed.
     #[serde(default)]
     pub privileges: PrivilegeStatus,
@@ -119,6 +122,9 @@ impl StatusDocument {
         self.write_nodes(&mut out);
         for warning in &self.warnings {
             let _ = writeln!(out, "warning: {warning}");
+        }
+        if !self.waiting.is_empty() {
+            let _ = writeln!(out, "waiting for a restart: {}", self.waiting.join(", "));
         }
         out
     }
@@ -488,6 +494,7 @@ mod tests {
             nodes: Vec::new(),
             purges: counters(&[("tag_slots", 65_536), ("tags", 0)]),
             warnings: vec!["the certificate is self-signed".to_owned()],
+            waiting: Vec::new(),
             privileges: PrivilegeStatus {
                 uid: 995,
                 user: "popcache".to_owned(),

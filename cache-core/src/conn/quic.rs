@@ -158,8 +158,7 @@ pub struct Conn {
     pub streams: HashMap<StreamId, Stream, FixedState>,
     /// Request streams accepted.
     pub requests_seen: u64,
-    /// GOAWAY was sent: no request is accepted any more.
-    pub draining: bool,
+    pub farewell: Farewell,
     /// It counts as one whose handshake goes on.
     handshaking: bool,
     dirty: bool,
@@ -173,6 +172,25 @@ impl Conn {
         let reason = &reason.as_bytes()[..reason.len().min(MAX_CLOSE_REASON)];
         let code = VarInt::from_u64(code).unwrap_or(VarInt::MAX);
         self.quic.close(now, code, Bytes::copy_from_slice(reason));
+    }
+}
+
+/// How far a connection has been told to end (RFC 9114 section 5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Farewell {
+    Unsaid,
+    /// GOAWAY with the largest id was sent: the client opens another connection, and what it had asked for
+    /// before it heard of that is served until then.
+    Announced {
+        until: Instant,
+    },
+    /// GOAWAY with the id of the first request that is not accepted was sent.
+    Said,
+}
+
+impl Farewell {
+    fn is_due(self, now: Instant) -> bool {
+        matches!(self, Self::Announced { until } if until <= now)
     }
 }
 
@@ -266,6 +284,12 @@ impl Quic {
     pub fn set_cids(&mut self, cids: CidKeys) {
         self.cids = cids;
         self.shared_cids.store(Arc::new(cids));
+    }
+
+    /// How many connections there may be, and from how many handshakes on new clients are asked to retry.
+    pub fn set_limits(&mut self, limits: &Limits) {
+        self.max_open = limits.max_connections;
+        self.retry_above = limits.retry_above;
     }
 
     /// From now on every new connection is refused.
@@ -380,7 +404,7 @@ impl Quic {
             control: None,
             streams: HashMap::default(),
             requests_seen: 0,
-            draining: false,
+            farewell: Farewell::Unsaid,
             handshaking: true,
             dirty: false,
             armed: None,
@@ -523,6 +547,14 @@ impl Quic {
         }
     }
 
+    /// Has a connection that was told to end looked at again when its farewell is due.
+    pub fn wake_for_farewell(&mut self, conn: &Conn) {
+        if let Farewell::Announced { until } = conn.farewell {
+            let entry = (until, conn.id.handle, conn.id.generation);
+            self.timers.push(Reverse(entry));
+        }
+    }
+
     /// Fires what is due; the connections concerned become dirty.
     pub fn expire(&mut self, now: Instant) {
         while let Some(&Reverse((deadline, handle, generation))) = self.timers.peek() {
@@ -534,6 +566,13 @@ impl Quic {
             let Some(mut conn) = self.take(id) else {
                 continue;
             };
+            if conn.farewell.is_due(now) {
+                mark(
+                    &mut self.dirty,
+                    &mut conn,
+                    ConnectionHandle(handle as usize),
+                );
+            }
             // An entry that a nearer deadline has overtaken: that one fires in its own time.
             if conn.armed == Some(deadline) {
                 conn.armed = None;

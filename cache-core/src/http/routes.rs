@@ -13,6 +13,7 @@ use super::candidates::Candidates;
 use super::key::{self, KeyError};
 use super::key_rules::{KeyRules, split_query};
 use super::pattern::Pattern;
+use super::vary;
 use crate::stats::MAX_COUNTED;
 
 /// What holds for the objects of a route.
@@ -98,7 +99,11 @@ pub struct Route {
 
 /// Names a route; the default is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RouteId(u16);
+pub struct RouteId {
+    /// From 1.
+    number: u16,
+    generation: u16,
+}
 
 /// All routes, in the order of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +114,8 @@ pub struct Routes {
     /// Names of the classes that are counted, and the number of each route's among them.
     classes: Vec<String>,
     counted: Vec<u8>,
+    /// Which configuration since the start this is, so that ids of another are known.
+    generation: u16,
 }
 
 impl Default for Routes {
@@ -136,7 +143,28 @@ impl Routes {
             plain,
             classes,
             counted,
+            generation: 0,
         }
+    }
+
+    /// Comes into force after `former`: classes keep the numbers of their counters, and ids of its routes are
+    /// told from ours.
+    pub fn after(mut self, former: &Self) -> Self {
+        let mut classes = former.classes.clone();
+        let routes = self.routes.iter();
+        let counted = routes.map(|route| number_of(&route.rules, &mut classes));
+        self.counted = counted.collect();
+        self.classes = classes;
+        self.generation = former.generation.wrapping_add(1);
+        self
+    }
+
+    /// Gives every route the budget that `number` has for its class.
+    pub fn with_budgets(mut self, number: impl Fn(&str) -> u8) -> Self {
+        for route in &mut self.routes {
+            route.rules.class = number(&route.rules.class_name);
+        }
+        self
     }
 
     /// Names of the classes in the order of their counters; the first one is of what no route fits.
@@ -146,8 +174,7 @@ impl Routes {
 
     /// The number of the counters of a route's class.
     pub fn counted(&self, id: RouteId) -> u8 {
-        let counted = usize::from(id.0).checked_sub(1);
-        counted
+        self.index(id)
             .and_then(|route| self.counted.get(route))
             .copied()
             .unwrap_or(0)
@@ -160,12 +187,15 @@ impl Routes {
     /// The route of a key and a method.
     pub fn find(&self, key: &[u8], method: &[u8]) -> RouteId {
         if self.routes.is_empty() {
-            return RouteId(0);
+            return RouteId::default();
         }
         let (host, path) = (key::host(key), split_query(key::split(key).1).0);
         let holds = |number: usize| self.routes[number].holds(host, path, method);
         let found = self.candidates.first(host, path, holds);
-        RouteId(found.map_or(0, |index| index as u16 + 1))
+        found.map_or_else(RouteId::default, |index| RouteId {
+            number: index as u16 + 1,
+            generation: self.generation,
+        })
     }
 
     /// Rules of a route, or those where none is.
@@ -174,7 +204,22 @@ impl Routes {
     }
 
     pub fn route(&self, id: RouteId) -> Option<&Route> {
-        self.routes.get(usize::from(id.0).checked_sub(1)?)
+        self.routes.get(self.index(id)?)
+    }
+
+    /// Rules of what is asked for under `key`, a variant's or not. `id` is its route, perhaps by a former
+    /// configuration: then it is looked for again.
+    pub fn rules_of(&self, id: RouteId, key: &[u8]) -> &Rules {
+        let is_ours = id.generation == self.generation;
+        match is_ours {
+            true => self.rules(id),
+            false => self.rules(self.find(vary::base(key), b"GET")),
+        }
+    }
+
+    fn index(&self, id: RouteId) -> Option<usize> {
+        let is_ours = id.generation == self.generation;
+        usize::from(id.number).checked_sub(1).filter(|_| is_ours)
     }
 
     /// Rewrites a key that [`key::write_key`] wrote as the rules of its route say, for a request that
@@ -262,6 +307,13 @@ mod tests {
         }
     }
 
+    fn id(number: u16) -> RouteId {
+        RouteId {
+            number,
+            generation: 0,
+        }
+    }
+
     fn texts(texts: &[&str]) -> Vec<String> {
         texts.iter().map(|&text| text.to_owned()).collect()
     }
@@ -322,7 +374,7 @@ mod tests {
         let routes = routes();
         assert_eq!(routes.rules(RouteId::default()), &Rules::default());
         assert!(Routes::default().is_empty());
-        assert_eq!(routes.route(RouteId(9)), None);
+        assert_eq!(routes.route(id(9)), None);
     }
 
     #[test]
@@ -334,12 +386,36 @@ mod tests {
         };
         let routes = Routes::new(vec![of("emote"), of("other"), of("emote"), of("segment")]);
         assert_eq!(routes.classes(), ["other", "emote", "segment"]);
-        let counted = [0, 1, 2, 3, 4, 9].map(|id| routes.counted(RouteId(id)));
+        let counted = [0, 1, 2, 3, 4, 9].map(|number| routes.counted(id(number)));
         assert_eq!(counted, [0, 1, 0, 1, 2, 0]);
         let names: Vec<String> = (0..200).map(|n| format!("c{n}")).collect();
         let many = Routes::new(names.iter().map(|name| of(name)).collect());
         assert_eq!(many.classes().len(), MAX_COUNTED);
-        assert_eq!(usize::from(many.counted(RouteId(200))), MAX_COUNTED - 1);
+        assert_eq!(usize::from(many.counted(id(200))), MAX_COUNTED - 1);
+    }
+
+    #[test]
+    fn a_later_configuration_knows_ids_of_the_former_and_keeps_numbers_of_classes() {
+        let of = |class: &str, path: &str| {
+            let mut one = route(class);
+            one.rules.class_name = class.to_owned();
+            one.paths = patterns(&[path]);
+            one
+        };
+        let former = Routes::new(vec![of("a", "/a/"), of("b", "/b/")]);
+        let key = b"e.test/b/1";
+        let old = former.find(key, b"GET");
+        let later = Routes::new(vec![of("b", "/b/"), of("c", "/a/")]).after(&former);
+        assert_eq!(later.classes(), ["other", "a", "b", "c"]);
+        assert_eq!(later.route(old), None, "the second route is another one");
+        assert_eq!(later.rules_of(old, key).class_name, "b");
+        assert_eq!(later.rules_of(old, b"e.test/b/1\0x").class_name, "b");
+        let new = later.find(key, b"GET");
+        assert_eq!(later.counted(new), 2);
+        assert_eq!(later.rules_of(new, b"e.test/a/1").class_name, "b");
+        let budgets = later.with_budgets(|class| u8::from(class == "b") * 7);
+        assert_eq!(budgets.rules_of(new, key).class, 7);
+        assert_eq!(budgets.rules_of(old, b"e.test/a/1").class, 0);
     }
 
     #[test]

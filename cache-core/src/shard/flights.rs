@@ -141,7 +141,9 @@ impl Shard {
                 authority: target.authority.clone(),
                 target: target.path.clone(),
                 headers,
-                compress: self.config.caching.routes.rules(target.route).compress,
+                compress: (self.config.caching.routes)
+                    .rules_of(target.route, &target.key)
+                    .compress,
                 body: RequestBody::default(),
                 window: self.config.limits.fetch_window,
             }),
@@ -451,7 +453,8 @@ impl Shard {
             withholds: true,
         };
         let caching = &self.config.caching;
-        let rules = caching.routes.rules(flight.target.route);
+        let target = &flight.target;
+        let rules = caching.routes.rules_of(target.route, &target.key);
         let withheld = withheld::fields(headers);
         let shared = withheld::without(headers, &withheld);
         let decision = freshness::policy(facts, status, &shared, now.unix_ms, caching, rules);

@@ -64,7 +64,7 @@ impl Shard {
             return None;
         }
         let caching = &self.config.caching;
-        let rules = caching.routes.rules(target.route);
+        let rules = caching.routes.rules_of(target.route, &target.key);
         let facts = RequestFacts {
             authorization: !posted,
             sent_unix_ms: keeping.sent_unix_ms,

@@ -14,7 +14,7 @@ use crate::conn::client::{Client, varint};
 use crate::conn::h3::error::{H3_NO_ERROR, H3_REQUEST_REJECTED};
 use crate::conn::h3::head::{self, Dynamic};
 use crate::conn::h3::{self, FieldSection, H3Error, Progress, RequestReader, Scope};
-use crate::conn::quic::Conn;
+use crate::conn::quic::{Conn, Farewell};
 use crate::conn::stream::{Asked, Following, PassRequest, Response, Source, Stream};
 use crate::flight::{Extent, Target, Ticket, Waiter};
 use crate::http::cache_status::Forward;
@@ -128,7 +128,7 @@ impl Shard {
     }
 
     fn accept_request(&mut self, conn: &mut Conn, id: StreamId, now: Now, out: &mut Outbox) {
-        if conn.draining {
+        if conn.farewell == Farewell::Said {
             reject(conn, id, H3_REQUEST_REJECTED);
             return;
         }
@@ -744,18 +744,6 @@ impl Shard {
         for (_, mut stream) in conn.streams.drain() {
             self.drop_response(stream.response.take(), out);
         }
-    }
-
-    pub(super) fn send_goaway(&mut self, conn: &mut Conn) {
-        conn.draining = true;
-        let Some(control) = conn.control else {
-            return;
-        };
-        // Requests on streams from this id on were not and will not be served.
-        let next = conn.requests_seen * 4;
-        let mut frame = Vec::new();
-        h3::goaway_frame(next, &mut frame);
-        let _blocked_or_closed = conn.quic.send_stream(control).write(&frame);
     }
 }
 

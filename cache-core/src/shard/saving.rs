@@ -70,10 +70,11 @@ impl Saving {
 }
 
 impl Shard {
-    /// The node ends: what memory holds and the tier does not is written, for as long as
-    /// [`crate::tier::TierConfig::save_limit`] says, and then what the tier has taken. Turns go on
-    /// until [`Self::is_settled`].
+    /// The node ends: connections are closed; what memory holds and the tier does not is written, for as
+    /// long as [`crate::tier::TierConfig::save_limit`] says, and then what the tier has taken. Turns go
+    /// on until [`Self::is_settled`].
     pub fn stop(&mut self, now: Now) {
+        self.close_all(now);
         let Some(tier) = &self.tier else { return };
         if self.saving.is_some() {
             return;
@@ -108,10 +109,11 @@ impl Shard {
         })
     }
 
-    /// Nothing is on its way to or from the tier's drives, nor is to be.
+    /// Nothing is on its way to or from the tier's drives, nor is to be, and connections were told what
+    /// they had to be told.
     pub fn is_settled(&self) -> bool {
         let is_saved = self.saved().is_none_or(|saved| saved.is_over);
-        is_saved && self.tier.as_ref().is_none_or(Tier::is_settled)
+        self.quic.dirty() == 0 && is_saved && self.tier.as_ref().is_none_or(Tier::is_settled)
     }
 
     /// When saving ends at the latest.

@@ -191,7 +191,8 @@ impl Shard {
             withholds: false,
         };
         let caching = &self.config.caching;
-        let (rules, status) = (caching.routes.rules(target.route), StatusCode::OK);
+        let rules = caching.routes.rules_of(target.route, &target.key);
+        let status = StatusCode::OK;
         let decision = freshness::policy(facts, status, &fields, now.unix_ms, caching, rules);
         let class = rules.class;
         let Storage::Store(times) = decision.storage else {
@@ -306,7 +307,7 @@ impl Shard {
         let facts = RequestFacts::default();
         let caching = &self.config.caching;
         let (headers, status) = (received.headers, StatusCode::OK);
-        let rules = caching.routes.rules(route);
+        let rules = caching.routes.rules_of(route, &slice.whole);
         let decision = freshness::policy(facts, status, headers, now.unix_ms, caching, rules);
         got == Some((range, Some(slice.sliced.length)))
             && received.length.is_none_or(|declared| declared == length)

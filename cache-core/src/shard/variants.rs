@@ -50,10 +50,16 @@ impl Shard {
         let Some(flight) = self.flights.get_mut(id) else {
             return Place::Nowhere;
         };
-        let rules = self.config.caching.routes.rules(flight.target.route);
-        let OriginId(origin) = flight.target.origin;
+        let target = &flight.target;
+        let routes = &self.config.caching.routes;
+        let rules = routes.rules_of(target.route, &target.key);
+        let OriginId(origin) = target.origin;
+        // A shard that has read a newer configuration may know an origin that we do not know yet.
+        let Some(origin) = self.config.origins.get(usize::from(origin)) else {
+            return Place::Nowhere;
+        };
         let shown = Shown {
-            origin: &self.config.origins[usize::from(origin)].client_fields,
+            origin: &origin.client_fields,
             key: &rules.key,
         };
         let max = rules.max_variants;

@@ -17,7 +17,9 @@ use tokio::net::UnixStream;
 use super::request::{PinRequest, PurgeRequest};
 use crate::explain::{Question, Report};
 use crate::guard::order::Done;
-use crate::node::{PinReport, PinsReport, PurgeOrder, PurgeReport, ReloadReport, UnpinReport};
+use crate::node::{
+    ConfigReport, PinReport, PinsReport, PurgeOrder, PurgeReport, ReloadReport, UnpinReport,
+};
 use crate::status::StatusDocument;
 
 /// The whole of a request and its answer; longer than a node waits for its shards.
@@ -83,6 +85,11 @@ pub async fn pins(socket: &Path) -> Result<PinsReport, ClientError> {
 /// Makes the node at `socket` read its certificates again.
 pub async fn reload_tls(socket: &Path) -> Result<ReloadReport, ClientError> {
     ask(socket, Method::POST, "/v1/reload-tls", None).await
+}
+
+/// Makes the node at `socket` read its configuration again.
+pub async fn reload(socket: &Path) -> Result<ConfigReport, ClientError> {
+    ask(socket, Method::POST, "/v1/reload", None).await
 }
 
 /// Asks the node at `socket` for one of the guard's documents, such as `events?after=7`; the report

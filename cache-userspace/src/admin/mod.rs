@@ -14,7 +14,8 @@
 //! | `POST /v1/pin` | [`request::PinRequest`]: `{"url": "https://host/path"}` | [`crate::node::PinReport`] |
 //! | `POST /v1/unpin` | the same | [`crate::node::UnpinReport`] |
 //! | `GET /v1/pins` | | [`crate::node::PinsReport`] |
-//!
+//! | `POST /v1/reload` | | [`crate::node::ConfigReport`]: the configuration is read again |
+//! | `POST /v1/reload-tls` | | [`crate::node::ReloadReport`]: the certificates are |
 //! | `GET /v1/guard` | | [`crate::guard::order::Report`] |
 //! | `GET /v1/guard/events?after=N`, `/v1/guard/top?most=N` | | [`crate::guard::EventLine`]s, [`crate::guard::TopLine`]s |
 //! | `POST /v1/guard/list`, `remove`, `monitor`, `limit`, `reload` | the requests of [`crate::guard::order`] | [`crate::guard::order::Done`] |

@@ -26,7 +26,8 @@ use super::token::Token;
 use crate::explain::{Question, Report};
 use crate::metrics;
 use crate::node::{
-    NodeError, NodeHandle, PinReport, PinsReport, PurgeReport, ReloadReport, UnpinReport,
+    ConfigReport, NodeError, NodeHandle, PinReport, PinsReport, PurgeReport, ReloadReport,
+    UnpinReport,
 };
 use crate::purging::PurgingError;
 use crate::status::StatusDocument;
@@ -70,6 +71,7 @@ fn routes(node: NodeHandle) -> Router {
         .route("/v1/unpin", post(unpin))
         .route("/v1/pins", get(pins))
         .route("/v1/reload-tls", post(reload_tls))
+        .route("/v1/reload", post(reload))
         .route("/v1/explain", post(explain))
         .merge(super::guard::routes())
         .method_not_allowed_fallback(wrong_method)
@@ -91,7 +93,7 @@ async fn metrics(State(node): State<NodeHandle>) -> Result<Response, ApiError> {
 }
 
 async fn config(State(node): State<NodeHandle>) -> Json<serde_json::Value> {
-    Json(node.config().clone())
+    Json(node.config().as_ref().clone())
 }
 
 async fn purge(
@@ -152,8 +154,12 @@ async fn reload_tls(State(node): State<NodeHandle>) -> Result<Json<ReloadReport>
     Ok(Json(node.reload_tls()?))
 }
 
+async fn reload(State(node): State<NodeHandle>) -> Result<Json<ConfigReport>, ApiError> {
+    Ok(Json(node.reload().await?))
+}
+
 const ROUTES: &str = "GET /metrics, GET /v1/status, GET /v1/config, GET /v1/pins, POST /v1/purge, POST /v1/pin, \
-                      POST /v1/unpin, POST /v1/reload-tls, POST /v1/explain";
+                      POST /v1/unpin, POST /v1/reload, POST /v1/reload-tls, POST /v1/explain";
 
 fn all_routes() -> String {
     format!("{ROUTES}, {}", super::guard::ROUTES)
@@ -264,6 +270,10 @@ impl From<NodeError> for ApiError {
             NodeError::Purging(PurgingError::NotDurable(_)) => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "asking again is harmless, and needed once the drive takes writes",
+            ),
+            NodeError::Config(_) => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "nothing has changed; `popcache check` finds the same",
             ),
             NodeError::Tls(_) => (
                 StatusCode::UNPROCESSABLE_ENTITY,

@@ -94,7 +94,9 @@ async fn serve(listeners: Listeners) {
                     },
                 },
                 Command::Explain(_) => Reply::Explained(None),
-                Command::SeeCidKeys(_) | Command::Drain => panic!("nobody asks for it"),
+                Command::SeeCidKeys(_) | Command::Reconfigure(_) | Command::Drain => {
+                    panic!("nobody asks for it")
+                }
             };
             asked.reply.send(reply).expect("someone waits");
         }

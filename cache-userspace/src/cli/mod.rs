@@ -103,6 +103,15 @@ enum Command {
     /// List what is pinned
     #[command(after_long_help = PINS_HELP)]
     Pins(pin::All),
+    /// Make the running node go by its configuration file as it is now
+    #[command(after_long_help = RELOAD_HELP)]
+    Reload {
+        #[command(flatten)]
+        node: Node,
+        /// Print JSON instead of text
+        #[arg(long)]
+        json: bool,
+    },
     /// Make the running node read its certificates again
     #[command(after_long_help = RELOAD_TLS_HELP)]
     ReloadTls {
@@ -248,8 +257,18 @@ Examples:
   popcache man | man -l -
   popcache man --dir /usr/local/share/man/man1";
 
+const RELOAD_HELP: &str = "\
+SIGHUP does the same. The file is read and checked whole: if anything is wrong with it, with a file that it
+names or with a feed of the guard, nothing changes and the message says what. Connections and requests go on.
+What cannot change while the node runs (memory, cores, addresses, the tier ...) is listed, stays as it is,
+and is shown by `popcache status` until a restart.
+
+Examples:
+  popcache reload
+  popcache reload --config /etc/popcache/popcache.toml --json | jq .waiting";
+
 const RELOAD_TLS_HELP: &str = "\
-SIGHUP does the same. If a file is broken, nothing changes and the message names it.
+If a file is broken, nothing changes and the message names it. `popcache reload` reads everything.
 
 Examples:
   popcache reload-tls";
@@ -270,6 +289,7 @@ fn run(arguments: Arguments) -> Exit {
         Command::Pin(arguments) => pin::pin(&arguments),
         Command::Unpin(arguments) => pin::unpin(&arguments),
         Command::Pins(arguments) => pin::pins(&arguments),
+        Command::Reload { node, json } => remote::reload(&node, json),
         Command::ReloadTls { node } => remote::reload_tls(&node),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Guard(command) => guard::guard(&command),

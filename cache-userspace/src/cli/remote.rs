@@ -28,6 +28,36 @@ pub(super) fn reload_tls(node: &Node) -> Exit {
     }
 }
 
+/// `popcache reload`.
+pub(super) fn reload(node: &Node, as_json: bool) -> Exit {
+    let report = match ask(node, async |socket| client::reload(socket).await) {
+        Ok(report) => report,
+        Err(exit) => return exit,
+    };
+    if as_json {
+        return match serde_json::to_string(&report) {
+            Ok(text) => print(&(text + "\n")),
+            Err(error) => fail(Exit::Failed, error),
+        };
+    }
+    let list = |what: &str, names: &[String]| match names {
+        [] => String::new(),
+        names => format!("{what}: {}\n", names.join(", ")),
+    };
+    let warnings = report.warnings.iter();
+    let warnings = warnings.map(|warning| format!("warning: {warning}\n"));
+    let changed = match &report.changed[..] {
+        [] => "no setting changed\n".to_owned(),
+        names => list("changed", names),
+    };
+    print(&format!(
+        "{changed}{}{} certificates are shown\n{}",
+        list("waiting for a restart", &report.waiting),
+        report.certificates,
+        warnings.collect::<String>(),
+    ))
+}
+
 /// Puts one question to the node, and says so where it fails.
 pub(super) fn ask<T>(
     node: &Node,

@@ -7,7 +7,8 @@ use crate::config::{self, Machine};
 use crate::start;
 
 pub(super) fn serve(path: &Path, format: bool) -> Exit {
-    let config = match config::load(path, &Machine::this()) {
+    let machine = Machine::this();
+    let config = match config::load(path, &machine) {
         Ok(config) => config,
         Err(error) => return fail(Exit::Usage, error),
     };
@@ -17,7 +18,7 @@ pub(super) fn serve(path: &Path, format: bool) -> Exit {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    match start::serve(config, format) {
+    match start::serve(config, machine, format) {
         Ok(()) => Exit::Done,
         Err(error) => fail(Exit::Failed, format_args!("{error:#}")),
     }

@@ -51,6 +51,8 @@ pub(super) fn read(
     let classes: Vec<_> = classes.into_iter().flatten().collect();
     checks::classes(&mut reader, &classes);
     let class_bytes = classes.iter().map(|class| class.ram).collect();
+    let class_names = classes.iter().map(|class| class.route.name.clone());
+    let class_names = class_names.collect();
     cache.routes = routes::read_routes(&mut reader, classes);
     let found = reader.sections("origin", |s| origins::read_origin(s, &base));
     let shields = reader.sections("shield", |s| origins::read_shield(s, &base));
@@ -89,6 +91,7 @@ pub(super) fn read(
         compress,
         tier,
         class_bytes,
+        class_names,
         origins,
         upstream,
         admin,
@@ -163,6 +166,13 @@ fn read_server(s: &mut Section<'_, '_, '_>, machine: &Machine) -> ServerConfig {
         Seccomp::On,
         "system calls that a node never makes fail or end it; log lets them pass and has the kernel log them",
     );
+    let drain_limit = s.bounded(
+        "drain_limit",
+        &DURATION,
+        Duration::from_secs(10),
+        Duration::ZERO..=Duration::from_secs(600),
+        "how long requests in flight may take to end at a stop; then connections are closed",
+    );
     ServerConfig {
         listen,
         listen_tcp,
@@ -172,6 +182,7 @@ fn read_server(s: &mut Section<'_, '_, '_>, machine: &Machine) -> ServerConfig {
         role,
         user,
         seccomp,
+        drain_limit,
     }
 }
 

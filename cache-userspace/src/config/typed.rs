@@ -31,6 +31,8 @@ pub struct Config {
     pub tier: TierConfig,
     /// Bytes of memory for each class of `cache.classes`; 0: no limit.
     pub class_bytes: Vec<u64>,
+    /// The names of the same classes.
+    pub class_names: Vec<String>,
     pub origins: Vec<OriginConfig>,
     /// Ready for the upstream: `origins` in the same order as above.
     pub upstream: UpstreamConfig,
@@ -67,6 +69,8 @@ pub struct ServerConfig {
     /// What the node becomes once everything is open; unset: it stays who it is.
     pub user: Option<String>,
     pub seccomp: Seccomp,
+    /// How long connections may take to end at a stop.
+    pub drain_limit: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -127,6 +127,7 @@ impl Desk {
             Order::Monitor(request) => self.set_modes(&request),
             Order::Limit(request) => self.set_limit(&request),
             Order::Reload => self.reload(now),
+            Order::Configure(config) => self.configure(*config, now),
         };
         let done = done.inspect_err(|error| {
             tracing::warn!(%error, "guard: not changed");
@@ -246,6 +247,21 @@ impl Desk {
             return Err(error);
         }
         Ok(self.totals(self.feeds.len()))
+    }
+
+    fn configure(&mut self, config: GuardConfig, now: u64) -> Result<Done, GuardError> {
+        let feeds = read_feeds(&config, now)?;
+        let former_feeds = std::mem::replace(&mut self.feeds, feeds);
+        let former = std::mem::replace(&mut self.config, config);
+        let applied = self.write_rules().and_then(|()| self.swap_lists());
+        if let Err(error) = applied {
+            self.config = former;
+            self.feeds = former_feeds;
+            // What was written of it is taken back; where even that is refused, the answer says why.
+            self.write_rules()?;
+            return Err(error);
+        }
+        Ok(self.totals(1))
     }
 
     /// Keeps a change that is in force.

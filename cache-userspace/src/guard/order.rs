@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::events::{EventLine, TopLine};
-use super::settings::{Limit, Rate, SourceLimits};
+use super::settings::{GuardConfig, Limit, Rate, SourceLimits};
 use super::state::{Line, ListName};
 
 /// Prefixes in one request.
@@ -24,6 +24,9 @@ pub enum Order {
     Limit(LimitRequest),
     /// Read the feeds again.
     Reload,
+    /// Go by another configuration, whose feeds are read. What was changed while running goes before it
+    /// as before.
+    Configure(Box<GuardConfig>),
     Events {
         /// Those with a higher number.
         after: u64,

@@ -105,7 +105,13 @@ impl NodeHandle {
     pub(super) fn key_of(&self, url: &str) -> Result<Vec<u8>, NodeError> {
         no_url(
             url,
-            self.inner.sources.rulebook.caching.routes.key_of_url(url),
+            self.inner
+                .sources
+                .rulebook
+                .load()
+                .caching
+                .routes
+                .key_of_url(url),
         )
     }
 
@@ -115,7 +121,8 @@ impl NodeHandle {
     /// The request is refused, or a shard did not answer.
     pub async fn explain(&self, question: &Question) -> Result<Report, NodeError> {
         let sources = &self.inner.sources;
-        let explained = sources.rulebook.plan(question.request()?)?;
+        let rulebook = sources.rulebook.load_full();
+        let explained = rulebook.plan(question.request()?)?;
         let owner = owner_of(
             hash_of(sources.hash_seed, &explained.key),
             sources.shards.len() as u8,
@@ -127,7 +134,7 @@ impl NodeHandle {
         };
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now_s = since.ok().map(|since| since.as_secs());
-        Ok(sources.rulebook.report(&explained, seen.as_deref(), now_s))
+        Ok(rulebook.report(&explained, seen.as_deref(), now_s))
     }
 
     async fn carry_out(

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use cache_core::io::{Command, FetchEvent, FetchId, Reply, ShardId};
 use cache_core::stats::ShardStats;
 use tokio::io::Interest;
@@ -43,8 +44,6 @@ const FEED_BATCH: usize = 64;
 /// How often a full lane is tried again.
 const LANE_RETRY: Duration = Duration::from_millis(1);
 
-/// How long open connections may take to end after the first signal.
-pub const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// How long shards may take to leave their loops once told to, beside [`Control::save_limit`].
 const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -55,7 +54,7 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// What the control thread runs.
 pub struct Control {
     pub lanes: ControlLanes,
-    pub upstream: Upstream,
+    pub upstream: Arc<ArcSwap<Upstream>>,
     pub compressor: Arc<Compressor>,
     /// What the admin API asks of the shards.
     pub commands: mpsc::Receiver<ShardCommand>,
@@ -65,6 +64,8 @@ pub struct Control {
     pub tcp: Vec<Arc<TcpStats>>,
     /// What is told of the node's state.
     pub service: Service,
+    /// How long open connections may take to end after the first signal.
+    pub drain_limit: Duration,
     /// How long shards may write what memory holds to the tier.
     pub save_limit: Duration,
 }
@@ -101,7 +102,7 @@ impl Control {
             waiting: waiting.clone(),
         };
         let (gone_sender, mut gone) = watch::channel(0);
-        self.upstream.start_probes();
+        self.upstream.load().start_probes();
         let listener = Listen {
             bell: self.lanes.bell,
             lanes,
@@ -129,7 +130,7 @@ impl Control {
                         let tcp = self.tcp.iter().map(|stats| stats.connections.get());
                         quic.chain(tcp).sum()
                     };
-                    drain(&shards, open, &mut signals).await;
+                    drain(&shards, open, self.drain_limit, &mut signals).await;
                     break Ok(());
                 }
                 _ = gone.changed() => break Err(anyhow::anyhow!("a shard ended unasked")),
@@ -144,12 +145,12 @@ impl Control {
     }
 }
 
-/// SIGHUP: the certificates are read again. The log says what came of it.
+/// SIGHUP: the configuration is read again. The log says what came of it.
 fn reload_on_hangup(node: NodeHandle) -> anyhow::Result<impl Future<Output = ()>> {
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     Ok(async move {
         while hangup.recv().await.is_some() {
-            let _what_the_log_says = Service::reloading(|| node.reload_tls());
+            let _what_the_log_says = node.reload().await;
         }
     })
 }
@@ -227,12 +228,12 @@ async fn ask(mut commands: mpsc::Receiver<ShardCommand>, shards: Shards) {
 }
 
 /// Waits until no connection is open, the time is up, or a second signal comes.
-async fn drain(shards: &Shards, open: impl Fn() -> u64, signals: &mut Signals) {
+async fn drain(shards: &Shards, open: impl Fn() -> u64, limit: Duration, signals: &mut Signals) {
     for shard in 0..shards.count() {
         let (reply, _) = oneshot::channel();
         shards.ask(shard as ShardId, Command::Drain, reply).await;
     }
-    let deadline = Instant::now() + DRAIN_LIMIT;
+    let deadline = Instant::now() + limit;
     loop {
         tokio::select! {
             name = signals.next() => {
@@ -292,7 +293,7 @@ async fn feed(
 struct Listen {
     bell: Arc<Doorbell>,
     lanes: Vec<Receiver<ToControl>>,
-    upstream: Upstream,
+    upstream: Arc<ArcSwap<Upstream>>,
     compressor: Arc<Compressor>,
     events: Vec<EventSender>,
     waiting: Waiting,
@@ -342,7 +343,8 @@ impl Listen {
         match message {
             ToControl::Fetch(command) => {
                 let events = self.compressor.between(&command, &self.events[shard]);
-                self.upstream.command(shard as ShardId, command, &events);
+                let upstream = self.upstream.load();
+                upstream.command(shard as ShardId, command, &events);
             }
             ToControl::Reply { id, reply } => {
                 if let Some(waiting) = self.waiting.borrow_mut().replies.remove(&id) {
@@ -394,7 +396,9 @@ mod tests {
         });
         let control = Control {
             lanes,
-            upstream: Upstream::new(UpstreamConfig::default()).expect("upstream"),
+            upstream: Arc::new(ArcSwap::from_pointee(
+                Upstream::new(UpstreamConfig::default()).expect("upstream"),
+            )),
             compressor: Arc::new(Compressor::new(1, 1 << 10)),
             commands,
             admin: admin.expect("socket"),
@@ -402,6 +406,7 @@ mod tests {
             stats: vec![Arc::default(), Arc::default()],
             tcp: Vec::new(),
             service: Service::new(&[]),
+            drain_limit: Duration::from_secs(10),
             save_limit: Duration::ZERO,
         };
         (control, node)

@@ -143,8 +143,10 @@ async fn tick(core: Rc<Core>) {
         let watches = core.watches.borrow();
         for watch in watches.iter() {
             watch.refill(core.bounds.max_idle_frames, TICK);
-            let verdict = match watch::judge(&watch.seen(), now, &core.bounds) {
-                Verdict::Keep if draining => Verdict::Drain,
+            let seen = watch.seen();
+            let verdict = match watch::judge(&seen, now, &core.bounds) {
+                // Its first request is on its way.
+                Verdict::Keep if draining && !seen.handshaking => Verdict::Drain,
                 verdict => verdict,
             };
             core.stats.count(&verdict);

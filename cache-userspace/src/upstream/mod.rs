@@ -35,7 +35,8 @@ mod tests;
 mod upload;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use cache_core::io::{
@@ -71,7 +72,9 @@ pub struct Upstream {
     hedge_paths: Vec<String>,
     max_fetches: usize,
     flying: Arc<Flying>,
-    probes: Option<AbortHandle>,
+    probes: OnceLock<AbortHandle>,
+    /// Another goes on with the fetches in flight.
+    is_succeeded: AtomicBool,
 }
 
 struct Origin {
@@ -102,15 +105,33 @@ impl Upstream {
             hedge_paths: config.hedge_paths,
             max_fetches: config.max_fetches,
             flying: Arc::default(),
-            probes: None,
+            probes: OnceLock::new(),
+            is_succeeded: AtomicBool::new(false),
         })
+    }
+
+    /// Takes the place of `former`: fetches in flight go on, and origins of the same name are counted on.
+    /// Nodes are known as little as at start.
+    pub fn succeed(mut self, former: &Self) -> Self {
+        self.flying = Arc::clone(&former.flying);
+        for origin in &mut self.origins {
+            let mut known = former.origins.iter();
+            if let Some(known) = known.find(|known| known.stats.name() == origin.stats.name()) {
+                origin.stats = Arc::clone(&known.stats);
+            }
+        }
+        former.is_succeeded.store(true, Ordering::Relaxed);
+        self
     }
 
     /// Begins to probe the nodes that have a health path. Must be called within a tokio runtime,
     /// which then runs the probes.
-    pub fn start_probes(&mut self) {
+    pub fn start_probes(&self) {
         let probes = tokio::spawn(probe::run(self.fleet.clone(), self.probe_timeout));
-        self.probes = Some(probes.abort_handle());
+        // Once is enough.
+        if let Err(second) = self.probes.set(probes.abort_handle()) {
+            second.abort();
+        }
     }
 
     /// Carries out one command of a shard; its answers go to `events` (see [`FetchCommand`]). Returns
@@ -227,8 +248,11 @@ impl Upstream {
 
 impl Drop for Upstream {
     fn drop(&mut self) {
-        if let Some(probes) = &self.probes {
+        if let Some(probes) = self.probes.get() {
             probes.abort();
+        }
+        if self.is_succeeded.load(Ordering::Relaxed) {
+            return;
         }
         for (_, flight) in self.flying.lock().drain() {
             flight.task.abort();

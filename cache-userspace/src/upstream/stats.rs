@@ -197,6 +197,10 @@ impl NodeStats {
 }
 
 impl OriginStats {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(super) fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),

@@ -1,5 +1,6 @@
 //! HTTP/3 clients of others, run in the clients' namespace.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -102,6 +103,36 @@ pub struct TcpOutcome {
     pub closed: bool,
 }
 
+/// What became of the requests of a client that kept asking.
+#[derive(Debug, Deserialize)]
+pub struct Steady {
+    pub ok: u64,
+    /// Refused unseen, and asked for again.
+    pub retried: u64,
+    pub connections: u64,
+    /// Connections that were told to end.
+    pub goaways: u64,
+    /// Attempts to connect that came to nothing.
+    pub refused: Vec<String>,
+    pub failed: Vec<serde_json::Value>,
+    /// Digests of the bodies by path.
+    pub bodies: BTreeMap<String, Vec<String>>,
+}
+
+impl Steady {
+    /// Every request was answered, and with the right bytes.
+    pub fn assert_flawless(&self, edge: &Edge) {
+        assert!(
+            self.failed.is_empty() && self.refused.is_empty(),
+            "{self:?}"
+        );
+        assert!(self.ok > 0, "{self:?}");
+        for (path, digests) in &self.bodies {
+            assert_eq!(digests[..], [sha256(&edge.origin.body(path))], "{path}");
+        }
+    }
+}
+
 impl Edge {
     /// Breaks rules over TCP, each on a connection of its own.
     pub fn probe_tcp(&self, names: &[&str]) -> Vec<TcpOutcome> {
@@ -141,6 +172,17 @@ impl Edge {
             .args(["--bytes", &bytes.to_string()])
             .args(options)
             .arg(path);
+        self.lines(&command).remove(0)
+    }
+
+    /// Keeps asking for the paths over so many connections, as a client does that goes by GOAWAY; what became
+    /// of it as `steady.py` reports it.
+    pub fn steady(&self, seconds: f64, connections: usize, paths: &[&str]) -> Steady {
+        let mut command = self.python("steady.py");
+        command
+            .args(["--server", SERVER, "--seconds", &seconds.to_string()])
+            .args(["--connections", &connections.to_string()])
+            .args(paths);
         self.lines(&command).remove(0)
     }
 

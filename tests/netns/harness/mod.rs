@@ -20,8 +20,9 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::{Signal, kill};
 
-pub use clients::{Fetched, Outcome, TcpOutcome};
+pub use clients::{Fetched, Outcome, Steady, TcpOutcome};
 pub use network::{Network, within};
 pub use origin::Origin;
 pub use process::Process;
@@ -149,10 +150,24 @@ impl Edge {
         self.popcache.as_ref().expect("popcache runs").pid()
     }
 
-    /// Asks popcache to read its certificates again, as an operator does by SIGHUP.
+    /// Asks popcache to read its configuration again, as an operator does by SIGHUP.
     pub fn reload_by_signal(&self) {
-        use nix::sys::signal::{Signal, kill};
-        kill(nix::unistd::Pid::from_raw(self.pid()), Signal::SIGHUP).expect("signal popcache");
+        self.signal(Signal::SIGHUP);
+    }
+
+    /// Asks popcache to end (SIGTERM), and does not wait for it.
+    pub fn begin_to_stop(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(nix::unistd::Pid::from_raw(self.pid()), signal).expect("signal popcache");
+    }
+
+    /// Writes another configuration, as [`Self::start_with`] does; popcache has not read it yet.
+    pub fn configure(&self, more: &str) {
+        let text = configuration(&self.folder, self.backend, more);
+        fs::write(self.folder.config(), text).expect("write the configuration");
     }
 
     /// Ends popcache as a crash does (SIGKILL).
@@ -215,9 +230,19 @@ impl Edge {
 
     /// The text of `GET /metrics`.
     pub fn metrics(&self) -> String {
+        self.admin("GET", "/metrics")
+    }
+
+    /// Asks the admin API to do something that it must not refuse.
+    pub fn post(&self, path: &str) -> String {
+        self.admin("POST", path)
+    }
+
+    fn admin(&self, method: &str, path: &str) -> String {
         use std::io::{Read as _, Write as _};
         let mut socket = UnixStream::connect(self.folder.socket()).expect("the admin socket");
-        let request = "GET /metrics HTTP/1.1\r\nhost: popcache\r\nconnection: close\r\n\r\n";
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nhost: popcache\r\nconnection: close\r\n\r\n");
         socket.write_all(request.as_bytes()).expect("asked");
         let mut answer = String::new();
         socket.read_to_string(&mut answer).expect("an answer");

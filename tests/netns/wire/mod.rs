@@ -20,6 +20,7 @@ macro_rules! on_both_backends {
 }
 
 mod control;
+mod drain;
 mod faults;
 mod fetch;
 mod flights;
@@ -30,6 +31,7 @@ mod install;
 mod keys;
 mod malformed;
 mod ranges;
+mod reload;
 mod semantics;
 mod service;
 mod shield;

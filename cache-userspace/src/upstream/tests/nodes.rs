@@ -289,7 +289,7 @@ async fn a_silent_node_fails_its_probes() {
     config.origins[0].health_path = Some("/".to_owned());
     config.policy.health.interval = Duration::from_millis(5);
     config.probe_timeout = Duration::from_millis(5);
-    let mut shard = Shard::new(config);
+    let shard = Shard::new(config);
     shard.upstream.start_probes();
     shard
         .until(|shard| shard.upstream.stats().nodes()[0].state == "unhealthy")
