@@ -67,15 +67,14 @@ fn rules_change_under_a_client_that_loses_nothing(backend: Backend) {
     assert_eq!(edge.counter("reconfigured"), 2 * (rounds as u64 + 1));
 
     // A host more, by signal.
-    let other = format!(
-        "[[origin]]\nname = \"more\"\nhosts = [\"more.test\"]\nurl = \"http://127.0.0.1:8080\"\n"
-    );
+    let other =
+        "[[origin]]\nname = \"more\"\nhosts = [\"more.test\"]\nurl = \"http://127.0.0.1:8080\"\n";
     let explain = ["explain", "https://more.test/emotes/9.png"];
     assert!(
         edge.control(&explain).contains("421"),
         "{HOST} alone is served"
     );
-    edge.configure(&other);
+    edge.configure(other);
     edge.reload_by_signal();
     let deadline = Instant::now() + PATIENCE;
     while edge.control(&explain).contains("421") {
