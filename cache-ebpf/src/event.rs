@@ -20,10 +20,10 @@ pub struct Event {
     high: u64,
     low: u64,
     v6: u16,
-    /// The ports are 0 where the packet is not a datagram to a served port.
+    /// The ports are 0 where the packet is not for a served port.
     pub source_port: u16,
     pub destination_port: u16,
-    /// Bytes of UDP payload.
+    /// Bytes of UDP payload; of TCP, from its header on.
     pub length: u16,
     /// The first bytes of the payload; of one that is shorter than this, eight or none, and zeros.
     pub first: [u8; FIRST_BYTES],
@@ -40,22 +40,22 @@ impl Event {
             high: seen.source.high,
             low: seen.source.low,
             v6: seen.source.v6 as u16,
-            source_port: if seen.udp.length > 0 {
-                seen.udp.source
+            source_port: if seen.segment.length > 0 {
+                seen.segment.source
             } else {
                 0
             },
-            destination_port: if seen.udp.length > 0 {
-                seen.udp.destination
+            destination_port: if seen.segment.length > 0 {
+                seen.segment.destination
             } else {
                 0
             },
-            length: seen.udp.length as u16,
+            length: seen.segment.length as u16,
             first: [0; FIRST_BYTES],
         };
-        if let Some(bytes) = seen.udp.read::<FIRST_BYTES>(packet, 0) {
+        if let Some(bytes) = seen.segment.read::<FIRST_BYTES>(packet, 0) {
             event.first = bytes;
-        } else if let Some(bytes) = seen.udp.read::<8>(packet, 0) {
+        } else if let Some(bytes) = seen.segment.read::<8>(packet, 0) {
             let [a, b, c, d, e, f, g, h] = bytes;
             let mut first = [0; FIRST_BYTES];
             [first[0], first[1], first[2], first[3]] = [a, b, c, d];
@@ -100,14 +100,14 @@ const _: () = assert!(size_of::<Event>() == 32 + FIRST_BYTES);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{parse::Udp, verdict::Told};
+    use crate::{parse::Segment, verdict::Told};
 
     #[test]
     fn an_event_survives_the_ring() {
         let source = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 7]);
         let mut seen = Seen::NOTHING;
         seen.source = source.into();
-        seen.udp = Udp {
+        seen.segment = Segment {
             source: 1234,
             destination: 443,
             payload: 4,

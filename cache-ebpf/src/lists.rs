@@ -1,15 +1,16 @@
 //! Allow and block lists: how a source is looked up, and how the tables are written.
 //!
 //! ```text
-//!  IPv4   COVER4: 4 bits for each /24  .... allow all | allow some | block all | block some
-//!           `-- "some": EXACT holds the /32s
+//!  IPv4   MARKS4: a bit for each /24 ...... a list speaks of it, or of a part of it
+//!           `-- set: COVER4, 4 bits for each /24: allow all | allow some | block all | block some
+//!                      `-- "some": EXACT holds the /32s
 //!  IPv6   COVER6: 2 bits for each hashed /32 .... something allowed in there | something blocked
 //!           `-- set: EXACT holds keyed fingerprints of the /32, /48, /64 and /128
 //!  EXACT  64-byte buckets of eight entries; an entry lies in one of two
 //! ```
 //!
-//! A source that no list speaks of costs one read of 8 bytes. Prefixes of other lengths are expanded
-//! to these when the tables are written. All three tables exist twice: the daemon writes the
+//! A source that no list speaks of costs one read of 8 bytes, of IPv4 in a table that caches hold. Prefixes of other lengths are expanded
+//! to these when the tables are written. All tables exist twice: the daemon writes the
 //! generation that is not in use and then flips [`Lists::flags`], one word, so that every packet sees
 //! either the old lists or the new ones, whole.
 //!
@@ -17,6 +18,9 @@
 //! strange address in 10^12 is taken for a listed one.
 
 use crate::{parse::Source, siphash::siphash13, tables::Tables};
+
+/// Words of `MARKS4` for each generation, 64 /24 each: 2 MiB.
+pub const MARKS4_WORDS: u32 = 1 << 18;
 
 /// Words of `COVER4` for each generation, sixteen /24 each: 8 MiB.
 pub const COVER4_WORDS: u32 = 1 << 20;
@@ -42,7 +46,7 @@ pub type ExactBucket = [u64; 8];
 pub struct Lists {
     /// Which generation is in use, and whether it has anything for IPv4 and for IPv6.
     flags: u32,
-    reserved: u32,
+    nothing: u32,
     /// The random key of each generation.
     seeds: [[u64; 2]; 2],
 }
@@ -54,9 +58,15 @@ const HAS_V6: u32 = 4;
 impl Lists {
     pub const NONE: Self = Self {
         flags: 0,
-        reserved: 0,
+        nothing: 0,
         seeds: [[0; 2]; 2],
     };
+
+    /// 0, which nobody knows before the packet comes: see [`crate::packet::Packet::forget`].
+    #[inline(always)]
+    pub const fn nothing(&self) -> u16 {
+        self.nothing as u16
+    }
 
     /// The generation in use, 0 or 1.
     #[inline(always)]
@@ -128,11 +138,13 @@ const BLOCK_SOME: u64 = 8;
 
 #[inline(always)]
 fn look_up_v4<T: Tables>(tables: &T, lists: &Lists, address: u32) -> Listed {
-    let (word, shift) = place_v4(address);
-    let cover = tables.cover4((lists.generation() * COVER4_WORDS) | word) >> shift & 0xf;
-    if cover == 0 {
+    let (word, shift) = mark_v4(address);
+    let marks = tables.marks4((lists.generation() * MARKS4_WORDS) | word);
+    if marks >> shift & 1 == 0 {
         return Listed::No;
     }
+    let (word, shift) = place_v4(address);
+    let cover = tables.cover4((lists.generation() * COVER4_WORDS) | word) >> shift & 0xf;
     let listed = |list| exact(tables, lists, entry_v4(address, list)) != 0;
     if cover & ALLOW_ALL != 0 || cover & ALLOW_SOME != 0 && listed(List::Allow) {
         Listed::Allowed
@@ -157,8 +169,8 @@ fn look_up_v6<T: Tables>(tables: &T, lists: &Lists, source: &Source) -> Listed {
     let (mut allowed, mut blocked) = (0, 0);
     for length in LENGTHS_V6 {
         let print = fingerprint(seed, length, source);
-        allowed |= exact(tables, lists, entry_v6(print, List::Allow));
-        blocked |= exact(tables, lists, entry_v6(print, List::Block));
+        allowed |= exact_v6(tables, lists, entry_v6(print, List::Allow));
+        blocked |= exact_v6(tables, lists, entry_v6(print, List::Block));
     }
     if allowed != 0 {
         Listed::Allowed
@@ -169,13 +181,21 @@ fn look_up_v6<T: Tables>(tables: &T, lists: &Lists, source: &Source) -> Listed {
     }
 }
 
-/// 1 when `entry` is listed, else 0.
-// One copy of it in the program, as of `keyed` below: it is asked for ten times.
+/// [`exact`], one copy of it in the program for the eight times that IPv6 asks.
 #[inline(never)]
+fn exact_v6<T: Tables>(tables: &T, lists: &Lists, entry: u64) -> u64 {
+    exact(tables, lists, entry)
+}
+
+/// 1 when `entry` is listed, else 0.
+#[inline(always)]
 fn exact<T: Tables>(tables: &T, lists: &Lists, entry: u64) -> u64 {
     let base = lists.generation() * EXACT_BUCKETS;
     let (first, second) = places(lists.seed(), entry);
-    tables.exact(base | first, entry) | tables.exact(base | second, entry)
+    match tables.exact(base | first, entry) {
+        0 => tables.exact(base | second, entry),
+        found => found,
+    }
 }
 
 /// 1 when `bucket` has `entry`, else 0. Without a branch: the verifier would walk each of eight twice.
@@ -188,6 +208,12 @@ pub fn holds(bucket: &ExactBucket, entry: u64) -> u64 {
         found |= !(difference | difference.wrapping_neg());
     }
     found >> 63
+}
+
+/// The word of a /24 in `MARKS4` and the shift of its bit.
+#[inline(always)]
+const fn mark_v4(address: u32) -> (u32, u32) {
+    (address >> 14, address >> 8 & 63)
 }
 
 /// The word of a /24 in `COVER4` and the shift of its four bits.
@@ -316,8 +342,9 @@ mod writer {
         Places,
     }
 
-    /// One generation of the three tables, as plain memory.
+    /// One generation of the tables, as plain memory.
     pub struct Slot<'a> {
+        pub marks4: &'a mut [u64],
         pub cover4: &'a mut [u64],
         pub cover6: &'a mut [u64],
         pub exact: &'a mut [ExactBucket],
@@ -327,11 +354,13 @@ mod writer {
         /// One generation of the tables whose maps are these bytes. `None` where a size is wrong.
         pub fn of_generation(
             generation: u32,
+            marks4: &'a mut [u8],
             cover4: &'a mut [u8],
             cover6: &'a mut [u8],
             exact: &'a mut [u8],
         ) -> Option<Self> {
             Some(Self {
+                marks4: half(generation, words(marks4)?, MARKS4_WORDS as usize)?,
                 cover4: half(generation, words(cover4)?, COVER4_WORDS as usize)?,
                 cover6: half(generation, words(cover6)?, COVER6_WORDS as usize)?,
                 exact: {
@@ -364,6 +393,7 @@ mod writer {
     impl<'a> Writer<'a> {
         /// Empties `slot` first.
         pub fn new(slot: Slot<'a>, seed: [u64; 2]) -> Self {
+            slot.marks4.fill(0);
             slot.cover4.fill(0);
             slot.cover6.fill(0);
             slot.exact.fill([0; 8]);
@@ -416,6 +446,8 @@ mod writer {
         fn cover_v4(&mut self, address: u32, bit: u64) {
             let (word, shift) = place_v4(address);
             self.slot.cover4[word as usize] |= bit << shift;
+            let (word, shift) = mark_v4(address);
+            self.slot.marks4[word as usize] |= 1 << shift;
         }
 
         fn insert_v6(&mut self, list: List, prefix: &Prefix) -> Result<(), ListFull> {

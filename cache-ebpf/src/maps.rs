@@ -6,7 +6,8 @@
 //! | `CID_KEYS` | array of 1        | [`CidKeys`]                    | daemon     |
 //! | `COUNTERS` | per-CPU array 1   | [`Counters`]                   | program    |
 //! | `XSKMAP`   | 64 sockets        | fd                             | daemon     |
-//! | `COVER4`   | array, mmapable   | u64, see [`crate::lists`]      | daemon     |
+//! | `MARKS4`   | array, mmapable   | u64, see [`crate::lists`]      | daemon     |
+//! | `COVER4`   | array, mmapable   | u64                            | daemon     |
 //! | `COVER6`   | array, mmapable   | u64                            | daemon     |
 //! | `EXACT`    | array, mmapable   | [`crate::lists::ExactBucket`]  | daemon     |
 //! | `BUCKETS`  | array             | [`crate::meter::Bucket`]       | program    |
@@ -27,12 +28,12 @@ pub use crate::cid::CidKeys;
 
 /// Version of everything in this module, of [`CidKeys`], of the tables of [`crate::lists`] and
 /// [`crate::meter`], and of the order of [`Reason`] and [`Rule`].
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// NIC queues, and so shards, that can have an AF_XDP socket each.
 pub const MAX_QUEUES: u32 = 64;
 
-/// UDP ports that can be served at the same time.
+/// UDP ports that can be served at the same time, and TCP ports.
 pub const MAX_PORTS: usize = 8;
 
 /// Source ports of reflectors that can be listed.
@@ -42,6 +43,7 @@ pub const RULES: &str = "RULES";
 pub const CID_KEYS: &str = "CID_KEYS";
 pub const COUNTERS: &str = "COUNTERS";
 pub const XSKMAP: &str = "XSKMAP";
+pub const MARKS4: &str = "MARKS4";
 pub const COVER4: &str = "COVER4";
 pub const COVER6: &str = "COVER6";
 pub const EXACT: &str = "EXACT";
@@ -59,8 +61,10 @@ pub struct Rules {
     pub shards: u32,
     /// Bit `i`: datagrams of queue `i` go to its AF_XDP socket.
     pub af_xdp: u64,
-    /// Ports served, in host byte order; 0 is an empty place.
+    /// UDP ports served, in host byte order; 0 is an empty place.
     pub ports: [u16; MAX_PORTS],
+    /// TCP ports served, likewise.
+    pub tcp_ports: [u16; MAX_PORTS],
     /// The daemon's note of how the program is attached. Not read by the program.
     pub attach_mode: u32,
     /// A match whose number (by rule and CPU) has none of these bits becomes an event: one less
@@ -72,7 +76,9 @@ pub struct Rules {
     pub bucket_key: [u64; 2],
     pub meters: Meters,
     /// Source ports of [`Rule::Amplification`]; 0 is an empty place.
-    pub reflectors: [u16; MAX_REFLECTORS],
+    reflectors: [u16; MAX_REFLECTORS],
+    /// A bit for each low byte of `reflectors`: most ports have none of them, and are not looked for.
+    reflector_marks: [u64; 4],
 }
 
 impl Rules {
@@ -83,6 +89,7 @@ impl Rules {
             shards,
             af_xdp: 0,
             ports,
+            tcp_ports: [0; MAX_PORTS],
             attach_mode: 0,
             sample_mask: u32::MAX,
             modes: Modes::OFF,
@@ -90,6 +97,7 @@ impl Rules {
             bucket_key: [0; 2],
             meters: Meters::NONE,
             reflectors: [0; MAX_REFLECTORS],
+            reflector_marks: [0; 4],
         }
     }
 
@@ -98,10 +106,27 @@ impl Rules {
         holds(&self.ports, port)
     }
 
+    #[inline(always)]
+    pub fn serves_tcp(&self, port: u16) -> bool {
+        holds(&self.tcp_ports, port)
+    }
+
     /// Whether reflectors answer from `port`.
     #[inline(always)]
     pub fn reflects(&self, port: u16) -> bool {
-        holds(&self.reflectors, port)
+        let (word, bit) = mark(port);
+        self.reflector_marks[word] >> bit & 1 != 0 && holds(&self.reflectors, port)
+    }
+
+    /// Reflectors answer from these ports, and no others. Those beyond [`MAX_REFLECTORS`] are left out.
+    pub fn set_reflectors(&mut self, ports: &[u16]) {
+        self.reflectors = [0; MAX_REFLECTORS];
+        self.reflector_marks = [0; 4];
+        for (place, port) in self.reflectors.iter_mut().zip(ports) {
+            let (word, bit) = mark(*port);
+            self.reflector_marks[word] |= 1 << bit;
+            *place = *port;
+        }
     }
 
     /// Whether datagrams of `queue` go to its AF_XDP socket.
@@ -131,6 +156,12 @@ fn holds(ports: &[u16], port: u16) -> bool {
         hit |= zero_lanes(lanes(*four) ^ wanted);
     }
     hit != 0 && port != 0
+}
+
+/// The word and bit of `Rules::reflector_marks` for a port.
+#[inline(always)]
+const fn mark(port: u16) -> (usize, u32) {
+    ((port >> 6 & 3) as usize, port as u32 & 63)
 }
 
 /// A one in each 16-bit lane of a word.
@@ -211,26 +242,30 @@ impl Counters {
 
     #[inline(always)]
     pub fn count_extra(&mut self, extra: Extra) {
-        self.bump(FIRST_EXTRA + extra as usize);
+        self.add_one(FIRST_EXTRA + extra as usize);
     }
 
     /// Counts a packet that `rule` dropped, and returns how many of them there were before.
     #[inline(always)]
     pub fn count_dropped(&mut self, rule: Rule) -> u64 {
-        self.bump(FIRST_DROPPED + rule as usize)
+        self.add_one(FIRST_DROPPED + rule as usize)
     }
 
     /// Counts a packet that `rule` would have dropped.
     #[inline(always)]
     pub fn count_monitored(&mut self, rule: Rule) -> u64 {
-        self.bump(FIRST_MONITORED + rule as usize)
+        self.add_one(FIRST_MONITORED + rule as usize)
     }
 
     #[inline(always)]
     fn bump(&mut self, index: usize) -> u64 {
         // Where the compiler knows that the index is in bounds it leaves out the check, and with it
         // what the verifier goes by.
-        let index = forget(index as u16) as usize;
+        self.add_one(forget(index as u16) as usize)
+    }
+
+    #[inline(always)]
+    fn add_one(&mut self, index: usize) -> u64 {
         let Some(value) = self.values.get_mut(index) else {
             return 0;
         };
@@ -255,7 +290,8 @@ unsafe impl MapValue for CidKeys {}
 unsafe impl MapValue for Counters {}
 
 const _: () = assert!(
-    size_of::<Rules>() == 4 + 4 + 8 + 2 * MAX_PORTS + 4 + 4 + 8 + 40 + 16 + 24 + 2 * MAX_REFLECTORS
+    size_of::<Rules>()
+        == 4 + 4 + 8 + 4 * MAX_PORTS + 4 + 4 + 8 + 40 + 16 + 32 + 2 * MAX_REFLECTORS + 32
 );
 const _: () = assert!(size_of::<CidKeys>() == 8 + crate::cid::CID_KEY_SLOTS * 24);
 
@@ -292,6 +328,21 @@ mod tests {
             let neighbours = ports.map(|port| port.wrapping_add(1));
             for port in neighbours.into_iter().chain([other]) {
                 prop_assert_eq!(rules.serves(port), port != 0 && ports.contains(&port));
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_reflectors_port_is_one_that_was_set(
+            set in proptest::collection::vec(1..=u16::MAX, 0..MAX_REFLECTORS + 3), other: u16,
+        ) {
+            let mut rules = Rules::new(1, [0; MAX_PORTS]);
+            rules.set_reflectors(&[7; MAX_REFLECTORS]);
+            rules.set_reflectors(&set);
+            let kept = &set[..set.len().min(MAX_REFLECTORS)];
+            for port in set.iter().copied().chain([other, 0, 7]) {
+                prop_assert_eq!(rules.reflects(port), kept.contains(&port));
             }
         }
     }

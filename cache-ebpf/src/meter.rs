@@ -16,7 +16,7 @@ const BUCKET_BITS: u32 = 18;
 /// What a packet costs in the packets meter: its unit is 1/4,096 packet.
 pub const PACKET: u32 = 1 << 12;
 
-/// What an Initial costs in the handshakes meter: its unit is 1/65,536 handshake.
+/// What an Initial costs in the handshakes meter, and a SYN in the SYNs meter: the unit is 1/65,536.
 pub const HANDSHAKE: u32 = 1 << 16;
 
 /// Ticks beyond which it does not matter how long a source was silent (hours to days).
@@ -30,6 +30,7 @@ pub struct Bucket {
     stamp: u32,
     packets: u32,
     bytes: u32,
+    /// Of TCP, which has buckets of its own: SYNs.
     handshakes: u32,
 }
 
@@ -58,14 +59,15 @@ impl Meter {
     }
 }
 
-/// The three meters, the same for every source.
+/// The meters, the same for every source. QUIC and TCP of a source have a bucket each.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Meters {
     pub packets: Meter,
-    /// Its unit is a byte of UDP payload.
+    /// Its unit is a byte of UDP payload, or of TCP from its header on.
     pub bytes: Meter,
     pub handshakes: Meter,
+    pub syns: Meter,
 }
 
 impl Meters {
@@ -79,6 +81,7 @@ impl Meters {
             packets: off,
             bytes: off,
             handshakes: off,
+            syns: off,
         }
     };
 }
@@ -100,28 +103,56 @@ impl Over {
         self.0 & 2 != 0
     }
 
+    /// Of handshakes, or of TCP of SYNs.
     #[inline(always)]
-    pub const fn handshakes(self) -> bool {
+    pub const fn opens(self) -> bool {
         self.0 & 4 != 0
     }
 }
 
-/// The bucket of the source with this hash.
-#[inline(always)]
-pub const fn index(hash: u64) -> u32 {
-    (hash >> (64 - BUCKET_BITS)) as u32
+/// What is charged for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cost {
+    pub bytes: u32,
+    /// It opens a connection: a handshake, or of TCP a SYN.
+    pub opens: bool,
+    pub tcp: bool,
 }
 
-/// Charges `bucket` for a datagram at tick `now`. A meter without room is not charged.
+/// The bucket of a source: of its IPv4 address, or of the upper half of its IPv6 address.
+///
+/// Multiplications by a secret, with what they carry folded down in between: not a MAC, but which sources
+/// meet hangs on the key, and all that anybody ever sees of it is that some packets were dropped.
 #[inline(always)]
-pub fn charge(bucket: &mut Bucket, meters: &Meters, now: u32, bytes: u32, handshake: bool) -> Over {
+pub const fn place(key: [u64; 2], source: u64, tcp: bool) -> u32 {
+    let holder = source ^ (tcp as u64) << 63;
+    let mixed = (holder ^ key[0]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ mixed >> 32).wrapping_mul(key[1] | 1);
+    let mixed = (mixed ^ mixed >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    (mixed >> (64 - BUCKET_BITS)) as u32
+}
+
+/// Charges `bucket` for a packet at tick `now`. A meter without room is not charged.
+#[inline(always)]
+pub fn charge(bucket: &mut Bucket, meters: &Meters, now: u32, cost: Cost) -> Over {
     let elapsed = u64::from(now.wrapping_sub(bucket.stamp).min(MAX_ELAPSED));
     bucket.stamp = now;
-    let initial = if handshake { HANDSHAKE } else { 0 };
+    let opened = if cost.opens { HANDSHAKE } else { 0 };
+    let opens = either(&meters.handshakes, &meters.syns, cost.tcp);
     let packets = spend(&mut bucket.packets, &meters.packets, elapsed, PACKET);
-    let bytes = spend(&mut bucket.bytes, &meters.bytes, elapsed, bytes);
-    let handshakes = spend(&mut bucket.handshakes, &meters.handshakes, elapsed, initial);
-    Over(packets | bytes << 1 | handshakes << 2)
+    let bytes = spend(&mut bucket.bytes, &meters.bytes, elapsed, cost.bytes);
+    let opens = spend(&mut bucket.handshakes, &opens, elapsed, opened);
+    Over(packets | bytes << 1 | opens << 2)
+}
+
+/// `first`, or `second`. Without a branch, as below.
+#[inline(always)]
+const fn either(first: &Meter, second: &Meter, is_second: bool) -> Meter {
+    let mask = (is_second as u32).wrapping_neg();
+    Meter {
+        per_tick: first.per_tick & !mask | second.per_tick & mask,
+        burst: first.burst & !mask | second.burst & mask,
+    }
 }
 
 /// 1 when `cost` does not fit in any more, 0 when it does or the meter is off. Without a branch: the
@@ -153,7 +184,7 @@ const fn is_negative(difference: u64) -> u64 {
     difference >> 63
 }
 
-const _: () = assert!(size_of::<Bucket>() == 16 && size_of::<Meters>() == 24);
+const _: () = assert!(size_of::<Bucket>() == 16 && size_of::<Meters>() == 32);
 
 #[cfg(test)]
 mod tests {
@@ -162,6 +193,11 @@ mod tests {
     use super::*;
 
     const TICK_NS: u64 = 4_000_000;
+
+    const fn cost(bytes: u32, opens: bool) -> Cost {
+        let tcp = false;
+        Cost { bytes, opens, tcp }
+    }
 
     fn meters(rate: u64, burst: u64) -> Meters {
         Meters {
@@ -172,7 +208,7 @@ mod tests {
 
     fn passed(bucket: &mut Bucket, meters: &Meters, now: u32, packets: u32) -> u32 {
         (0..packets)
-            .filter(|_| !charge(bucket, meters, now, 100, false).packets())
+            .filter(|_| !charge(bucket, meters, now, cost(100, false)).packets())
             .count() as u32
     }
 
@@ -192,7 +228,7 @@ mod tests {
     fn meters_that_are_off_never_fill() {
         let mut bucket = Bucket::default();
         for now in 0..1000 {
-            let over = charge(&mut bucket, &Meters::default(), now, u32::MAX, true);
+            let over = charge(&mut bucket, &Meters::default(), now, cost(u32::MAX, true));
             assert_eq!(over, Over::NONE);
         }
     }
@@ -203,17 +239,63 @@ mod tests {
             packets: Meter::new(0, 4, PACKET, TICK_NS),
             bytes: Meter::new(0, 2500, 1, TICK_NS),
             handshakes: Meter::new(0, 1, HANDSHAKE, TICK_NS),
+            syns: Meter::new(0, 2, HANDSHAKE, TICK_NS),
         };
         let mut bucket = Bucket::default();
         let mut next = |handshake| {
-            let over = charge(&mut bucket, &all, 0, 1000, handshake);
-            (over.packets(), over.bytes(), over.handshakes())
+            let over = charge(&mut bucket, &all, 0, cost(1000, handshake));
+            (over.packets(), over.bytes(), over.opens())
         };
         assert_eq!(next(true), (false, false, false));
         assert_eq!(next(true), (false, false, true));
         assert_eq!(next(false), (false, true, false));
         assert_eq!(next(false), (false, true, false));
         assert_eq!(next(false), (true, true, false));
+    }
+
+    #[test]
+    fn syns_have_a_meter_of_their_own() {
+        let all = Meters {
+            handshakes: Meter::new(0, 1, HANDSHAKE, TICK_NS),
+            syns: Meter::new(0, 3, HANDSHAKE, TICK_NS),
+            ..Meters::default()
+        };
+        let opened = |tcp| {
+            let mut bucket = Bucket::default();
+            let opens = Cost {
+                tcp,
+                ..cost(60, true)
+            };
+            let charged = (0..9).map(|_| charge(&mut bucket, &all, 0, opens));
+            charged.filter(|over| !over.opens()).count()
+        };
+        assert_eq!((opened(false), opened(true)), (1, 3));
+    }
+
+    #[test]
+    fn sources_spread_over_all_buckets_and_tcp_has_others() {
+        let key = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
+        for (first, step) in [
+            (0x0a00_0000, 1_u64),
+            (0xc000_0200, 256),
+            (0x2001_0db8 << 32, 1),
+        ] {
+            let mut hits = std::vec![0_u8; BUCKETS as usize];
+            let sources = (0..u64::from(BUCKETS)).map(|n| first + n * step);
+            for source in sources {
+                hits[place(key, source, false) as usize] += 1;
+            }
+            // As many balls as bins: e^-1 of the bins stay empty when they are thrown at random.
+            let empty = hits.iter().filter(|hits| **hits == 0).count() as f64;
+            let share = empty / f64::from(BUCKETS);
+            assert!((0.35..0.39).contains(&share), "{first:x}: {share}");
+            assert!(hits.iter().all(|hits| *hits < 16), "{first:x}");
+        }
+        let moved = (0..1000).filter(|n| place(key, *n, false) != place(key, *n, true));
+        assert!(moved.count() > 990);
+        let other = [key[0], key[1] ^ 2];
+        let moved = (0..1000).filter(|n| place(key, *n, false) != place(other, *n, false));
+        assert!(moved.count() > 990);
     }
 
     #[test]

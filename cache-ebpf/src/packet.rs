@@ -5,6 +5,13 @@
 
 pub use reader::{Packet, forget};
 
+/// From here on what `step` left is read from memory, and so are packet and context: neither compiler nor
+/// verifier carries over what it knew in the steps before.
+#[inline(always)]
+pub fn left<T>(step: &mut T) {
+    core::hint::black_box(step);
+}
+
 /// No header that we read starts further into a packet than this. It also is what the verifier
 /// accepts at most as the variable part of an offset.
 const MAX_OFFSET: usize = 0x3fff;
@@ -34,6 +41,16 @@ mod reader {
 
         pub const fn is_empty(&self) -> bool {
             self.0.is_empty()
+        }
+
+        /// `offset` itself, and forgotten.
+        pub const fn place(&self, offset: usize) -> usize {
+            offset
+        }
+
+        /// `value` itself, as [`forget`].
+        pub const fn forget(&self, value: u16) -> u16 {
+            value
         }
 
         /// The `N` bytes at `offset`, if the packet has them.
@@ -82,20 +99,35 @@ mod reader {
     pub struct Packet<'a> {
         start: *const u8,
         end: *const u8,
+        nothing: u16,
         bytes: PhantomData<&'a [u8]>,
     }
 
     impl Packet<'_> {
         /// # Safety
         /// `start..end` must be the readable bytes of one packet (`data` and `data_end` of the
-        /// program's context) for as long as the value lives.
+        /// program's context) for as long as the value lives. `nothing` is 0, from where neither
+        /// compiler nor verifier can know it.
         #[inline(always)]
-        pub const unsafe fn new(start: *const u8, end: *const u8) -> Self {
+        pub const unsafe fn new(start: *const u8, end: *const u8, nothing: u16) -> Self {
             Self {
                 start,
                 end,
+                nothing,
                 bytes: PhantomData,
             }
+        }
+
+        /// `offset` itself, and forgotten. Its bounds are told anew: no packet is as long as this.
+        #[inline(always)]
+        pub const fn place(&self, offset: usize) -> usize {
+            (offset as u16 | self.nothing) as usize & MAX_OFFSET
+        }
+
+        /// `value` itself, as [`forget`]: in a register, where the next read waits for it.
+        #[inline(always)]
+        pub const fn forget(&self, value: u16) -> u16 {
+            value | self.nothing
         }
 
         /// Bytes in the packet, link-layer padding included.

@@ -1,4 +1,4 @@
-//! From an Ethernet frame to the UDP payload.
+//! From an Ethernet frame to the UDP payload, or to the TCP header.
 //!
 //! Follows at most two VLAN tags, IPv4 options and four IPv6 extension headers (hop-by-hop, routing,
 //! destination; what is behind an authentication header is not looked for). It validates what it
@@ -6,10 +6,7 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::{
-    packet::{Packet, forget},
-    reason::Reason,
-};
+use crate::{packet::Packet, reason::Reason};
 
 /// VLAN tags that are followed: one, or a service tag around a customer tag.
 pub const MAX_VLAN_TAGS: usize = 2;
@@ -22,13 +19,19 @@ const VLAN_TAG_LEN: usize = 4;
 const IPV4_LEN: usize = 20;
 const IPV6_LEN: usize = 40;
 const UDP_LEN: usize = 8;
+const TCP_LEN: usize = 20;
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
 
+const PROTOCOL_TCP: u8 = 6;
 const PROTOCOL_UDP: u8 = 17;
+
+// Flags of a TCP header, RFC 9293 section 3.1.
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
 
 // IPv6 extension headers, RFC 8200 section 4.
 const HOP_BY_HOP: u8 = 0;
@@ -90,23 +93,46 @@ pub struct Network {
     /// Offset of the IP header.
     pub ip: usize,
     pub source: Source,
-    /// Offset of the UDP header, or the reason why there is none to be looked at.
-    pub transport: Result<usize, Reason>,
+    /// What is next, or the reason why it is not looked at.
+    pub transport: Result<Transport, Reason>,
 }
 
-/// A whole UDP datagram in a packet.
+impl Network {
+    /// Offset of the UDP header.
+    ///
+    /// # Errors
+    /// The reason why there is none.
+    #[inline(always)]
+    pub fn udp(&self) -> Result<usize, Reason> {
+        match self.transport {
+            Ok(Transport::Udp(at)) => Ok(at),
+            Ok(Transport::Tcp(_)) => Err(Reason::NotUdp),
+            Err(reason) => Err(reason),
+        }
+    }
+}
+
+/// The header behind IP's, and its offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Udp {
+pub enum Transport {
+    Udp(usize),
+    Tcp(usize),
+}
+
+/// A whole UDP datagram in a packet, or a segment of TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
     pub source: u16,
     pub destination: u16,
-    /// Offset of the payload.
+    /// Offset of the payload; of TCP, of its header.
     pub payload: usize,
-    /// Bytes of payload as the UDP header says, all of them within the packet.
+    /// Bytes of payload as the UDP header says, all of them within the packet; of TCP all from its
+    /// header on, padding of a short frame included.
     pub length: usize,
 }
 
-impl Udp {
-    /// No datagram at all.
+impl Segment {
+    /// Nothing at all.
     pub const NONE: Self = Self {
         source: 0,
         destination: 0,
@@ -143,20 +169,38 @@ pub fn network(packet: &Packet<'_>) -> Result<Network, Reason> {
 /// # Errors
 /// The reason why there is no whole datagram.
 #[inline(always)]
-pub fn udp(packet: &Packet<'_>, transport: usize) -> Result<Udp, Reason> {
-    let transport = forget(transport as u16) as usize;
+pub fn udp(packet: &Packet<'_>, transport: usize) -> Result<Segment, Reason> {
+    let transport = packet.place(transport);
     let [s0, s1, d0, d1, l0, l1, _, _] = read::<UDP_LEN>(packet, transport)?;
     let length = u16::from_be_bytes([l0, l1]) as usize;
     let payload = transport + UDP_LEN;
     if length < UDP_LEN || transport + length > packet.len() {
         return Err(Reason::Truncated);
     }
-    Ok(Udp {
+    Ok(Segment {
         source: u16::from_be_bytes([s0, s1]),
         destination: u16::from_be_bytes([d0, d1]),
         payload,
         length: length - UDP_LEN,
     })
+}
+
+/// Reads the TCP header at `transport`, and whether it opens a connection (SYN without ACK).
+///
+/// # Errors
+/// There is no whole header.
+#[inline(always)]
+pub fn tcp(packet: &Packet<'_>, transport: usize) -> Result<(Segment, bool), Reason> {
+    let transport = packet.place(transport);
+    let [s0, s1, d0, d1, _, _, _, _, _, _, _, _, _, flags, ..] =
+        read::<TCP_LEN>(packet, transport)?;
+    let segment = Segment {
+        source: u16::from_be_bytes([s0, s1]),
+        destination: u16::from_be_bytes([d0, d1]),
+        payload: transport,
+        length: packet.len() - transport,
+    };
+    Ok((segment, flags & (SYN | ACK) == SYN))
 }
 
 /// The ethertype below the VLAN tags and the offset of what it announces.
@@ -203,10 +247,8 @@ fn ipv4(packet: &Packet<'_>, ip: usize) -> Result<Network, Reason> {
     let more_fragments_or_offset = u16::from_be_bytes([f0, f1]) & 0x3fff;
     let transport = if more_fragments_or_offset != 0 {
         Err(Reason::Fragment)
-    } else if protocol != PROTOCOL_UDP {
-        Err(Reason::NotUdp)
     } else {
-        Ok(ip + header_len)
+        transport(protocol, ip + header_len)
     };
     Ok(Network {
         ip,
@@ -233,9 +275,9 @@ fn ipv6(packet: &Packet<'_>, ip: usize) -> Result<Network, Reason> {
     })
 }
 
-/// The offset of the UDP header behind the extension headers that start at `offset`.
+/// What is behind the extension headers that start at `offset`.
 #[inline(always)]
-fn behind_extensions(packet: &Packet<'_>, offset: usize, next: u8) -> Result<usize, Reason> {
+fn behind_extensions(packet: &Packet<'_>, offset: usize, next: u8) -> Result<Transport, Reason> {
     let (mut offset, mut next) = (offset, next);
     for _ in 0..MAX_EXTENSION_HEADERS {
         if !is_extension(next) {
@@ -246,9 +288,17 @@ fn behind_extensions(packet: &Packet<'_>, offset: usize, next: u8) -> Result<usi
         next = after;
     }
     match next {
-        PROTOCOL_UDP => Ok(offset),
         FRAGMENT => Err(Reason::Fragment),
         next if is_extension(next) => Err(Reason::Ipv6Extensions),
+        next => transport(next, offset),
+    }
+}
+
+#[inline(always)]
+fn transport(protocol: u8, at: usize) -> Result<Transport, Reason> {
+    match protocol {
+        PROTOCOL_UDP => Ok(Transport::Udp(at)),
+        PROTOCOL_TCP => Ok(Transport::Tcp(at)),
         _ => Err(Reason::NotUdp),
     }
 }
@@ -306,12 +356,12 @@ mod tests {
         header
     }
 
-    fn parsed(parts: &[Vec<u8>]) -> Result<Udp, Reason> {
+    fn parsed(parts: &[Vec<u8>]) -> Result<Segment, Reason> {
         whole(&Packet::new(&parts.concat()))
     }
 
-    fn whole(packet: &Packet<'_>) -> Result<Udp, Reason> {
-        udp(packet, network(packet)?.transport?)
+    fn whole(packet: &Packet<'_>) -> Result<Segment, Reason> {
+        udp(packet, network(packet)?.udp()?)
     }
 
     #[test]
@@ -322,7 +372,7 @@ mod tests {
             udp_header(443, 3),
             vec![1, 2, 3, 0, 0],
         ];
-        let expected = Udp {
+        let expected = Segment {
             source: 12345,
             destination: 443,
             payload: 42,
@@ -419,6 +469,47 @@ mod tests {
         let icmp6 = [ethernet(&[], ETHERTYPE_IPV6), ipv6_header(58)];
         assert_eq!(parsed(&icmp6), Err(Reason::NotUdp));
         assert_eq!(parsed(&[ethernet(&[], 0x0806)]), Err(Reason::NotIp));
+    }
+
+    #[test]
+    fn tcp_is_read_up_to_its_flags() {
+        let segment = |flags| {
+            let mut header = vec![0; TCP_LEN + 7];
+            header[..4].copy_from_slice(&[0xc3, 0x50, 0x01, 0xbb]);
+            header[13] = flags;
+            header
+        };
+        let read = |parts: &[Vec<u8>]| {
+            let frame = parts.concat();
+            let packet = Packet::new(&frame);
+            match network(&packet)?.transport? {
+                Transport::Tcp(at) => tcp(&packet, at),
+                Transport::Udp(_) => Err(Reason::OtherPort),
+            }
+        };
+        for (flags, opens) in [
+            (SYN, true),
+            (SYN | 0xc0, true),
+            (SYN | ACK, false),
+            (ACK, false),
+        ] {
+            let v6 = [
+                ethernet(&[], ETHERTYPE_IPV6),
+                ipv6_header(6),
+                segment(flags),
+            ];
+            let expected = Segment {
+                source: 50_000,
+                destination: 443,
+                payload: 54,
+                length: TCP_LEN + 7,
+            };
+            assert_eq!(read(&v6), Ok((expected, opens)), "{flags:x}");
+        }
+        let mut cut = segment(SYN);
+        cut.truncate(TCP_LEN - 1);
+        let v4 = [ethernet(&[], ETHERTYPE_IPV4), ipv4_header(4, 0, 6), cut];
+        assert_eq!(read(&v4), Err(Reason::Truncated));
     }
 
     #[test]

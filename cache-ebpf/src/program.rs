@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use cache_ebpf::{
     event::{EVENTS_BYTES, Event},
-    lists::{COVER4_WORDS, COVER6_WORDS, EXACT_BUCKETS, ExactBucket, holds},
+    lists::{COVER4_WORDS, COVER6_WORDS, EXACT_BUCKETS, ExactBucket, MARKS4_WORDS, holds},
     maps::{CidKeys, Counters, Extra, LAYOUT, MAX_QUEUES, Rules},
     meter,
     packet::Packet,
@@ -32,6 +32,9 @@ static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
 static XSKMAP: XskMap = XskMap::with_max_entries(MAX_QUEUES, 0);
+
+#[map]
+static MARKS4: Array<u64> = Array::with_max_entries(2 * MARKS4_WORDS, BPF_F_MMAPABLE);
 
 #[map]
 static COVER4: Array<u64> = Array::with_max_entries(2 * COVER4_WORDS, BPF_F_MMAPABLE);
@@ -56,6 +59,11 @@ static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
 struct Maps;
 
 impl Tables for Maps {
+    #[inline(always)]
+    fn marks4(&self, index: u32) -> u64 {
+        MARKS4.get(index).copied().unwrap_or(0)
+    }
+
     #[inline(always)]
     fn cover4(&self, index: u32) -> u64 {
         COVER4.get(index).copied().unwrap_or(0)
@@ -99,7 +107,13 @@ pub fn popcache_xdp(ctx: XdpContext) -> u32 {
     let counters = unsafe { &mut *counters };
     let packet = || {
         // SAFETY: the kernel keeps data..data_end readable while the program runs.
-        unsafe { Packet::new(ctx.data() as *const u8, ctx.data_end() as *const u8) }
+        unsafe {
+            Packet::new(
+                ctx.data() as *const u8,
+                ctx.data_end() as *const u8,
+                rules.lists.nothing(),
+            )
+        }
     };
 
     if rules.layout != LAYOUT {

@@ -6,12 +6,7 @@
 
 use core::num::NonZeroUsize;
 
-use crate::{
-    cid::CID_LEN,
-    packet::{Packet, forget},
-    parse::Udp,
-    reason::Reason,
-};
+use crate::{cid::CID_LEN, packet::Packet, parse::Segment, reason::Reason};
 
 /// Smallest UDP payload that may carry an Initial, RFC 9000 section 14.1.
 pub const MIN_INITIAL_DATAGRAM: usize = 1200;
@@ -58,7 +53,7 @@ impl Header {
 
 /// Reads the header of the first QUIC packet in `udp`.
 #[inline(always)]
-pub fn header(packet: &Packet<'_>, udp: &Udp) -> Header {
+pub fn header(packet: &Packet<'_>, udp: &Segment) -> Header {
     match udp.read::<1>(packet, 0) {
         Some([first]) if first & LONG_HEADER != 0 => long(packet, udp, first),
         Some([first]) => short(packet, udp, first),
@@ -67,7 +62,7 @@ pub fn header(packet: &Packet<'_>, udp: &Udp) -> Header {
 }
 
 #[inline(always)]
-fn short(packet: &Packet<'_>, udp: &Udp, first: u8) -> Header {
+fn short(packet: &Packet<'_>, udp: &Segment, first: u8) -> Header {
     const ID: usize = 1;
     match udp.read::<CID_LEN>(packet, ID) {
         Some(_) => Header {
@@ -84,7 +79,7 @@ fn short(packet: &Packet<'_>, udp: &Udp, first: u8) -> Header {
 /// first (1) | version (4) | length (1) | destination id | length (1) | source id | ...
 /// ```
 #[inline(always)]
-fn long(packet: &Packet<'_>, udp: &Udp, first: u8) -> Header {
+fn long(packet: &Packet<'_>, udp: &Segment, first: u8) -> Header {
     const IDS: usize = 6;
     let Some([v0, v1, v2, v3, cid_len]) = udp.read::<5>(packet, 1) else {
         return plain(Reason::QuicMalformed);
@@ -130,21 +125,21 @@ fn long(packet: &Packet<'_>, udp: &Udp, first: u8) -> Header {
 
 /// The offset behind the source connection id, whose length stands at `offset`.
 #[inline(always)]
-fn behind_ids(packet: &Packet<'_>, udp: &Udp, offset: usize) -> Option<usize> {
+fn behind_ids(packet: &Packet<'_>, udp: &Segment, offset: usize) -> Option<usize> {
     let [source_len] = udp.read::<1>(packet, offset)?;
     (source_len as usize <= MAX_CID).then_some(offset + 1 + source_len as usize)
 }
 
 /// Where the packet ends whose token (of an Initial) or Length is at `offset`.
 #[inline(always)]
-fn end(packet: &Packet<'_>, udp: &Udp, offset: usize, initial: bool) -> Option<usize> {
-    let mut offset = forget(offset as u16) as usize;
+fn end(packet: &Packet<'_>, udp: &Segment, offset: usize, initial: bool) -> Option<usize> {
+    let mut offset = packet.place(offset);
     if initial {
         let (token_len, token) = variable(packet, udp, offset)?;
         if token_len > udp.length as u64 {
             return None;
         }
-        offset = forget((token + token_len as usize) as u16) as usize;
+        offset = packet.place(token + token_len as usize);
     }
     let (length, behind) = variable(packet, udp, offset)?;
     if length < MIN_PROTECTED || length > udp.length as u64 {
@@ -156,7 +151,7 @@ fn end(packet: &Packet<'_>, udp: &Udp, offset: usize, initial: bool) -> Option<u
 
 /// A variable-length integer (RFC 9000 section 16) and the offset behind it.
 #[inline(always)]
-fn variable(packet: &Packet<'_>, udp: &Udp, offset: usize) -> Option<(u64, usize)> {
+fn variable(packet: &Packet<'_>, udp: &Segment, offset: usize) -> Option<(u64, usize)> {
     let [first] = udp.read::<1>(packet, offset)?;
     let value = match first >> 6 {
         0 => u64::from(first),
@@ -168,15 +163,15 @@ fn variable(packet: &Packet<'_>, udp: &Udp, offset: usize) -> Option<(u64, usize
     // The top two bits of the first byte are the size, not the value. No length in a datagram is
     // larger than 16 bits tell; and the verifier need not know which size it was.
     let value = (value & (u64::MAX >> (64 - 8 * size + 2))).min(u64::from(u16::MAX));
-    let behind = forget((offset + size) as u16);
-    Some((u64::from(forget(value as u16)), behind as usize))
+    let behind = packet.place(offset + size);
+    Some((u64::from(packet.forget(value as u16)), behind))
 }
 
 /// Whether the datagram ends at `offset`, or has what may be another packet there: a long header of
 /// the same version, a short header, or the zeros that some clients (aioquic) fill a datagram up with.
 #[inline(always)]
-fn continues(packet: &Packet<'_>, udp: &Udp, offset: usize, version: u32) -> bool {
-    let offset = forget(offset as u16) as usize;
+fn continues(packet: &Packet<'_>, udp: &Segment, offset: usize, version: u32) -> bool {
+    let offset = packet.place(offset);
     if offset == udp.length {
         return true;
     }
@@ -207,7 +202,7 @@ mod tests {
     use super::*;
 
     fn parsed(payload: &[u8]) -> Header {
-        let udp = Udp {
+        let udp = Segment {
             source: 0,
             destination: 0,
             payload: 0,

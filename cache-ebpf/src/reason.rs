@@ -32,10 +32,14 @@ reasons! {
     Fragment = "fragment",
     /// More IPv6 extension headers than are followed.
     Ipv6Extensions = "ipv6_extensions",
-    /// TCP, ICMP and the like.
+    /// ICMP and the like, and TCP to a port that is not ours.
     NotUdp = "not_udp",
     /// UDP to a port that is not ours.
     OtherPort = "other_port",
+    /// The beginning of a TCP connection to a port of ours.
+    TcpSyn = "tcp_syn",
+    /// Any other segment of TCP to a port of ours.
+    Tcp = "tcp",
     /// A QUIC version 1 or 2 Initial, large enough (RFC 9000 section 14.1).
     QuicInitial = "quic_initial",
     /// An Initial in a datagram below 1,200 bytes.
@@ -57,6 +61,12 @@ reasons! {
 }
 
 impl Reason {
+    /// Whether it is said of TCP to a served port.
+    #[inline(always)]
+    pub const fn is_tcp(self) -> bool {
+        matches!(self, Reason::TcpSyn | Reason::Tcp)
+    }
+
     /// Whether it is said of datagrams to a served port.
     #[inline(always)]
     pub const fn is_ours(self) -> bool {

@@ -58,6 +58,8 @@ rules! {
     RateBytes = "rate_bytes": "dropped_rate_bytes", "monitored_rate_bytes";
     /// More Initials with an id of the client's own choice from one source than its bucket holds.
     RateHandshakes = "rate_handshakes": "dropped_rate_handshakes", "monitored_rate_handshakes";
+    /// More TCP connections opened from one source than its bucket holds.
+    RateSyns = "rate_syns": "dropped_rate_syns", "monitored_rate_syns";
 }
 
 impl Rule {
@@ -132,9 +134,9 @@ impl Modes {
 
     /// Whether any of `rules` does anything.
     #[inline(always)]
-    pub const fn any(&self, rules: [Rule; 3]) -> bool {
-        let [a, b, c] = rules;
-        (self.drop | self.monitor) & (a.bit() | b.bit() | c.bit()) != 0
+    pub const fn any(&self, rules: [Rule; 4]) -> bool {
+        let [a, b, c, d] = rules;
+        (self.drop | self.monitor) & (a.bit() | b.bit() | c.bit() | d.bit()) != 0
     }
 }
 
@@ -171,7 +173,8 @@ mod tests {
             assert_eq!(modes.get(Rule::CidMac), mode);
             assert_eq!(modes.get(Rule::Fragment), Mode::Off);
         }
-        assert!(modes.any([Rule::Fragment, Rule::CidMac, Rule::Trailing]));
-        assert!(!modes.any([Rule::Fragment, Rule::Version, Rule::Trailing]));
+        use Rule::{CidMac, Fragment, RateSyns, Trailing, Version};
+        assert!(modes.any([Fragment, CidMac, Trailing, RateSyns]));
+        assert!(!modes.any([Fragment, Version, Trailing, RateSyns]));
     }
 }

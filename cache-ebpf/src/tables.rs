@@ -4,7 +4,10 @@ use crate::meter::Bucket;
 
 /// What a decision looks up and charges.
 pub trait Tables {
-    /// Word `index` of the `COVER4` map, see [`crate::lists`].
+    /// Word `index` of the `MARKS4` map, see [`crate::lists`].
+    fn marks4(&self, index: u32) -> u64;
+
+    /// Word `index` of the `COVER4` map.
     fn cover4(&self, index: u32) -> u64;
 
     /// Word `index` of the `COVER6` map.
@@ -31,12 +34,13 @@ mod host {
 
     use super::Tables;
     use crate::{
-        lists::{COVER4_WORDS, COVER6_WORDS, EXACT_BUCKETS, Slot, holds},
+        lists::{COVER4_WORDS, COVER6_WORDS, EXACT_BUCKETS, MARKS4_WORDS, Slot, holds},
         meter::{BUCKETS, Bucket},
     };
 
     /// The tables in memory, for tests and for asking what the program would say.
     pub struct HostTables {
+        marks4: Vec<u64>,
         cover4: Vec<u64>,
         cover6: Vec<u64>,
         exact: Vec<[u64; 8]>,
@@ -47,6 +51,7 @@ mod host {
     impl Default for HostTables {
         fn default() -> Self {
             Self {
+                marks4: vec![0; 2 * MARKS4_WORDS as usize],
                 cover4: vec![0; 2 * COVER4_WORDS as usize],
                 cover6: vec![0; 2 * COVER6_WORDS as usize],
                 exact: vec![[0; 8]; 2 * EXACT_BUCKETS as usize],
@@ -65,6 +70,7 @@ mod host {
                 &mut all[at * length..][..length]
             }
             Slot {
+                marks4: half(&mut self.marks4, at),
                 cover4: half(&mut self.cover4, at),
                 cover6: half(&mut self.cover6, at),
                 exact: half(&mut self.exact, at),
@@ -78,6 +84,10 @@ mod host {
     }
 
     impl Tables for HostTables {
+        fn marks4(&self, index: u32) -> u64 {
+            self.marks4[index as usize]
+        }
+
         fn cover4(&self, index: u32) -> u64 {
             self.cover4[index as usize]
         }

@@ -4,30 +4,30 @@
 //!  parse -> fragment -> amplification -> allow list -> block list
 //!        -> QUIC header: malformed, undersized, from_server, version, fixed_bit, trailing
 //!        -> MAC of a short header's id: cid_mac -> buckets: rate_* -> steer
+//!  TCP of a served port goes from the lists to its buckets, and then to the kernel
 //! ```
 //!
 //! A rule that is off or in monitor mode lets the packet go on to the next one. The lists speak of
-//! every protocol, everything behind them of datagrams to served ports only: other services on the
+//! every protocol, everything behind them of what goes to served ports only: other services on the
 //! machine are left alone. A source in the allow list skips the block list and the buckets. Buckets come
 //! last, so that packets which are refused anyway are not charged to the address that they claim
 //! to come from: nobody can spend a client's tokens with forged short headers or junk.
-
 //!
-//! For the verifier, each step is a function of its own that leaves what it found in [`Seen`], which lies
-//! in a map: the verifier does not follow values there, so it walks every step once and not once more
-//! for every way through the steps before it.
+//! For the verifier, each step leaves what it found in [`Seen`], which lies in a map, and the next one reads
+//! it from there ([`left`]): the verifier does not follow values in maps, so it walks every step once and
+//! not once more for every way through the steps before it. For the packet all of it is one function:
+//! where returns are guarded against speculation, a call costs as much as a step.
 
 use crate::{
     cid,
     lists::{self, Listed},
     maps::{CidKeys, Counters, Extra, LAYOUT, Rules},
-    meter::{self, Over},
-    packet::Packet,
-    parse::{self, Source, Udp},
+    meter::{self, Cost, Over},
+    packet::{Packet, left},
+    parse::{self, Segment, Source, Transport},
     quic,
     reason::Reason,
     rule::Rule,
-    siphash::siphash13,
     tables::Tables,
 };
 
@@ -56,8 +56,8 @@ pub struct Given<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Seen {
     pub source: Source,
-    /// Of a datagram to a served port. For other packets its length is 0 and the rest is of no use.
-    pub udp: Udp,
+    /// Of what goes to a served port. For other packets its length is 0 and the rest is of no use.
+    pub segment: Segment,
     header: quic::Header,
     reason: Reason,
     listed: Listed,
@@ -71,7 +71,7 @@ impl Seen {
     /// Nothing is known.
     pub const NOTHING: Self = Self {
         source: Source::v4(0),
-        udp: Udp::NONE,
+        segment: Segment::NONE,
         header: quic::Header::NONE,
         reason: Reason::LayoutMismatch,
         listed: Listed::No,
@@ -101,7 +101,7 @@ pub fn decide<'p, T: Tables>(
     seen: &mut Seen,
 ) -> Verdict {
     seen.told = None;
-    seen.udp.length = 0;
+    seen.segment.length = 0;
     let mut guard = Guard {
         given,
         counters,
@@ -110,6 +110,7 @@ pub fn decide<'p, T: Tables>(
     if guard.judge(packet, tables).is_err() {
         return Verdict::Drop;
     }
+    left(seen);
     count(counters, seen);
     if seen.reason.is_ours() {
         steer(given.queue, given.rules)
@@ -119,7 +120,7 @@ pub fn decide<'p, T: Tables>(
 }
 
 /// Counts a packet that is not dropped.
-#[inline(never)]
+#[inline(always)]
 fn count(counters: &mut Counters, seen: &Seen) {
     counters.count(seen.reason);
     if seen.reason.is_ours() {
@@ -166,36 +167,45 @@ impl Guard<'_> {
             return Ok(());
         }
         read(packet(), rules, self.seen);
+        left(self.seen);
         if self.seen.reason == Reason::NotIp {
             return Ok(());
         }
         self.check_network()?;
+        left(self.seen);
         look_up(tables, rules, self.seen);
+        left(self.seen);
         self.check_lists()?;
-        if !self.seen.reason.is_ours() {
+        left(self.seen);
+        if self.seen.reason.is_ours() {
+            read_quic(packet(), self.seen);
+            left(self.seen);
+            self.check_header()?;
+            left(self.seen);
+            find_owner(packet(), self.given, self.seen);
+            left(self.seen);
+            self.check_id()?;
+        } else if !self.seen.reason.is_tcp() {
             return Ok(());
         }
-        read_quic(packet(), self.seen);
-        self.check_header()?;
-        find_owner(packet(), self.given, self.seen);
-        self.check_id()?;
+        left(self.seen);
         self.check_rates(tables)
     }
 
     /// Fragments, and what reflectors send.
-    #[inline(never)]
+    #[inline(always)]
     fn check_network(&mut self) -> Result<(), Dropped> {
         let reason = self.seen.reason;
         if reason == Reason::Fragment {
             return self.apply(Rule::Fragment);
         }
-        if reason.is_ours() && self.given.rules.reflects(self.seen.udp.source) {
+        if reason.is_ours() && self.given.rules.reflects(self.seen.segment.source) {
             return self.apply(Rule::Amplification);
         }
         Ok(())
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn check_lists(&mut self) -> Result<(), Dropped> {
         match self.seen.listed {
             Listed::No => {}
@@ -206,7 +216,7 @@ impl Guard<'_> {
     }
 
     /// The rules about the header of the first QUIC packet.
-    #[inline(never)]
+    #[inline(always)]
     fn check_header(&mut self) -> Result<(), Dropped> {
         self.seen.reason = self.seen.header.reason;
         match self.seen.reason {
@@ -228,7 +238,7 @@ impl Guard<'_> {
     }
 
     /// A short header needs an id of ours.
-    #[inline(never)]
+    #[inline(always)]
     fn check_id(&mut self) -> Result<(), Dropped> {
         if self.seen.owner == CidOwner::Unknown && self.seen.reason == Reason::QuicShort {
             self.seen.reason = Reason::QuicShortUnknown;
@@ -237,15 +247,19 @@ impl Guard<'_> {
         Ok(())
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn check_rates<T: Tables>(&mut self, tables: &mut T) -> Result<(), Dropped> {
-        const RATES: [Rule; 3] = [Rule::RatePackets, Rule::RateBytes, Rule::RateHandshakes];
+        const RATES: [Rule; 4] = [
+            Rule::RatePackets,
+            Rule::RateBytes,
+            Rule::RateHandshakes,
+            Rule::RateSyns,
+        ];
         if !self.given.rules.modes.any(RATES) || self.seen.listed == Listed::Allowed {
             return Ok(());
         }
-        let is_initial = self.seen.reason == Reason::QuicInitial;
-        let is_new = is_initial && self.seen.owner == CidOwner::Unknown;
-        charge(tables, self.given.rules, self.seen, is_new);
+        charge(tables, self.given.rules, self.seen);
+        left(self.seen);
         let over = self.seen.over;
         if over.packets() {
             self.apply(Rule::RatePackets)?;
@@ -253,8 +267,12 @@ impl Guard<'_> {
         if over.bytes() {
             self.apply(Rule::RateBytes)?;
         }
-        if over.handshakes() {
-            self.apply(Rule::RateHandshakes)?;
+        if over.opens() {
+            if self.seen.reason.is_tcp() {
+                self.apply(Rule::RateSyns)?;
+            } else {
+                self.apply(Rule::RateHandshakes)?;
+            }
         }
         Ok(())
     }
@@ -271,7 +289,7 @@ impl Guard<'_> {
 }
 
 /// Counts a match by the mode of its rule. True when the packet is dropped.
-#[inline(never)]
+#[inline(always)]
 fn note(rule: Rule, rules: &Rules, counters: &mut Counters, seen: &mut Seen) -> bool {
     let dropped = rules.modes.drops(rule);
     let before = if dropped {
@@ -289,7 +307,7 @@ fn note(rule: Rule, rules: &Rules, counters: &mut Counters, seen: &mut Seen) -> 
 
 /// Reads up to the UDP header. [`Reason::QuicShort`] stands for any datagram to a served port; a source
 /// that is not known is 0.0.0.0.
-#[inline(never)]
+#[inline(always)]
 fn read(packet: Packet<'_>, rules: &Rules, seen: &mut Seen) {
     let network = match parse::network(&packet) {
         Ok(network) => network,
@@ -300,30 +318,41 @@ fn read(packet: Packet<'_>, rules: &Rules, seen: &mut Seen) {
         }
     };
     seen.source = network.source;
-    seen.reason = match network.transport.and_then(|at| parse::udp(&packet, at)) {
-        Ok(udp) if rules.serves(udp.destination) => {
-            seen.udp = udp;
-            Reason::QuicShort
-        }
-        Ok(_) => Reason::OtherPort,
+    seen.reason = match network.transport {
+        Ok(Transport::Udp(at)) => match parse::udp(&packet, at) {
+            Ok(datagram) if rules.serves(datagram.destination) => {
+                seen.segment = datagram;
+                Reason::QuicShort
+            }
+            Ok(_) => Reason::OtherPort,
+            Err(reason) => reason,
+        },
+        Ok(Transport::Tcp(at)) => match parse::tcp(&packet, at) {
+            Ok((segment, opens)) if rules.serves_tcp(segment.destination) => {
+                seen.segment = segment;
+                if opens { Reason::TcpSyn } else { Reason::Tcp }
+            }
+            Ok(_) => Reason::NotUdp,
+            Err(reason) => reason,
+        },
         Err(reason) => reason,
     };
 }
 
-#[inline(never)]
+#[inline(always)]
 fn read_quic(packet: Packet<'_>, seen: &mut Seen) {
-    seen.header = quic::header(&packet, &seen.udp);
+    seen.header = quic::header(&packet, &seen.segment);
 }
 
-#[inline(never)]
+#[inline(always)]
 fn look_up<T: Tables>(tables: &T, rules: &Rules, seen: &mut Seen) {
     seen.listed = lists::look_up(tables, &rules.lists, &seen.source);
 }
 
-#[inline(never)]
+#[inline(always)]
 fn find_owner(packet: Packet<'_>, given: Given<'_>, seen: &mut Seen) {
     let cid = seen.header.cid;
-    let id = cid.and_then(|at| seen.udp.read(&packet, at.get()));
+    let id = cid.and_then(|at| seen.segment.read(&packet, at.get()));
     let shard = id.and_then(|id| cid::open_exact(given.keys, &id));
     seen.owner = match shard.map(u32::from) {
         Some(shard) if shard >= given.rules.shards => CidOwner::Unknown,
@@ -333,19 +362,23 @@ fn find_owner(packet: Packet<'_>, given: Given<'_>, seen: &mut Seen) {
     };
 }
 
-/// Charges the bucket of the datagram's source: one address of IPv4, one /64 of IPv6.
-#[inline(never)]
-fn charge<T: Tables>(tables: &mut T, rules: &Rules, seen: &mut Seen, is_new: bool) {
-    let holder = if seen.source.v6 {
+/// Charges the bucket of the packet's source: one address of IPv4, one /64 of IPv6.
+#[inline(always)]
+fn charge<T: Tables>(tables: &mut T, rules: &Rules, seen: &mut Seen) {
+    let source = if seen.source.v6 {
         seen.source.high
     } else {
         seen.source.low
     };
-    let hash = siphash13(rules.bucket_key, holder);
+    let is_initial = seen.reason == Reason::QuicInitial;
+    let cost = Cost {
+        bytes: seen.segment.length as u32,
+        opens: seen.reason == Reason::TcpSyn || is_initial && seen.owner == CidOwner::Unknown,
+        tcp: seen.reason.is_tcp(),
+    };
     let tick = tables.tick();
-    let bytes = seen.udp.length as u32;
-    seen.over = match tables.bucket(meter::index(hash)) {
-        Some(bucket) => meter::charge(bucket, &rules.meters, tick, bytes, is_new),
+    seen.over = match tables.bucket(meter::place(rules.bucket_key, source, cost.tcp)) {
+        Some(bucket) => meter::charge(bucket, &rules.meters, tick, cost),
         None => Over::NONE,
     };
 }
@@ -548,7 +581,7 @@ mod tests {
     #[test]
     fn reflectors_ports_count_only_as_a_source_to_our_ports() {
         let mut rules = rules(443);
-        rules.reflectors[7] = 53;
+        rules.set_reflectors(&[19, 53]);
         rules.modes.set(Rule::Amplification, Mode::Drop);
         let verdict = |source, port| decided(&frame(source, port, &short(0)), 0, &rules).0;
         assert_eq!(verdict(53, 443), Verdict::Drop);
@@ -611,6 +644,68 @@ mod tests {
         assert_eq!(verdicts(&mut bench, &short(0)), [Verdict::Pass; 4]);
     }
 
+    fn segment(port: u16, flags: u8) -> Vec<u8> {
+        let mut header = vec![0; 20];
+        header[13] = flags;
+        header[2..4].copy_from_slice(&port.to_be_bytes());
+        let mut frame = datagram(0, &[]);
+        frame[23] = 6;
+        frame.truncate(34);
+        frame.extend(header);
+        frame
+    }
+
+    #[test]
+    fn tcp_of_a_served_port_has_buckets_of_its_own() {
+        const SYN: u8 = 2;
+        const ACK: u8 = 16;
+        let mut bench = Bench::new(rules(443));
+        bench.rules.tcp_ports[2] = 8443;
+        bench.rules.set_steering(0, true);
+        for rule in Rule::ALL {
+            bench.rules.modes.set(*rule, Mode::Drop);
+        }
+        bench.rules.meters.handshakes = Meter::new(0, 1, HANDSHAKE, 1);
+        bench.rules.meters.syns = Meter::new(0, 3, HANDSHAKE, 1);
+        let mut passed = |frame: &[u8], times| {
+            let verdicts = (0..times).map(|_| bench.decide(frame, 0));
+            verdicts.filter(|verdict| *verdict == Verdict::Pass).count()
+        };
+        assert_eq!(passed(&segment(8443, SYN), 9), 3);
+        assert_eq!(passed(&segment(8443, ACK), 9), 9);
+        assert_eq!(passed(&segment(8443, SYN | ACK), 9), 9, "opens nothing");
+        assert_eq!(passed(&segment(443, SYN), 9), 9, "a port of UDP alone");
+        let expected = [
+            ("not_udp", 9),
+            ("tcp_syn", 3),
+            ("tcp", 18),
+            ("dropped_rate_syns", 6),
+        ];
+        assert_eq!(bench.counted(), expected);
+        let initial = datagram(443, &initial());
+        let steered = Verdict::Redirect { queue: 0 };
+        assert_eq!(bench.decide(&initial, 0), steered, "not spent by SYNs");
+        assert_eq!(bench.decide(&initial, 0), Verdict::Drop);
+    }
+
+    #[test]
+    fn segments_count_as_packets_and_bytes() {
+        let mut bench = Bench::new(rules(443));
+        bench.rules.tcp_ports[0] = 443;
+        bench.rules.modes.set(Rule::RatePackets, Mode::Drop);
+        bench.rules.modes.set(Rule::RateBytes, Mode::Monitor);
+        bench.rules.meters.packets = Meter::new(0, 2, PACKET, 1);
+        bench.rules.meters.bytes = Meter::new(0, 30, 1, 1);
+        let verdicts = [0; 3].map(|_| bench.decide(&segment(443, 16), 0));
+        assert_eq!(verdicts, [Verdict::Pass, Verdict::Pass, Verdict::Drop]);
+        let expected = [
+            ("tcp", 2),
+            ("dropped_rate_packets", 1),
+            ("monitored_rate_bytes", 1),
+        ];
+        assert_eq!(bench.counted(), expected);
+    }
+
     #[test]
     fn junk_is_not_charged_to_the_address_that_it_claims() {
         let mut bench = Bench::new(rules(443));
@@ -642,7 +737,7 @@ mod tests {
         let first = all[0].expect("told");
         assert_eq!((first.rule, first.dropped), (Rule::CidMac, true));
         assert_eq!(bench.seen.source, Source::v4(SOURCE));
-        assert_eq!(bench.seen.udp.source, 50_000);
+        assert_eq!(bench.seen.segment.source, 50_000);
 
         let mut unfixed = short(0);
         unfixed[0] = 0;

@@ -69,7 +69,7 @@ pub fn serve(mut config: Config, machine: Machine, format: bool) -> anyhow::Resu
     let (mut stores, report) = build_store(&config, shards, &memory)?;
     memory.pin_again(&mut stores);
     let mut tiers = memory.recover(&config, shards)?.into_iter();
-    let steering = Steering::new(&config, &listen, shards)?;
+    let steering = Steering::new(&config, &listen, doors.ports(), shards)?;
     let quic = QuicSetup::new(tls, steering.cid_keys, &config.limits)?
         .with_cid_lifetime(config.guard.cid_key_lifetime);
     let node_id = node_id()?;
@@ -296,7 +296,12 @@ struct Steering {
 }
 
 impl Steering {
-    fn new(config: &Config, listen: &[SocketAddr], shards: u8) -> anyhow::Result<Self> {
+    fn new(
+        config: &Config,
+        listen: &[SocketAddr],
+        tcp_ports: Vec<u16>,
+        shards: u8,
+    ) -> anyhow::Result<Self> {
         let Some(interface) = &config.packet.interface else {
             return Ok(Self {
                 xdp: None,
@@ -308,6 +313,7 @@ impl Steering {
             mode: config.packet.xdp_mode,
             pin_dir: config.packet.pin_dir.clone(),
             ports: listen.iter().map(SocketAddr::port).collect(),
+            tcp_ports,
             shards: u32::from(shards),
         })
         .context("packet.interface")?;

@@ -125,7 +125,7 @@ fn compile(root: &Path, compiler: &Compiler, linker: &Path) -> anyhow::Result<Pa
         .env("RUSTC_BOOTSTRAP", "1")
         .env(
             "RUSTFLAGS",
-            "-C target-cpu=v3 -C debuginfo=2 -C link-arg=--btf",
+            "-C target-cpu=v3 -C debuginfo=2 -C link-arg=--btf -C link-arg=--cpu-features=+allows-misaligned-mem-access",
         )
         .env("CARGO_TARGET_DIR", &target_dir)
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")

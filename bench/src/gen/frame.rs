@@ -252,7 +252,7 @@ pub(super) mod tests {
     fn checked(frame: &[u8]) -> (IpAddr, u16) {
         let packet = Packet::new(frame);
         let found = network(&packet).expect("IP");
-        let at = found.transport.expect("UDP");
+        let at = found.udp().expect("UDP");
         let datagram = udp(&packet, at).expect("whole");
         let ip = &frame[found.ip..at];
         let addresses = match ip.len() {

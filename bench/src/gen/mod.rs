@@ -244,7 +244,7 @@ impl Options {
         }
         let packet = Packet::new(&frame);
         let network = parse::network(&packet).ok();
-        let transport = network.and_then(|network| network.transport.ok());
+        let transport = network.and_then(|network| network.udp().ok());
         let udp = transport.and_then(|at| parse::udp(&packet, at).ok());
         ensure!(
             udp.is_some() || !self.way.is_udp(),

@@ -275,7 +275,7 @@ mod tests {
         let ports: Vec<_> = answers.iter().map(|answer| answer.port).collect();
         assert_eq!(ports, [53, 123, 389, 1900, 11211].map(Some));
         let mut rules = Rules::new(1, [0; MAX_PORTS]);
-        rules.reflectors[..5].copy_from_slice(&[53, 123, 389, 1900, 11211]);
+        rules.set_reflectors(&[53, 123, 389, 1900, 11211]);
         assert!(ports.into_iter().flatten().all(|port| rules.reflects(port)));
     }
 }

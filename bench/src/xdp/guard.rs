@@ -8,7 +8,7 @@ use aya::maps::{Map, XskMap};
 use aya::programs::Xdp;
 use cache_ebpf::cid::{CidKey, CidKeys, seal};
 use cache_ebpf::lists::{List, Prefix, Slot, Writer};
-use cache_ebpf::maps::{CID_KEYS, COVER4, COVER6, EXACT, MAX_PORTS, RULES, Rules, XSKMAP};
+use cache_ebpf::maps::{CID_KEYS, COVER4, COVER6, EXACT, MARKS4, MAX_PORTS, RULES, Rules, XSKMAP};
 use cache_ebpf::meter::{Meter, Meters};
 use cache_ebpf::parse::Source;
 use cache_ebpf::rule::{Mode, Modes, Rule};
@@ -32,7 +32,7 @@ const MILLION: u32 = 1_000_000;
 pub struct Guard {
     ebpf: Ebpf,
     rules: Rules,
-    tables: [MmapMut; 3],
+    tables: [MmapMut; 4],
     frames: Frames,
     /// Stands in the socket map, so that packets are redirected. Nothing is sent to it.
     _socket: OwnedFd,
@@ -61,6 +61,7 @@ impl Guard {
             .context("cannot put a socket into the map")?;
         Ok(Self {
             tables: [
+                mapped(&mut ebpf, MARKS4)?,
                 mapped(&mut ebpf, COVER4)?,
                 mapped(&mut ebpf, COVER6)?,
                 mapped(&mut ebpf, EXACT)?,
@@ -116,9 +117,9 @@ impl Guard {
     fn list(&mut self, block: impl Iterator<Item = (u32, u8)>) -> Result<()> {
         let seed = [3, 4];
         self.rules.lists.prepare(seed);
-        let [cover4, cover6, exact] = &mut self.tables;
+        let [marks4, cover4, cover6, exact] = &mut self.tables;
         let next = self.rules.lists.generation() ^ 1;
-        let slot = Slot::of_generation(next, cover4, cover6, exact);
+        let slot = Slot::of_generation(next, marks4, cover4, cover6, exact);
         let mut writer = Writer::new(slot.context("tables of another size")?, seed);
         for (address, length) in block {
             let Ok(prefix) = Prefix::new(Source::v4(address), length) else {
@@ -177,7 +178,7 @@ fn rules() -> Rules {
     let mut ports = [0; MAX_PORTS];
     ports[0] = PORT;
     let mut rules = Rules::new(2, ports);
-    rules.reflectors[..5].copy_from_slice(&[53, 123, 389, 1900, 11211]);
+    rules.set_reflectors(&[53, 123, 389, 1900, 11211]);
     rules.bucket_key = [5, 6];
     let most = Meter {
         per_tick: u32::MAX,

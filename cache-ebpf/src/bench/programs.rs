@@ -10,7 +10,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use cache_ebpf::{
-    meter::{self, Bucket, Meter, Meters},
+    meter::{self, Bucket, Cost, Meter, Meters},
     packet::Packet,
     parse::{self, Network},
     vary::{Frame, MAX_AT, Plan, vary},
@@ -113,7 +113,7 @@ pub fn generate(ctx: XdpContext) -> u32 {
 #[xdp]
 pub fn sink(ctx: XdpContext) -> u32 {
     let packet = packet(&ctx);
-    let is_udp = network(&packet).is_some_and(|network| network.transport.is_ok());
+    let is_udp = network(&packet).is_some_and(|network| network.udp().is_ok());
     let Some(sunk) = SUNK.get_ptr_mut(0) else {
         return XDP_ABORTED;
     };
@@ -171,14 +171,19 @@ pub fn lru_hash(ctx: XdpContext) -> u32 {
     };
     // SAFETY: takes nothing and reads the kernel's tick.
     let now = unsafe { bpf_jiffies64() as u32 };
+    let cost = Cost {
+        bytes: 0,
+        opens: false,
+        tcp: false,
+    };
     let source = network.source.low;
     let over = match SOURCES.get_ptr_mut(source) {
         // SAFETY: the kernel keeps the entry while the program runs; another CPU may write the same
         // plain words.
-        Some(bucket) => meter::charge(unsafe { &mut *bucket }, &METERS, now, 0, false),
+        Some(bucket) => meter::charge(unsafe { &mut *bucket }, &METERS, now, cost),
         None => {
             let mut bucket = Bucket::default();
-            let over = meter::charge(&mut bucket, &METERS, now, 0, false);
+            let over = meter::charge(&mut bucket, &METERS, now, cost);
             if SOURCES.insert(source, bucket, 0).is_err() {
                 return XDP_ABORTED;
             }
@@ -191,7 +196,7 @@ pub fn lru_hash(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn packet(ctx: &XdpContext) -> Packet<'_> {
     // SAFETY: the kernel keeps data..data_end readable while the program runs.
-    unsafe { Packet::new(ctx.data() as *const u8, ctx.data_end() as *const u8) }
+    unsafe { Packet::new(ctx.data() as *const u8, ctx.data_end() as *const u8, 0) }
 }
 
 #[inline(always)]

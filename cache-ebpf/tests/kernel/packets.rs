@@ -20,7 +20,11 @@ pub fn draw(rng: &mut SmallRng, port: u16, keys: &CidKeys) -> Vec<u8> {
     } else {
         rng.random()
     };
-    let udp = udp(rng, destination, &payload);
+    let (protocol, segment) = if rng.random_ratio(1, 8) {
+        (6, tcp(rng, destination))
+    } else {
+        (17, udp(rng, destination, &payload))
+    };
     let mut frame: Vec<u8> = (0..12).map(|_| rng.random()).collect();
     for _ in 0..*[0, 0, 0, 1, 2, 3].choose(rng).expect("choices") {
         let tag: u16 = *[0x8100, 0x88a8].choose(rng).expect("choices");
@@ -29,12 +33,12 @@ pub fn draw(rng: &mut SmallRng, port: u16, keys: &CidKeys) -> Vec<u8> {
     }
     if rng.random() {
         frame.extend([0x08, 0x00]);
-        ipv4(rng, &mut frame);
+        ipv4(rng, protocol, &mut frame);
     } else {
         frame.extend([0x86, 0xdd]);
-        ipv6(rng, &mut frame);
+        ipv6(rng, protocol, &mut frame);
     }
-    frame.extend(udp);
+    frame.extend(segment);
     frame
 }
 
@@ -83,7 +87,7 @@ pub fn address_v6(rng: &mut SmallRng) -> [u8; 16] {
     address
 }
 
-fn ipv4(rng: &mut SmallRng, frame: &mut Vec<u8>) {
+fn ipv4(rng: &mut SmallRng, protocol: u8, frame: &mut Vec<u8>) {
     let words: u8 = if rng.random_ratio(3, 4) {
         5
     } else {
@@ -97,26 +101,26 @@ fn ipv4(rng: &mut SmallRng, frame: &mut Vec<u8>) {
     header[12..16].copy_from_slice(&address_v4(rng));
     header[6..8].copy_from_slice(&fragment.to_be_bytes());
     header[9] = if rng.random_ratio(9, 10) {
-        17
+        protocol
     } else {
         rng.random()
     };
     frame.extend(header);
 }
 
-fn ipv6(rng: &mut SmallRng, frame: &mut Vec<u8>) {
+fn ipv6(rng: &mut SmallRng, protocol: u8, frame: &mut Vec<u8>) {
     let extensions: Vec<u8> = (0..*[0, 0, 1, 2, 4, 5].choose(rng).expect("choices"))
         .map(|_| *[0, 43, 60, 60, 44, 51].choose(rng).expect("choices"))
         .collect();
     let mut header: Vec<u8> = (0..40).map(|_| rng.random()).collect();
     header[0] = 0x60;
     header[8..24].copy_from_slice(&address_v6(rng));
-    header[6] = *extensions.first().unwrap_or(&17);
+    header[6] = *extensions.first().unwrap_or(&protocol);
     frame.extend(header);
     for i in 0..extensions.len() {
         let units = *[0, 0, 1, 7, 30].choose(rng).expect("choices");
         let mut extension = vec![0; (units as usize + 1) * 8];
-        extension[0] = *extensions.get(i + 1).unwrap_or(&17);
+        extension[0] = *extensions.get(i + 1).unwrap_or(&protocol);
         extension[1] = units;
         frame.extend(extension);
     }
@@ -134,6 +138,18 @@ fn udp(rng: &mut SmallRng, destination: u16, payload: &[u8]) -> Vec<u8> {
     datagram.extend([0, 0]);
     datagram.extend(payload);
     datagram
+}
+
+/// A header with any flags, mostly a SYN or an ACK; at times cut off.
+fn tcp(rng: &mut SmallRng, destination: u16) -> Vec<u8> {
+    let mut header: Vec<u8> = (0..20).map(|_| rng.random()).collect();
+    header[2..4].copy_from_slice(&destination.to_be_bytes());
+    header[13] = *[0x02, 0x02, 0x10, 0x12, rng.random()]
+        .choose(rng)
+        .expect("choices");
+    let rest = rng.random_range(0..100);
+    header.resize(if rest == 0 { 19 } else { 20 + rest }, 0);
+    header
 }
 
 fn quic(rng: &mut SmallRng, keys: &CidKeys) -> Vec<u8> {

@@ -15,8 +15,8 @@ use cache_ebpf::{
     event::Event,
     lists::{List, Prefix, Slot, Used, Writer},
     maps::{
-        CID_KEYS, COUNTERS, COVER4, COVER6, CidKeys, Counters, EVENTS, EXACT, Extra, MapValue,
-        RULES, Rules, counter_names,
+        CID_KEYS, COUNTERS, COVER4, COVER6, CidKeys, Counters, EVENTS, EXACT, Extra, MARKS4,
+        MapValue, RULES, Rules, counter_names,
     },
     packet::Packet,
     tables::HostTables,
@@ -117,7 +117,7 @@ fn write_lists(slot: Slot<'_>, allow: &[Prefix], block: &[Prefix], seed: [u64; 2
 pub struct Kernel {
     ebpf: Ebpf,
     counted: Counters,
-    tables: [MmapMut; 3],
+    tables: [MmapMut; 4],
     events: RingBuf<MapData>,
 }
 
@@ -142,7 +142,7 @@ impl Kernel {
         program
             .load()
             .unwrap_or_else(|error| panic!("the verifier refuses the program: {error}\n{error:?}"));
-        let tables = [COVER4, COVER6, EXACT].map(|name| mapped(&ebpf, name));
+        let tables = [MARKS4, COVER4, COVER6, EXACT].map(|name| mapped(&ebpf, name));
         let events = ebpf.take_map(EVENTS).expect("the object has the map");
         Self {
             ebpf,
@@ -173,9 +173,9 @@ impl Kernel {
 
     /// Fills the generation that `host` uses from the same lists.
     pub fn list(&mut self, host: &Host, allow: &[Prefix], block: &[Prefix], seed: [u64; 2]) {
-        let [cover4, cover6, exact] = &mut self.tables;
+        let [marks4, cover4, cover6, exact] = &mut self.tables;
         let generation = host.rules.lists.generation();
-        let slot = Slot::of_generation(generation, cover4, cover6, exact);
+        let slot = Slot::of_generation(generation, marks4, cover4, cover6, exact);
         write_lists(slot.expect("of the right size"), allow, block, seed);
     }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use cache_ebpf::{
     cid::seal,
     lists::Prefix,
-    maps::{MAX_PORTS, Rules},
+    maps::{MAX_PORTS, MAX_REFLECTORS, Rules},
     meter::{HANDSHAKE, Meter, PACKET},
     rule::{Mode, Rule},
 };
@@ -18,6 +18,10 @@ use crate::{
 
 const PORT: u16 = 4433;
 const REFLECTOR: u16 = 123;
+
+// Flags of a TCP header.
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
 
 /// The source of every frame here that is not drawn otherwise.
 const SOURCE: &str = "192.0.2.7";
@@ -90,6 +94,30 @@ fn cases() -> Vec<Case> {
             free: 1,
             ..case(Rule::RateHandshakes, &long(0xc0, 1, 1200))
         },
+        Case {
+            frame: tcp(SOURCE, SYN),
+            free: 3,
+            ..case(Rule::RateSyns, &[])
+        },
+        Case {
+            frame: tcp(SOURCE_V6, SYN),
+            free: 3,
+            ..case(Rule::RateSyns, &[])
+        },
+        Case {
+            frame: tcp(SOURCE, ACK),
+            free: 2,
+            ..case(Rule::RatePackets, &[])
+        },
+        Case {
+            frame: tcp(SOURCE, ACK),
+            free: 5,
+            ..case(Rule::RateBytes, &[])
+        },
+        Case {
+            frame: tcp("198.51.100.9", SYN),
+            ..case(Rule::BlockList, &[])
+        },
     ]
 }
 
@@ -98,7 +126,10 @@ fn host() -> Host {
     let mut ports = [0; MAX_PORTS];
     ports[1] = PORT;
     let mut rules = Rules::new(2, ports);
-    rules.reflectors[31] = REFLECTOR;
+    let mut reflectors = [7; MAX_REFLECTORS];
+    reflectors[MAX_REFLECTORS - 1] = REFLECTOR;
+    rules.tcp_ports[3] = PORT;
+    rules.set_reflectors(&reflectors);
     rules.sample_mask = 0;
     let mut host = Host::new(rules, pcap::keys());
     host.list(&[], &blocked(), [3, 4]);
@@ -119,6 +150,7 @@ fn outcome(kernel: &mut Kernel, host: &mut Host, case: &Case, mode: Mode) {
     host.rules.meters.packets = Meter::new(0, 2, PACKET, 1);
     host.rules.meters.bytes = Meter::new(0, 100, 1, 1);
     host.rules.meters.handshakes = Meter::new(0, 1, HANDSHAKE, 1);
+    host.rules.meters.syns = Meter::new(0, 3, HANDSHAKE, 1);
     // Other buckets than the case before.
     host.rules.bucket_key[0] += 1;
     kernel.follow(host);
@@ -263,28 +295,44 @@ fn long(first: u8, version: u32, size: usize) -> Vec<u8> {
 }
 
 fn frame(source: &str, source_port: u16, payload: &[u8]) -> Vec<u8> {
-    let mut frame = vec![2; 12];
     let length = payload.len() as u16 + 8;
+    let mut datagram = Vec::new();
+    for word in [source_port, PORT, length, 0] {
+        datagram.extend(word.to_be_bytes());
+    }
+    datagram.extend(payload);
+    ip(source, 17, &datagram)
+}
+
+/// A segment without payload.
+fn tcp(source: &str, flags: u8) -> Vec<u8> {
+    let mut segment = vec![0; 20];
+    segment[..2].copy_from_slice(&50_000_u16.to_be_bytes());
+    segment[2..4].copy_from_slice(&PORT.to_be_bytes());
+    segment[12] = 0x50;
+    segment[13] = flags;
+    ip(source, 6, &segment)
+}
+
+fn ip(source: &str, protocol: u8, behind: &[u8]) -> Vec<u8> {
+    let mut frame = vec![2; 12];
+    let length = behind.len() as u16;
     match source.parse().expect("an address") {
         IpAddr::V4(source) => {
             frame.extend([8, 0, 0x45, 0]);
             frame.extend((length + 20).to_be_bytes());
-            frame.extend([0, 0, 0, 0, 64, 17, 0, 0]);
+            frame.extend([0, 0, 0, 0, 64, protocol, 0, 0]);
             frame.extend(source.octets());
             frame.extend([192, 0, 2, 1]);
         }
         IpAddr::V6(source) => {
             frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
             frame.extend(length.to_be_bytes());
-            frame.extend([17, 64]);
+            frame.extend([protocol, 64]);
             frame.extend(source.octets());
             frame.extend([0x20; 16]);
         }
     }
-    frame.extend(source_port.to_be_bytes());
-    frame.extend(PORT.to_be_bytes());
-    frame.extend(length.to_be_bytes());
-    frame.extend([0, 0]);
-    frame.extend(payload);
+    frame.extend(behind);
     frame
 }

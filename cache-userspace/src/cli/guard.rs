@@ -103,6 +103,7 @@ enum What {
     Packets,
     Bytes,
     Handshakes,
+    Syns,
 }
 
 #[derive(Debug, Args)]
@@ -233,6 +234,7 @@ fn limit_request(arguments: &SourceLimit) -> Result<LimitRequest, String> {
         What::Packets => Limit::Packets,
         What::Bytes => Limit::Bytes,
         What::Handshakes => Limit::Handshakes,
+        What::Syns => Limit::Syns,
     };
     if arguments.rate == "configured" {
         return Ok(LimitRequest { limit, rate: None });
@@ -251,7 +253,7 @@ fn limit_request(arguments: &SourceLimit) -> Result<LimitRequest, String> {
 fn number(limit: Limit, text: &str) -> Result<u64, String> {
     match limit {
         Limit::Bytes => parse_size(text),
-        Limit::Packets | Limit::Handshakes => text
+        Limit::Packets | Limit::Handshakes | Limit::Syns => text
             .parse()
             .map_err(|_| format!("{text:?} is no whole number")),
     }

@@ -175,6 +175,9 @@ fn why(rule: Rule) -> &'static str {
         Rule::RateHandshakes => {
             "more new connections from a source than `handshakes_per_source`; monitor: thousands may share an address"
         }
+        Rule::RateSyns => {
+            "more SYNs to our TCP ports from a source than `syns_per_source`; monitor, as with handshakes"
+        }
     }
 }
 
@@ -201,14 +204,14 @@ fn read_limits(s: &mut Section<'_, '_, '_>) -> SourceLimits {
             &COUNT_U64,
             d.packets,
             MOST_PACKETS,
-            "datagrams a second from an IPv4 address or an IPv6 /64",
+            "packets a second from an IPv4 address or an IPv6 /64, of QUIC and of TCP each",
         ),
         bytes: rate(
             ("bytes_per_source", "bytes_burst"),
             &SIZE,
             d.bytes,
             MOST_BYTES,
-            "bytes of UDP payload a second from one source",
+            "bytes of UDP payload a second from one source, and as many of TCP",
         ),
         handshakes: rate(
             ("handshakes_per_source", "handshakes_burst"),
@@ -216,6 +219,13 @@ fn read_limits(s: &mut Section<'_, '_, '_>) -> SourceLimits {
             d.handshakes,
             MOST_HANDSHAKES,
             "new connections a second from one source",
+        ),
+        syns: rate(
+            ("syns_per_source", "syns_burst"),
+            &COUNT_U64,
+            d.syns,
+            MOST_HANDSHAKES,
+            "the same of TCP: SYNs a second from one source",
         ),
     }
 }

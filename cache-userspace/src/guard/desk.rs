@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cache_ebpf::event::Event;
 use cache_ebpf::lists::{List, MAX_EXACT, Prefix};
-use cache_ebpf::maps::MAX_REFLECTORS;
 use cache_ebpf::rule::Rule;
 
 use super::cid_keys::{self, Shards};
@@ -316,15 +315,12 @@ impl Desk {
     /// Modes, limits, ports and sampling.
     fn write_rules(&mut self) -> Result<(), GuardError> {
         let (modes, limits) = self.state.overrides.apply(&self.config);
-        let mut reflectors = [0; MAX_REFLECTORS];
-        for (place, port) in reflectors.iter_mut().zip(&self.config.reflector_ports) {
-            *place = *port;
-        }
+        let reflectors = &self.config.reflector_ports;
         let sample_mask = self.config.event_sample - 1;
         lock(&self.xdp).change(|rules| {
             rules.modes = modes;
             rules.meters = limits.meters();
-            rules.reflectors = reflectors;
+            rules.set_reflectors(reflectors);
             rules.sample_mask = sample_mask;
         })?;
         Ok(())

@@ -22,10 +22,10 @@ pub struct EventLine {
     pub rule: String,
     pub dropped: bool,
     pub source: IpAddr,
-    /// 0 where the packet is not a datagram to a served port.
+    /// 0 where the packet is not for a served port.
     pub source_port: u16,
     pub destination_port: u16,
-    /// Bytes of UDP payload.
+    /// Bytes of UDP payload; of TCP, from its header on.
     pub length: u16,
     /// The first bytes of the payload, in hexadecimal.
     pub first: String,

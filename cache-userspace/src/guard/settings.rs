@@ -48,7 +48,8 @@ pub const fn default_mode(rule: Rule) -> Mode {
         | Rule::Trailing
         | Rule::RatePackets
         | Rule::RateBytes
-        | Rule::RateHandshakes => Mode::Monitor,
+        | Rule::RateHandshakes
+        | Rule::RateSyns => Mode::Monitor,
     }
 }
 
@@ -88,6 +89,16 @@ pub struct SourceLimits {
     pub packets: Rate,
     pub bytes: Rate,
     pub handshakes: Rate,
+    /// Absent from what older versions kept.
+    #[serde(default = "default_syns")]
+    pub syns: Rate,
+}
+
+const fn default_syns() -> Rate {
+    Rate {
+        rate: 200,
+        burst: 1_000,
+    }
 }
 
 impl Default for SourceLimits {
@@ -105,6 +116,7 @@ impl Default for SourceLimits {
                 rate: 200,
                 burst: 1_000,
             },
+            syns: default_syns(),
         }
     }
 }
@@ -116,6 +128,7 @@ pub enum Limit {
     Packets,
     Bytes,
     Handshakes,
+    Syns,
 }
 
 impl SourceLimits {
@@ -124,6 +137,7 @@ impl SourceLimits {
             Limit::Packets => self.packets = rate,
             Limit::Bytes => self.bytes = rate,
             Limit::Handshakes => self.handshakes = rate,
+            Limit::Syns => self.syns = rate,
         }
     }
 
@@ -135,6 +149,7 @@ impl SourceLimits {
             packets: meter(self.packets, PACKET),
             bytes: meter(self.bytes, 1),
             handshakes: meter(self.handshakes, HANDSHAKE),
+            syns: meter(self.syns, HANDSHAKE),
         }
     }
 }

@@ -15,6 +15,9 @@ use crate::tcp::{SharedBounds, TcpBounds, TcpPlan};
 /// How long clients may remember that there is HTTP/3, in seconds.
 const ALT_SVC_AGE: u32 = 86_400;
 
+/// The kernel's setting for SYN cookies, of the namespace that we are in.
+const SYN_COOKIES: &str = "/proc/sys/net/ipv4/tcp_syncookies";
+
 /// What the shards will listen on, given out in their order.
 pub struct Doors {
     shards: std::vec::IntoIter<(Vec<Listener>, Vec<Listener>)>,
@@ -40,6 +43,12 @@ impl Doors {
         let secure = groups(secure, shards).context("server.listen_tcp")?;
         let clear = groups(&server.listen_clear, shards).context("server.listen_clear")?;
         let shards: Vec<_> = secure.into_iter().zip(clear).collect();
+        if shards
+            .iter()
+            .any(|(secure, clear)| !secure.is_empty() || !clear.is_empty())
+        {
+            expect_syn_cookies();
+        }
         let limits = &config.limits;
         Ok(Self {
             shards: shards.into_iter(),
@@ -60,6 +69,13 @@ impl Doors {
         })
     }
 
+    /// The ports that are listened on.
+    pub fn ports(&self) -> Vec<u16> {
+        let shards = self.shards.as_slice().iter();
+        let listeners = shards.flat_map(|(secure, clear)| secure.iter().chain(clear));
+        listeners.map(|listener| listener.address.port()).collect()
+    }
+
     /// What the next shard listens on.
     pub fn next(&mut self, stats: Arc<TcpStats>) -> TcpPlan {
         let (secure, clear) = self.shards.next().unwrap_or_default();
@@ -72,6 +88,17 @@ impl Doors {
             alt_svc: self.alt_svc.clone(),
             stats,
         }
+    }
+}
+
+/// Spoofed SYNs look like any others, to the guard too: what keeps them from filling the queues of half-open
+/// connections is the kernel's.
+fn expect_syn_cookies() {
+    let setting = std::fs::read_to_string(SYN_COOKIES).unwrap_or_default();
+    if setting.trim() == "0" {
+        tracing::warn!(
+            "SYN cookies are off: a flood of spoofed SYNs keeps clients from TCP; `sysctl net.ipv4.tcp_syncookies=1`"
+        );
     }
 }
 

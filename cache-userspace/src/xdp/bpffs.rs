@@ -6,18 +6,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use aya::pin::PinError;
 use nix::{
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 use tracing::info;
 
-use super::{XdpError, maps};
+use super::XdpError;
 
 /// Where the kernel offers a mount point for a bpffs.
 const USUAL_MOUNT: &str = "/sys/fs/bpf";
 
 const LINK: &str = "link";
+
+/// Behind the name of a map's pin that is to take another one's place.
+const NEXT: &str = "_next";
 
 /// Only root reads the keys in the pinned maps.
 const DIRECTORY_MODE: u32 = 0o700;
@@ -49,10 +53,6 @@ impl Pins {
         })
     }
 
-    pub fn directory(&self) -> &Path {
-        &self.directory
-    }
-
     pub fn link(&self) -> PathBuf {
         self.directory.join(LINK)
     }
@@ -64,10 +64,41 @@ impl Pins {
     /// Removes the link first, so that a program never runs on maps that nobody can find.
     pub fn remove(&self) -> Result<(), XdpError> {
         self.remove_link()?;
-        for name in maps::pinned() {
-            missing_is_fine(&self.map(name), |path| fs::remove_file(path))?;
-        }
+        self.keep_only([].into_iter())?;
         missing_is_fine(&self.directory, |path| fs::remove_dir(path))
+    }
+
+    /// Has `pin` pin a map in the place of the one that is there.
+    pub fn replace_map(
+        &self,
+        name: &str,
+        pin: impl FnOnce(&Path) -> Result<(), PinError>,
+    ) -> Result<(), XdpError> {
+        // A dot is not to be had in names on a bpffs.
+        let next = self.map(&format!("{name}{NEXT}"));
+        missing_is_fine(&next, |path| fs::remove_file(path))?;
+        pin(&next).map_err(|error| pin_error("pin", &next, io::Error::other(error)))?;
+        let place = self.map(name);
+        fs::rename(&next, &place).map_err(|error| pin_error("replace", &place, error))
+    }
+
+    /// Removes all pins but the link and the maps of these names: another version may have had others.
+    pub fn keep_only(
+        &self,
+        names: impl Iterator<Item = &'static str> + Clone,
+    ) -> Result<(), XdpError> {
+        let entries = match fs::read_dir(&self.directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries.map_err(|error| pin_error("list", &self.directory, error))?,
+        };
+        for entry in entries {
+            let entry = entry.map_err(|error| pin_error("list", &self.directory, error))?;
+            let is_kept = |name: &str| entry.file_name() == *name;
+            if !names.clone().any(is_kept) && !is_kept(LINK) {
+                missing_is_fine(&entry.path(), |path| fs::remove_file(path))?;
+            }
+        }
+        Ok(())
     }
 
     pub fn remove_link(&self) -> Result<(), XdpError> {

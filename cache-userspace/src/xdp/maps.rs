@@ -1,6 +1,6 @@
 //! The maps between the daemon and the program.
 
-use std::os::fd::BorrowedFd;
+use std::{os::fd::BorrowedFd, path::Path};
 
 use aya::{
     Ebpf, Pod,
@@ -10,8 +10,8 @@ use cache_ebpf::{
     cid::CidKeys,
     lists::ExactBucket,
     maps::{
-        BUCKETS, CID_KEYS, COUNTERS, COVER4, COVER6, Counters, EVENTS, EXACT, LAYOUT, MAX_QUEUES,
-        MapValue, RULES, Rules, XSKMAP, counter_names,
+        BUCKETS, CID_KEYS, COUNTERS, COVER4, COVER6, Counters, EVENTS, EXACT, LAYOUT, MARKS4,
+        MAX_QUEUES, MapValue, RULES, Rules, XSKMAP, counter_names,
     },
     meter::Bucket,
 };
@@ -19,11 +19,12 @@ use cache_ebpf::{
 use super::{XdpError, bpffs::Pins, random_cid_keys};
 
 /// The maps that outlive the daemon, and the bytes of a value of theirs.
-const PINNED_SIZES: [(&str, usize); 9] = [
+const PINNED_SIZES: [(&str, usize); 10] = [
     (RULES, size_of::<Rules>()),
     (CID_KEYS, size_of::<CidKeys>()),
     (COUNTERS, size_of::<Counters>()),
     (XSKMAP, size_of::<u32>()),
+    (MARKS4, size_of::<u64>()),
     (COVER4, size_of::<u64>()),
     (COVER6, size_of::<u64>()),
     (EXACT, size_of::<ExactBucket>()),
@@ -32,7 +33,7 @@ const PINNED_SIZES: [(&str, usize); 9] = [
 ];
 
 /// The maps that outlive the daemon.
-pub fn pinned() -> impl Iterator<Item = &'static str> {
+pub fn pinned() -> impl Iterator<Item = &'static str> + Clone {
     PINNED_SIZES.into_iter().map(|(name, _)| name)
 }
 
@@ -106,12 +107,26 @@ impl Maps {
     }
 }
 
-/// Refuses pinned maps of another layout. Returns the rules that an earlier daemon wrote.
-pub fn check_layout(pins: &Pins) -> Result<Option<Rules>, XdpError> {
-    let layout_error = |found: String| XdpError::Layout {
-        path: pins.directory().into(),
-        found,
-    };
+/// What an earlier daemon left in the pins.
+pub enum Former {
+    Nothing,
+    /// The rules that it wrote.
+    Rules(Box<Rules>),
+    /// Maps of another version, and what tells them from ours.
+    OtherLayout(String),
+}
+
+impl Former {
+    pub fn rules(&self) -> Option<&Rules> {
+        match self {
+            Self::Rules(rules) => Some(rules),
+            Self::Nothing | Self::OtherLayout(_) => None,
+        }
+    }
+}
+
+/// Looks at the pinned maps.
+pub fn former(pins: &Pins) -> Result<Former, XdpError> {
     for (name, size) in PINNED_SIZES {
         let path = pins.map(name);
         if !path.exists() {
@@ -120,28 +135,49 @@ pub fn check_layout(pins: &Pins) -> Result<Option<Rules>, XdpError> {
         let info = MapInfo::from_pin(&path).map_err(|error| map_error(name, error))?;
         if info.value_size() as usize != size {
             let found = info.value_size();
-            return Err(layout_error(format!(
+            return Ok(Former::OtherLayout(format!(
                 "{name} of {found} bytes rather than {size}"
             )));
         }
     }
     let path = pins.map(RULES);
     if !path.exists() {
-        return Ok(None);
+        return Ok(Former::Nothing);
     }
-    let rules = read_rules(&path).map_err(|error| map_error(RULES, error))?;
-    match rules.layout {
-        LAYOUT => Ok(Some(rules)),
+    let rules: Rules = read_pinned(&path).map_err(|error| map_error(RULES, error))?;
+    Ok(match rules.layout {
+        LAYOUT => Former::Rules(Box::new(rules)),
         // A start that was cut short before it wrote anything.
-        0 => Ok(None),
-        layout => Err(layout_error(format!("layout {layout}"))),
-    }
+        0 => Former::Nothing,
+        layout => Former::OtherLayout(format!("layout {layout} rather than {LAYOUT}")),
+    })
 }
 
-fn read_rules(path: &std::path::Path) -> Result<Rules, MapError> {
+fn read_pinned<T: MapValue>(path: &Path) -> Result<T, MapError> {
     let map = Map::Array(MapData::from_pin(path)?);
-    let rules: Array<MapData, Plain<Rules>> = map.try_into()?;
-    rules.get(&0, 0).map(|Plain(rules)| rules)
+    let array: Array<MapData, Plain<T>> = map.try_into()?;
+    array.get(&0, 0).map(|Plain(value)| value)
+}
+
+/// Puts the maps of `ebpf` in the place of pinned ones of another layout, and takes over of those what every
+/// layout has: the keys of connection ids. Counters begin at 0, and so do the meters of sources.
+///
+/// The program that is attached goes on with the old maps, until it is replaced. Each pin is renamed over the
+/// old one, `RULES` last: a start that is cut short is begun again by the next.
+pub fn replace(ebpf: &mut Ebpf, pins: &Pins) -> Result<(), XdpError> {
+    if let Ok(keys) = read_pinned::<CidKeys>(&pins.map(CID_KEYS)) {
+        let error = |error| map_error(CID_KEYS, error);
+        let map = ebpf.map_mut(CID_KEYS);
+        let map = map.unwrap_or_else(|| unreachable!("the embedded object has no map {CID_KEYS}"));
+        let mut array: Array<_, Plain<CidKeys>> = map.try_into().map_err(error)?;
+        array.set(0, Plain(keys), 0).map_err(error)?;
+    }
+    for name in pinned().filter(|name| *name != RULES).chain([RULES]) {
+        let map = ebpf.map(name);
+        let map = map.unwrap_or_else(|| unreachable!("the embedded object has no map {name}"));
+        pins.replace_map(name, |path| map.pin(path))?;
+    }
+    pins.keep_only(pinned())
 }
 
 pub fn typed<T: TryFrom<Map, Error = MapError>>(

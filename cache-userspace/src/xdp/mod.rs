@@ -6,7 +6,7 @@
 //!                  /CID_KEYS   connection ids stay valid across a restart
 //!                  /COUNTERS
 //!                  /XSKMAP     queue -> AF_XDP socket, emptied by the kernel as sockets close
-//!                  /COVER4, COVER6, EXACT   allow and block lists, two generations
+//!                  /MARKS4, COVER4, COVER6, EXACT   allow and block lists, two generations
 //!                  /BUCKETS    what each source has spent
 //!                  /EVENTS     sampled matches of the guard's rules
 //! ```
@@ -14,7 +14,8 @@
 //! The pins own the program. A daemon that ends, however it ends, leaves the program attached: its
 //! AF_XDP sockets are gone, so every packet goes to the kernel's UDP sockets. The next daemon finds
 //! the pins, loads its own program on the same maps and replaces the old one atomically, or keeps the
-//! old one when it is the same. [`detach`] removes it all.
+//! old one when it is the same. Maps of another version's layout give way to new ones, which the new program
+//! brings with it in one step; the keys of connection ids go over. [`detach`] removes it all.
 //!
 //! The pins last as long as the bpffs that they are on. `ip netns exec` runs its command with mounts of
 //! its own: a bpffs that is mounted in there, and with it the program, ends with the command.
@@ -37,13 +38,13 @@ use aya::{Ebpf, EbpfLoader, programs::Xdp as Program};
 use aya_log::EbpfLogger;
 use cache_ebpf::{
     cid::{CidKey, CidKeys},
-    maps::{LAYOUT, MAX_PORTS, MAX_QUEUES, Rules},
+    maps::{MAX_PORTS, MAX_QUEUES, Rules},
 };
 use tracing::{info, warn};
 
 use crate::config::XdpMode;
 use bpffs::Pins;
-use maps::Maps;
+use maps::{Former, Maps};
 pub use tables::{GuardMaps, Tables};
 
 /// The object of `cargo xtask build-ebpf`; empty when there was none at build time.
@@ -60,6 +61,8 @@ pub struct XdpOptions {
     pub pin_dir: PathBuf,
     /// UDP ports served, at most [`MAX_PORTS`].
     pub ports: Vec<u16>,
+    /// TCP ports served, as many at most.
+    pub tcp_ports: Vec<u16>,
     /// Shards, at most [`MAX_QUEUES`].
     pub shards: u32,
 }
@@ -121,18 +124,32 @@ impl Xdp {
         pins: &Pins,
         rules: &mut Rules,
     ) -> Result<Self, XdpError> {
-        let former = maps::check_layout(pins)?;
-        let mut ebpf = load(pins)?;
+        let former = maps::former(pins)?;
+        let mut ebpf = match &former {
+            Former::OtherLayout(found) => {
+                warn!(
+                    found,
+                    "the XDP maps are of another version: new ones take their place, with the same keys of connection ids"
+                );
+                load_anew(pins)?
+            }
+            _ => load(pins)?,
+        };
         let mut maps = Maps::take(&mut ebpf)?;
         let guard = GuardMaps::take(&mut ebpf)?;
         let cid_keys = maps.cid_keys_or_new()?;
-        if let Some(former) = &former {
+        if let Some(former) = former.rules() {
             keep_guard(rules, former);
         }
         rules.attach_mode = link::mode_number(options.mode);
         maps.write_rules(rules)?;
 
-        let same_mode = former.is_some_and(|former| former.attach_mode == rules.attach_mode);
+        let same_mode = match &former {
+            Former::Nothing => false,
+            Former::Rules(former) => former.attach_mode == rules.attach_mode,
+            // It cannot be read there. The link keeps its mode.
+            Former::OtherLayout(_) => true,
+        };
         let program = program_of(&mut ebpf)?;
         let attachment = link::attach(program, options, pins, same_mode)?;
         info!(
@@ -279,9 +296,12 @@ pub enum XdpError {
     #[error("interface {interface:?} does not exist; `ip -brief link` lists those that do")]
     NoInterface { interface: String },
     #[error(
-        "{count} ports are configured, the XDP program serves at most {MAX_PORTS} different ones"
+        "{count} {protocol} ports are configured, the XDP program serves at most {MAX_PORTS} different ones"
     )]
-    TooManyPorts { count: usize },
+    TooManyPorts {
+        count: usize,
+        protocol: &'static str,
+    },
     #[error("{shards} shards are configured, the XDP program knows at most {MAX_QUEUES}")]
     TooManyShards { shards: u32 },
     #[error("queue {queue} is out of bounds: there are at most {MAX_QUEUES}")]
@@ -303,12 +323,6 @@ pub enum XdpError {
         interface: String,
         source: io::Error,
     },
-    #[error(
-        "the XDP maps in {} were made by another version of popcache ({found}, this one uses layout \
-         {LAYOUT}); stop that version and remove the directory, which detaches its program",
-        path.display()
-    )]
-    Layout { path: PathBuf, found: String },
     #[error("cannot {action} {}: {source}", path.display())]
     Pin {
         action: &'static str,
@@ -333,31 +347,38 @@ pub enum XdpError {
 
 /// The rules for these options, with steering off.
 fn rules(options: &XdpOptions) -> Result<Rules, XdpError> {
-    let mut wanted = options.ports.clone();
-    wanted.sort_unstable();
-    wanted.dedup();
-    let mut ports = [0; MAX_PORTS];
-    let Some(places) = ports.get_mut(..wanted.len()) else {
-        let count = wanted.len();
-        return Err(XdpError::TooManyPorts { count });
-    };
-    places.copy_from_slice(&wanted);
     if options.shards > MAX_QUEUES {
         let shards = options.shards;
         return Err(XdpError::TooManyShards { shards });
     }
-    Ok(Rules::new(options.shards, ports))
+    let mut rules = Rules::new(options.shards, places(&options.ports, "UDP")?);
+    rules.tcp_ports = places(&options.tcp_ports, "TCP")?;
+    Ok(rules)
+}
+
+/// Each port once.
+fn places(ports: &[u16], protocol: &'static str) -> Result<[u16; MAX_PORTS], XdpError> {
+    let mut wanted = ports.to_vec();
+    wanted.sort_unstable();
+    wanted.dedup();
+    let mut places = [0; MAX_PORTS];
+    let Some(first) = places.get_mut(..wanted.len()) else {
+        let count = wanted.len();
+        return Err(XdpError::TooManyPorts { count, protocol });
+    };
+    first.copy_from_slice(&wanted);
+    Ok(places)
 }
 
 /// What an earlier daemon made the guard do stays in force until this one says otherwise.
 fn keep_guard(rules: &mut Rules, former: &Rules) {
-    *rules = Rules {
-        attach_mode: rules.attach_mode,
-        shards: rules.shards,
-        ports: rules.ports,
-        af_xdp: rules.af_xdp,
-        ..*former
-    };
+    let own = *rules;
+    *rules = *former;
+    rules.attach_mode = own.attach_mode;
+    rules.shards = own.shards;
+    rules.ports = own.ports;
+    rules.tcp_ports = own.tcp_ports;
+    rules.af_xdp = own.af_xdp;
 }
 
 /// Loads the object on the pinned maps, making and pinning those that are not there yet.
@@ -371,6 +392,16 @@ fn load(pins: &Pins) -> Result<Ebpf, XdpError> {
     program_of(&mut ebpf)?
         .load()
         .map_err(|error| kernel_error("load the XDP program", error))?;
+    Ok(ebpf)
+}
+
+/// Loads the object on new maps, and puts those in the place of the pinned ones.
+fn load_anew(pins: &Pins) -> Result<Ebpf, XdpError> {
+    let mut ebpf = Ebpf::load(OBJECT).map_err(|error| kernel_error("load the XDP maps", error))?;
+    program_of(&mut ebpf)?
+        .load()
+        .map_err(|error| kernel_error("load the XDP program", error))?;
+    maps::replace(&mut ebpf, pins)?;
     Ok(ebpf)
 }
 

@@ -8,7 +8,7 @@ use aya::{
 };
 use cache_ebpf::{
     lists::Slot,
-    maps::{COVER4, COVER6, EVENTS, EXACT},
+    maps::{COVER4, COVER6, EVENTS, EXACT, MARKS4},
 };
 use memmap2::{MmapMut, MmapOptions};
 
@@ -26,6 +26,7 @@ impl GuardMaps {
     pub fn take(ebpf: &mut Ebpf) -> Result<Self, XdpError> {
         Ok(Self {
             tables: Tables {
+                marks4: mapped(ebpf, MARKS4)?,
                 cover4: mapped(ebpf, COVER4)?,
                 cover6: mapped(ebpf, COVER6)?,
                 exact: mapped(ebpf, EXACT)?,
@@ -37,6 +38,7 @@ impl GuardMaps {
 
 /// Both generations of the lists.
 pub struct Tables {
+    marks4: MmapMut,
     cover4: MmapMut,
     cover6: MmapMut,
     exact: MmapMut,
@@ -46,11 +48,12 @@ impl Tables {
     /// One generation, to be written while the program uses the other.
     pub fn slot(&mut self, generation: u32) -> Slot<'_> {
         let Self {
+            marks4,
             cover4,
             cover6,
             exact,
         } = self;
-        Slot::of_generation(generation, cover4, cover6, exact)
+        Slot::of_generation(generation, marks4, cover4, cover6, exact)
             .unwrap_or_else(|| unreachable!("the layout was checked at attachment"))
     }
 }

@@ -45,6 +45,7 @@ fn limits(out: &mut String, report: &Report) {
         ("packets", show(limits.packets, plain)),
         ("bytes", show(limits.bytes, rounded)),
         ("handshakes", show(limits.handshakes, plain)),
+        ("syns", show(limits.syns, plain)),
     ] {
         let changed = report.limits_changed.iter();
         let mark = match changed

@@ -9,10 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::{Ebpf, programs::XdpMode as AttachMode};
+use aya::{Ebpf, maps::MapData, programs::XdpMode as AttachMode};
 use cache_ebpf::{
     cid::{self, CidKeys},
     maps::LAYOUT,
+    rule::{Mode, Modes, Rule},
 };
 
 use super::*;
@@ -27,6 +28,7 @@ pub(crate) fn options(pin_dir: &Path) -> XdpOptions {
         mode: XdpMode::Native,
         pin_dir: pin_dir.into(),
         ports: vec![PORT],
+        tcp_ports: vec![PORT],
         shards: 2,
     }
 }
@@ -142,22 +144,60 @@ fn a_program_of_someone_else_is_left_alone() {
 }
 
 #[test]
-fn maps_of_another_layout_are_refused_and_left_attached() {
+fn maps_of_another_layout_give_way_to_new_ones_on_the_same_link() {
     with_pins(|pins| {
         let mut first = Xdp::attach(&options(pins)).expect("first start");
         let mut rules = first.rules;
         rules.layout = LAYOUT + 1;
+        rules.modes.set(Rule::CidMac, Mode::Drop);
         first.maps.write_rules(&rules).expect("written");
+        let (before, keys) = (first.attachment(), first.cid_keys());
+        // What another version may have had beside, and a start that was cut short may have left.
+        let directory = pins.join(INTERFACE);
+        for name in ["OTHERS", "RULES_next"] {
+            let map = MapData::from_pin(directory.join("COUNTERS")).expect("pinned");
+            map.pin(directory.join(name)).expect("pinned");
+        }
 
-        let refused = Xdp::attach(&options(pins)).err().expect("refused");
-        assert!(matches!(refused, XdpError::Layout { .. }), "{refused}");
-        assert!(
-            refused
-                .to_string()
-                .contains(&format!("layout {}", LAYOUT + 1)),
-            "{refused}"
+        let second = Xdp::attach(&options(pins)).expect("second start");
+        let after = second.attachment();
+        assert_eq!(after.origin, Origin::Replaced);
+        assert_eq!(after.link_id, before.link_id, "never detached");
+        assert_ne!(after.program_id, before.program_id);
+        assert_eq!(second.cid_keys(), keys, "connection ids stay valid");
+        assert_eq!(
+            second.rules().modes,
+            Modes::OFF,
+            "nothing of what may mean something else"
         );
-        assert!(pins.join(INTERFACE).join("link").exists());
+        send(PORT, &short_packet(&keys));
+        wait_until("the new maps count", || counter(&second, "quic_short") == 1);
+        let mut names: Vec<_> = std::fs::read_dir(&directory)
+            .expect("pins")
+            .map(|entry| {
+                entry
+                    .expect("a pin")
+                    .file_name()
+                    .into_string()
+                    .expect("UTF-8")
+            })
+            .collect();
+        names.sort();
+        let mut expected: Vec<_> = maps::pinned().chain(["link"]).collect();
+        expected.sort_unstable();
+        assert_eq!(names, expected);
+
+        drop(second);
+        let third = Xdp::attach(&options(pins)).expect("third start");
+        assert_eq!(
+            third.attachment(),
+            Attachment {
+                origin: Origin::Kept,
+                ..after
+            }
+        );
+        assert_eq!(counter(&third, "quic_short"), 1);
+        assert!(detach(INTERFACE, pins).expect("detached") && !directory.exists());
     });
 }
 
@@ -299,7 +339,7 @@ fn what_cannot_be_is_refused_before_anything_is_touched() {
             ..options(nowhere)
         });
         assert!(
-            matches!(ports, XdpError::TooManyPorts { count: 9 }),
+            matches!(ports, XdpError::TooManyPorts { count: 9, .. }),
             "{ports}"
         );
         let shards = refuse(XdpOptions {

@@ -61,7 +61,7 @@ impl LinkHeader {
 pub fn read(frame: &[u8]) -> Option<Arrived<'_>> {
     let packet = Packet::new(frame);
     let network = parse::network(&packet).ok()?;
-    let udp = parse::udp(&packet, network.transport.ok()?).ok()?;
+    let udp = parse::udp(&packet, network.udp().ok()?).ok()?;
     let ip = frame.get(network.ip..)?;
     let (source, destination, tos) = match network.source.v6 {
         false => {

@@ -64,6 +64,7 @@ fn attached() -> (AfXdpIo, Xdp) {
         mode: XdpMode::Native,
         pin_dir: "/sys/fs/bpf/popcache-rt-test".into(),
         ports: vec![443],
+        tcp_ports: Vec::new(),
         shards: 1,
     })
     .expect("attached");
