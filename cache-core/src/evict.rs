@@ -17,10 +17,9 @@
 use std::collections::VecDeque;
 
 use crate::index::SlotId;
+pub(crate) use crate::policy::HITS_PER_SAMPLE;
 use crate::policy::Meta;
 
-/// Of the hits of hot objects one in so many is reported.
-pub(crate) const HITS_PER_SAMPLE: u32 = 8;
 /// Most of a segment that is copied on, in percent.
 const SURVIVOR_PERCENT: u32 = 50;
 

@@ -37,6 +37,7 @@ const SECOND: u64 = 1 << 61;
 const TAG_SHIFT: u32 = 40;
 const TAG: u64 = ((1 << 21) - 1) << TAG_SHIFT;
 const LOCATION: u64 = (1 << TAG_SHIFT) - 1;
+const _: () = assert!(TAG_SHIFT >= 32);
 /// Log bytes that a location can name.
 pub(crate) const MAX_LOG_BYTES: u64 = 1 << TAG_SHIFT;
 
@@ -267,12 +268,9 @@ impl Index {
     /// each.
     #[inline(always)]
     fn scan(&self, line: usize, wanted: u64) -> u8 {
-        let mut matches = 0;
-        for (lane, word) in self.table.lines()[line].0.iter().enumerate() {
-            let word = word.load(Ordering::Acquire);
-            matches |= u8::from(word & (USED | SECOND | TAG) == wanted) << lane;
-        }
-        matches
+        // All of it lies in the upper half.
+        let mask = ((USED | SECOND | TAG) >> 32) as u32;
+        self.table.lines()[line].matches(mask, (wanted >> 32) as u32)
     }
 
     /// Whether keys of this line may be in their second ones.
@@ -348,7 +346,8 @@ impl Iterator for Candidates<'_> {
         let lane = self.matches.trailing_zeros() as usize;
         self.matches &= self.matches - 1;
         let id = SlotId(self.line * LANES + lane);
-        Some((id, self.index.get(id)))
+        let word = &self.index.table.lines()[self.line].0[lane % LANES];
+        Some((id, Slot(word.load(Ordering::Acquire))))
     }
 }
 

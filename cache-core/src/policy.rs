@@ -17,13 +17,13 @@
 //!
 //! Time is counted in requests. Nothing here allocates after [`Policy::new`], reads a clock or
 //! draws from anything but the seed. All memory is 4 bytes an entry of history, one entry for each
-//! object that the cache is expected to hold, and about 130 KiB of tables.
+//! object that the cache is expected to hold, and about 100 KiB of tables.
 
 mod history;
 mod learner;
 
 use history::{Ghost, History};
-use learner::{CLASSES, Class, Learner};
+use learner::{CLASSES, Class, Learner, Waiting};
 
 /// Entries of history per object that the cache is expected to hold.
 const HISTORY_PER_OBJECT: usize = 1;
@@ -37,8 +37,14 @@ const EARLY_SHARE: u64 = 4;
 pub const MAX_OBSERVED: usize = 16 << 10;
 /// Requests that 24 bits of time cover, in lengths of the history.
 const SPAN: u64 = 384;
-/// An object is hot when it comes back within this part of the history's length: one in.
+/// Of the hits of hot objects one in so many is reported.
+pub(crate) const HITS_PER_SAMPLE: u32 = 8;
+/// An object becomes hot when it comes back within this part of the history's length: one in.
 const HOT_SHARE: u64 = 64;
+/// It stays hot while what is reported of it comes within so many times that: twice as long as its sampled hits
+/// are apart at the limit. Else chance, or what is told in batches, would turn it off and on, and each
+/// turn writes to the index, which all cores read.
+const STAYS_HOT: u64 = 2 * HITS_PER_SAMPLE as u64;
 
 /// What is known of a resident object: 4 bytes that its owner keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,6 +95,8 @@ pub struct Policy {
     /// Requests so far, and their number at which the next round is due.
     requests: u64,
     due: u64,
+    /// Requests from the last round to the one that is due.
+    round: u64,
     /// Requests of a unit of time are `1 << unit_shift`.
     unit_shift: u32,
     size_weight: SizeWeight,
@@ -105,6 +113,7 @@ impl Policy {
             learner: Learner::new(),
             requests: 0,
             due: MIN_ROUND,
+            round: MIN_ROUND,
             unit_shift: (span >> TIME_BITS).checked_ilog2().map_or(0, |log| log + 1),
             history,
             size_weight: SizeWeight::new(),
@@ -119,14 +128,14 @@ impl Policy {
         self.requests += u64::from(requests);
     }
 
-    /// Whether it is time for [`Policy::learn`].
+    /// Whether it is time for [`Policy::learn`]. It can wait as long as no rank is asked for.
     pub fn is_due(&self) -> bool {
         self.requests >= self.due
     }
 
-    /// A resident object was asked for. Says whether it is hot: asked for so often that a part of its
-    /// requests tells enough of it.
-    pub fn touch(&mut self, meta: &mut Meta) -> bool {
+    /// A resident object was asked for. Says whether it is hot from now on: asked for so often that a part
+    /// of its requests tells enough of it.
+    pub fn touch(&mut self, meta: &mut Meta, was_hot: bool) -> bool {
         if meta.is_pinned() {
             return true;
         }
@@ -134,7 +143,8 @@ impl Policy {
         let random = self.random();
         let class = self.learner.came_back(meta.class(), age, random);
         *meta = Meta::new(self.now(), class);
-        class.is_frequent() && u64::from(age) < self.history.len() as u64 / HOT_SHARE
+        let limit = self.history.len() as u64 / HOT_SHARE * if was_hot { STAYS_HOT } else { 1 };
+        class.is_frequent() && u64::from(age) < limit
     }
 
     /// An object that was not resident is brought in. `hash` is its key's.
@@ -172,19 +182,22 @@ impl Policy {
     /// Works out ranks anew. Each of `residents` stands for `weight` objects; they are picked without
     /// regard to what is known of them, and up to [`MAX_OBSERVED`] are enough.
     pub fn learn(&mut self, residents: impl Iterator<Item = Meta>, weight: f32) {
+        let mut waiting = Waiting::new();
         for meta in residents.filter(|meta| !meta.is_pinned()) {
-            self.learner.waits(meta.class(), self.age(meta), weight);
+            waiting.add(meta.class(), self.age(meta), weight);
         }
         let now = self.now();
         let (ghosts, weight) = self.history.sample(MAX_OBSERVED, now);
         for ghost in ghosts {
-            self.learner.waits(ghost.class, ghost.age, weight);
+            waiting.add(ghost.class, ghost.age, weight);
         }
-        self.learner.learn();
+        let late = self.requests.saturating_sub(self.due) / self.round;
+        self.learner.learn(&waiting, 1 + late as u32);
         self.stats.rounds += 1;
         let full = self.history.len() as u64 / ROUND_SHARE;
         let early = self.requests / EARLY_SHARE;
-        self.due = self.requests + full.min(early).max(MIN_ROUND);
+        self.round = full.min(early).max(MIN_ROUND);
+        self.due = self.requests + self.round;
     }
 
     pub fn stats(&self) -> PolicyStats {
@@ -290,7 +303,7 @@ mod tests {
             let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
             let policy = &mut self.policy;
             if let Some((_, meta)) = self.residents.iter_mut().find(|(h, _)| *h == hash) {
-                policy.touch(meta);
+                policy.touch(meta, false);
                 return;
             }
             self.misses += 1;
@@ -371,17 +384,36 @@ mod tests {
         let hot: Vec<bool> = (0..5)
             .map(|_| {
                 policy.pass(10);
-                policy.touch(&mut meta)
+                policy.touch(&mut meta, false)
             })
             .collect();
         assert_eq!(hot[..3], [false, false, true]);
         policy.pass(10_000);
-        assert!(!policy.touch(&mut meta));
+        assert!(!policy.touch(&mut meta, false));
+    }
+
+    #[test]
+    fn what_is_hot_stays_so_while_its_samples_come() {
+        let mut policy = Policy::new(10_000, 1);
+        let limit = 10_000 / HOT_SHARE as u32;
+        let mut meta = policy.admit(1, 100);
+        for _ in 0..4 {
+            policy.touch(&mut meta, false);
+        }
+        // One hit in eight is seen of it, now and then after twice as long.
+        for gap in [limit - 1, 8 * limit, 15 * limit, 1] {
+            policy.pass(gap);
+            assert!(policy.touch(&mut meta, true), "{gap}");
+        }
+        policy.pass(limit + 1);
+        assert!(!policy.touch(&mut meta, false));
+        policy.pass(16 * limit);
+        assert!(!policy.touch(&mut meta, true));
     }
 
     #[test]
     fn memory_is_bound() {
         let bytes = Policy::bytes_for(100_000);
-        assert!(bytes <= 4 * 100_000 + (140 << 10), "{bytes}");
+        assert!(bytes <= 4 * 100_000 + (100 << 10), "{bytes}");
     }
 }

@@ -64,7 +64,7 @@ use crate::flight::{FlightEvent, Flights, Line, Locals, Target, Ticket, Uncachea
 use crate::http::vary::Rules;
 use crate::io::{Command, Datagram, FetchId, Input, Now, OriginId, Outbox, Reply, ShardId};
 use crate::stats::ShardStats;
-use crate::store::{HitNote, Store, StoreStats};
+use crate::store::{HitNote, HitNotes, Store, StoreStats};
 use crate::tier::{Tier, TierEvent, TierGauges, TierStats};
 use kept::Copied;
 use let_go::CopiedOut;
@@ -80,9 +80,6 @@ const WAITERS_PER_TURN: usize = 64;
 
 /// Connections worked on in one turn.
 const CONNECTIONS_PER_TURN: usize = 64;
-
-/// Sampled hits collected for another shard before they are sent to it.
-const HIT_NOTES_PER_MESSAGE: usize = 64;
 
 /// How often the gauges that have to be counted up are published.
 const GAUGE_INTERVAL: Duration = Duration::from_millis(100);
@@ -171,8 +168,8 @@ pub struct Shard {
     next_check: Option<Instant>,
     next_gauges: Option<Instant>,
     draining: bool,
-    /// Sampled hits by owner.
-    hits: Vec<Vec<HitNote>>,
+    /// Sampled hits on other shards' objects.
+    hits: HitNotes,
     scratch: Scratch,
 }
 
@@ -234,7 +231,7 @@ impl Shard {
             next_check: None,
             next_gauges: None,
             draining: false,
-            hits: vec![Vec::new(); usize::from(config.shards)],
+            hits: HitNotes::new(config.shards),
             scratch: Scratch {
                 section: FieldSection::new(limits.max_field_section),
                 key: Vec::new(),
@@ -529,12 +526,9 @@ impl Shard {
 
     /// Hits on our own objects are counted by the store itself.
     fn send_hit_notes(&mut self, out: &mut Outbox) {
-        for (owner, notes) in self.hits.iter_mut().enumerate() {
-            if notes.len() >= HIT_NOTES_PER_MESSAGE {
-                let message = LaneMessage::Hits(std::mem::take(notes));
-                out.lanes.push((owner as ShardId, message));
-            }
-        }
+        let due = self.hits.due();
+        out.lanes
+            .extend(due.map(|(owner, notes)| (owner, LaneMessage::Hits(notes))));
     }
 
     fn publish_gauges(&mut self, now: Now) {
@@ -553,6 +547,7 @@ impl Shard {
             self.stats.object_bytes.set(store.bytes);
             self.stats.evictions.set(store.evictions);
             self.stats.evictions_unshown.set(store.evictions_unshown);
+            self.stats.extents_moved.set(store.extents_moved);
             self.publish_pins();
         }
     }

@@ -217,6 +217,8 @@ shard_stats! {
     /// Of them, those that the tier was not offered: too many made way for others in the index within
     /// one turn.
     evictions_unshown,
+    /// Extents of large objects copied so that their block of memory could go to smaller ones.
+    extents_moved,
     /// Keys pinned in this shard's partition (gauge).
     pins,
     /// Those of them whose object is there (gauge).

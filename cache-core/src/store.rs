@@ -18,8 +18,8 @@
 //! [`crate::evict`].
 //!
 //! Memory is bound by [`StoreConfig::ram_bytes`], which covers index, log and extents of all
-//! partitions. Beside it, on the heap: what the policy knows (4 bytes per slot and its history), about 60 bytes per segment and
-//! 40 more per segment and shard for views, the same for each extent, and the key and head of each fill that is going on.
+//! partitions. Beside it, on the heap: what the policy knows (4 bytes per slot and its history), about 30 bytes for each
+//! segment and extent, 40 bytes for each 256 KiB and shard for views, and the key and head of each fill that is going on.
 
 mod blocks;
 mod classes;
@@ -53,6 +53,7 @@ pub use fill::{Fill, Span};
 pub use hit::{Body, Hit};
 pub use layout::build;
 use noted::Noted;
+pub use noted::{HitNote, HitNotes};
 use owner::Owner;
 pub use pins::{PinStats, Pinned};
 pub use residents::Resident;
@@ -199,17 +200,6 @@ pub struct NewObject<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct KeyHash(pub u64);
 
-/// Says that an object of another partition was hit; for its owner's [`Store::note_hits`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HitNote {
-    pub owner: ShardId,
-    pub hash: KeyHash,
-    /// The record, in bytes of the log.
-    location: u64,
-    /// The object is hot: this hit stands for several.
-    hot: bool,
-}
-
 /// Counters and gauges of one partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreStats {
@@ -223,6 +213,8 @@ pub struct StoreStats {
     pub evictions_unshown: u64,
     /// Fills that found no room.
     pub full: u64,
+    /// Extents copied so that their block could go back to the log, a few a turn.
+    pub extents_moved: u64,
     pub log_segments_free: u32,
     /// Segments given up that wait for readers.
     pub log_segments_retired: u32,
@@ -236,8 +228,10 @@ pub struct StoreStats {
     pub class_bytes: Vec<u64>,
 }
 
-/// One shard's access to all partitions, and its ownership of one.
+/// One shard's access to all partitions, and its ownership of one. Aligned so that what it writes at every
+/// hit shares no cache line, nor a pair of them, with another shard's.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct Store {
     shard: ShardId,
     hasher: KeyHasher,
@@ -325,9 +319,10 @@ impl Store {
         } else if is_sampled {
             note = Some(HitNote {
                 owner,
+                hot: slot.is_hot(),
+                hits: 1,
                 hash,
                 location: slot.location(),
-                hot: slot.is_hot(),
             });
         }
         Some(Hit::new(partition, look, is_soft, note))
@@ -347,9 +342,10 @@ impl Store {
         let shard = self.shard;
         let (owner, partition) = self.own();
         for note in notes.iter().filter(|note| note.owner == shard) {
-            owner.pass(if note.hot { HITS_PER_SAMPLE } else { 1 });
+            let each = if note.hot { HITS_PER_SAMPLE } else { 1 };
+            owner.pass(u32::from(note.hits) * each);
             if let Some(slot) = partition.index.find(note.hash, note.location) {
-                owner.note_hit(slot);
+                owner.note_hits(slot, note.hits);
             }
         }
     }

@@ -94,11 +94,15 @@ impl Arena {
         })
     }
 
-    /// Bytes of heap that an arena takes beside its region.
-    pub fn side_bytes(segments: u64, readers: u64) -> u64 {
-        let log_and_state = 12 + size_of::<crate::writer::Local>() as u64 + 12;
-        let per_reader = 8 + size_of::<Option<bytes::Bytes>>() as u64;
-        segments * (log_and_state + readers * per_reader)
+    /// Bytes of heap that an arena takes beside its region, while few segments wait to be reused.
+    pub fn side_bytes(segments: u64, segment_bytes: u64, readers: u64) -> u64 {
+        let state = size_of::<AtomicU64>() + size_of::<crate::writer::Local>();
+        let numbers = size_of::<AtomicU32>() as u64;
+        let log = segments.next_power_of_two() * numbers;
+        let free = segments * numbers;
+        let held = readers * segments * numbers;
+        let views = readers * crate::reader::side_bytes(segments, segment_bytes);
+        segments * state as u64 + log + free + held + views
     }
 }
 

@@ -1,6 +1,7 @@
 //! A shard's side of an arena: borrowed reads, views, and the announcement of quiescence.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
@@ -10,6 +11,12 @@ use crate::sync::{Arc, Ordering};
 /// Base views of one segment that one reader may have alive; far more than memory allows, and far
 /// below the counter's end.
 const MAX_HELD: u32 = 1 << 30;
+/// Memory for which one view is cached. Smaller segments share the places of cached views: at 32 KiB one
+/// view is made anew at most for each so many bytes, and its place would weigh as much as much else.
+const BYTES_PER_VIEW: u64 = 256 << 10;
+const MIN_VIEWS: u64 = 64;
+/// Closed segments beyond which those that were used again are looked for.
+const MIN_CLOSED: usize = 64;
 
 /// Reads one arena for one shard. Made by [`crate::Arena::split`], never copied.
 #[derive(Debug)]
@@ -18,22 +25,33 @@ pub struct Reader {
     number: u16,
     /// Retirements announced as seen.
     seen: u64,
-    /// Per segment, its generation when this reader saw it retired. Generation 0 is never open.
-    closed: Box<[u32]>,
-    /// Per segment, the cached view of its committed prefix as it was when the view was made. In a
+    /// Segments that this reader saw retired and that it has not seen used again, with their
+    /// generations at that time.
+    closed: BTreeMap<u32, u32>,
+    /// Entries of `closed` at which those are dropped that are out of date.
+    most_closed: usize,
+    /// Cached views, each in the place of its segment's number modulo the places (a power of two). In a
     /// cell, so that views can be had while other bytes are borrowed; it also keeps a reader to one
     /// thread at a time, on which the held counts rest.
-    views: RefCell<Box<[Option<Bytes>]>>,
+    views: RefCell<Box<[Cached]>>,
+}
+
+/// A view of the committed prefix of a segment as it was when the view was made.
+#[derive(Clone, Debug, Default)]
+struct Cached {
+    segment: u32,
+    base: Option<Bytes>,
 }
 
 impl Reader {
     pub(crate) fn new(shared: Arc<Shared>, number: u16) -> Self {
-        let segments = shared.segments() as usize;
+        let places = cached_views(shared.segments().into(), shared.segment_bytes().into());
         Self {
             number,
             seen: 0,
-            closed: vec![0; segments].into(),
-            views: RefCell::new(vec![None; segments].into()),
+            closed: BTreeMap::new(),
+            most_closed: MIN_CLOSED,
+            views: RefCell::new(vec![Cached::default(); places as usize].into()),
             shared,
         }
     }
@@ -67,12 +85,17 @@ impl Reader {
     pub fn view(&self, segment: u32, offset: u32, len: u32) -> Option<Bytes> {
         let state = self.check(segment, offset, len)?;
         let range = offset as usize..offset as usize + len as usize;
-        let cached = &mut self.views.borrow_mut()[segment as usize];
-        match cached {
-            Some(base) if base.len() >= range.end => Some(base.slice(range)),
-            _ => {
-                let base = cached.insert(self.make_view(segment, state)?);
+        let mut views = self.views.borrow_mut();
+        let place = place_of(segment, &views);
+        let cached = &mut views[place];
+        match &cached.base {
+            Some(base) if cached.segment == segment && base.len() >= range.end => {
                 Some(base.slice(range))
+            }
+            _ => {
+                let base = self.make_view(segment, state)?;
+                cached.segment = segment;
+                Some(cached.base.insert(base).slice(range))
             }
         }
     }
@@ -115,11 +138,16 @@ impl Reader {
     #[inline]
     fn check(&self, segment: u32, offset: u32, len: u32) -> Option<State> {
         let state = self.shared.state(segment)?;
-        if state.is_retired() && self.closed[segment as usize] == state.generation() {
+        if state.is_retired() && self.is_closed(segment, state) {
             return None;
         }
         let end = offset.checked_add(len)?;
         (end <= state.committed()).then_some(state)
+    }
+
+    #[cold]
+    fn is_closed(&self, segment: u32, state: State) -> bool {
+        self.closed.get(&segment) == Some(&state.generation())
     }
 
     /// A view of the whole committed prefix.
@@ -145,11 +173,28 @@ impl Reader {
         for retirement in self.seen..retirements {
             let segment = self.shared.log_entry(retirement).load(Ordering::Relaxed);
             let state = State(self.shared.states[segment as usize].load(Ordering::Relaxed));
-            self.closed[segment as usize] = state.generation();
-            self.views.get_mut()[segment as usize] = None;
+            self.closed.insert(segment, state.generation());
+            let views = self.views.get_mut();
+            let place = place_of(segment, views);
+            if views[place].segment == segment {
+                views[place].base = None;
+            }
+        }
+        if self.closed.len() > self.most_closed {
+            self.forget_reused();
         }
         self.seen = retirements;
         self.announce(retirements);
+    }
+
+    /// Once a newer generation of a segment was seen, the one that was closed never is again.
+    fn forget_reused(&mut self) {
+        let shared = &self.shared;
+        self.closed.retain(|segment, generation| {
+            let state = State(shared.states[*segment as usize].load(Ordering::Relaxed));
+            state.generation() == *generation
+        });
+        self.most_closed = (2 * self.closed.len()).max(MIN_CLOSED);
     }
 
     fn announce(&self, seen: u64) {
@@ -161,9 +206,24 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.views.get_mut().fill(None);
+        self.views.get_mut().fill(Cached::default());
         self.announce(u64::MAX);
     }
+}
+
+fn place_of(segment: u32, views: &[Cached]) -> usize {
+    segment as usize & (views.len() - 1)
+}
+
+/// Views that a reader of so many segments caches.
+fn cached_views(segments: u64, segment_bytes: u64) -> u64 {
+    let places = segments * segment_bytes / BYTES_PER_VIEW;
+    places.max(MIN_VIEWS).min(segments).next_power_of_two()
+}
+
+/// Bytes of heap that a reader takes, beside the places of closed segments.
+pub(crate) fn side_bytes(segments: u64, segment_bytes: u64) -> u64 {
+    cached_views(segments, segment_bytes) * size_of::<Cached>() as u64
 }
 
 /// Owns a base view: keeps the memory mapped and its segment from being reused.

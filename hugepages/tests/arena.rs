@@ -193,6 +193,40 @@ fn forgotten_readers_and_views_only_stop_reuse() {
 }
 
 #[test]
+fn segments_that_share_the_place_of_a_cached_view_have_their_own_bytes() {
+    // Sixteen times as many segments as places.
+    let (mut writer, mut readers) = arena(1024, 2);
+    let segments: Vec<u32> = std::iter::from_fn(|| writer.open()).collect();
+    for segment in &segments {
+        writer.append(*segment, &[&segment.to_le_bytes()]).unwrap();
+    }
+    let view = |reader: &Reader, segment: u32| reader.view(segment, 0, 4).unwrap();
+    let kept = view(&readers[0], 5);
+    for segment in segments.iter().chain(segments.iter().rev()) {
+        for reader in &readers {
+            assert_eq!(view(reader, *segment), segment.to_le_bytes()[..]);
+        }
+    }
+    assert_eq!(kept, 5u32.to_le_bytes()[..]);
+    assert!(segments.iter().all(|segment| writer.retire(*segment)));
+    // None but the view in hand holds anything, although many were cached.
+    assert_eq!(pass(&mut writer, &mut readers), 1023);
+    assert_eq!((writer.free_segments(), writer.held_segments()), (1023, 1));
+    assert_eq!((writer.held_by(0), writer.held_by(1)), (1, 0));
+    // What is closed stays so, and is forgotten when it is used again.
+    for _ in 0..300 {
+        let segment = writer.open().unwrap();
+        assert_eq!(readers[0].read(segment, 0, 1), None);
+        writer.append(segment, &[b"n"]).unwrap();
+        assert_eq!(readers[0].view(segment, 0, 1).unwrap(), "n");
+        writer.retire(segment);
+        pass(&mut writer, &mut readers);
+        assert_eq!(readers[0].read(segment, 0, 1), None);
+        assert_eq!(readers[0].read(5, 0, 1), None);
+    }
+}
+
+#[test]
 fn views_outlive_everything() {
     let view: Bytes = {
         let (mut writer, readers) = arena(1, 1);

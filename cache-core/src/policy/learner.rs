@@ -120,9 +120,13 @@ impl Fates {
         left: [0.0; AGES],
     };
 
-    fn fade(&mut self) {
+    fn is_none(&self) -> bool {
+        is_zero(&self.came) && is_zero(&self.left)
+    }
+
+    fn fade(&mut self, keep: f32) {
         for count in self.came.iter_mut().chain(&mut self.left) {
-            *count *= KEEP;
+            *count *= keep;
         }
     }
 }
@@ -130,13 +134,27 @@ impl Fates {
 #[derive(Debug)]
 pub(super) struct Learner {
     fates: Box<[Fates]>,
-    /// Objects that wait now, by class and age.
-    waiting: Box<[ByAge]>,
     ranks: Box<[ByAge]>,
 }
 
+/// Objects that wait now, by class and age. As large as a third of all else here, and wanted for
+/// the length of a round only: it is kept on the stack.
+#[derive(Debug)]
+pub(super) struct Waiting([ByAge; CLASSES]);
+
+impl Waiting {
+    pub fn new() -> Self {
+        Self([[0.0; AGES]; CLASSES])
+    }
+
+    /// Objects, `weight` of them, wait at an age.
+    pub fn add(&mut self, class: Class, age: u32, weight: f32) {
+        self.0[usize::from(class.0)][interval(age)] += weight;
+    }
+}
+
 impl Learner {
-    pub const BYTES: usize = CLASSES * (size_of::<Fates>() + 2 * size_of::<ByAge>());
+    pub const BYTES: usize = CLASSES * (size_of::<Fates>() + size_of::<ByAge>());
 
     pub fn new() -> Self {
         // Until something is known: hits over age.
@@ -146,7 +164,6 @@ impl Learner {
         };
         Self {
             fates: vec![Fates::NONE; CLASSES].into(),
-            waiting: vec![[0.0; AGES]; CLASSES].into(),
             ranks: (0..CLASSES).map(guess).collect(),
         }
     }
@@ -162,33 +179,37 @@ impl Learner {
         self.fates[usize::from(class.0)].left[interval(age)] += 1.0;
     }
 
-    /// Objects, `weight` of them, wait at an age.
-    pub fn waits(&mut self, class: Class, age: u32, weight: f32) {
-        self.waiting[usize::from(class.0)][interval(age)] += weight;
-    }
-
     #[inline]
     pub fn rank(&self, class: Class, age: u32) -> f32 {
         self.ranks[usize::from(class.0)][interval(age)]
     }
 
-    /// Works out all ranks and lets what was counted fade.
-    pub fn learn(&mut self) {
+    /// Works out all ranks and lets what was counted over so many rounds fade.
+    pub fn learn(&mut self, waiting: &Waiting, rounds: u32) {
+        let keep = kept_of(rounds);
         let mut all = Hazards::NONE;
         let mut by_frequency = [Hazards::NONE; FREQUENCIES];
         let mut by_class = [Hazards::NONE; CLASSES];
         for (class, own) in by_class.iter_mut().enumerate() {
-            *own = Hazards::new(&self.fates[class], &self.waiting[class]);
+            let (fates, waiting) = (&mut self.fates[class], &waiting.0[class]);
+            if fates.is_none() && is_zero(waiting) {
+                continue;
+            }
+            *own = Hazards::new(fates, waiting);
+            fates.fade(keep);
             by_frequency[class / GAPS].add(own);
             all.add(own);
         }
         let all = all.lean(&[0.0; AGES], 2.0);
         let by_frequency = by_frequency.map(|frequency| frequency.lean(&all, LEAN));
+        // Classes of which nothing is known, most of them in a small cache, have those of their frequency.
+        let unknown = by_frequency.map(|frequency| ranks(&Hazards::NONE.lean(&frequency, LEAN)));
         for (class, own) in by_class.iter().enumerate() {
-            self.ranks[class] = ranks(&own.lean(&by_frequency[class / GAPS], LEAN));
+            self.ranks[class] = match own.is_none() {
+                true => unknown[class / GAPS],
+                false => ranks(&own.lean(&by_frequency[class / GAPS], LEAN)),
+            };
         }
-        self.fates.iter_mut().for_each(Fates::fade);
-        self.waiting.fill([0.0; AGES]);
     }
 }
 
@@ -218,6 +239,11 @@ impl Hazards {
         hazards
     }
 
+    /// Nobody came and nobody waited.
+    fn is_none(&self) -> bool {
+        is_zero(&self.waited)
+    }
+
     fn add(&mut self, other: &Self) {
         for age in 0..AGES {
             self.came[age] += other.came[age];
@@ -232,6 +258,17 @@ impl Hazards {
             (came / (self.waited[age] + weight)).min(1.0)
         })
     }
+}
+
+/// What is left of counts that came evenly over so many rounds.
+fn kept_of(rounds: u32) -> f32 {
+    let rounds = rounds.clamp(1, 1 << 20);
+    let left = 1.0 - KEEP.powi(rounds as i32);
+    KEEP * left / ((1.0 - KEEP) * rounds as f32)
+}
+
+fn is_zero(counts: &ByAge) -> bool {
+    counts.iter().sum::<f32>() == 0.0
 }
 
 /// The most hits per unit of time, from each age on.
@@ -328,7 +365,7 @@ mod tests {
             learner.came_back(fading, 3, 1);
             learner.gave_up(fading, 5_000);
         }
-        learner.learn();
+        learner.learn(&Waiting::new(), 1);
         assert!(learner.rank(steady, 900) > 2.0 * learner.rank(steady, 10));
         assert!(learner.rank(fading, 2) > 10.0 * learner.rank(fading, 100));
         assert!(learner.rank(steady, 900) > learner.rank(fading, 900));
@@ -366,14 +403,27 @@ mod tests {
     }
 
     #[test]
+    fn late_rounds_keep_what_as_many_in_time_would() {
+        assert!((kept_of(1) - KEEP).abs() < 1e-6);
+        for rounds in [2, 30, 500] {
+            let each = 1_000.0;
+            let in_time = (0..rounds).fold(0.0, |kept, _| (kept + each) * KEEP);
+            let late = each * rounds as f32 * kept_of(rounds);
+            assert!((late / in_time - 1.0).abs() < 1e-3, "{late} {in_time}");
+        }
+        assert!(kept_of(u32::MAX) > 0.0);
+    }
+
+    #[test]
     fn what_waits_counts_against_a_class() {
         let rank = |waiting: f32| {
             let mut learner = Learner::new();
             for _ in 0..50 {
                 learner.came_back(Class::of(0), 10, 1);
             }
-            learner.waits(Class::of(0), 2_000, waiting);
-            learner.learn();
+            let mut waits = Waiting::new();
+            waits.add(Class::of(0), 2_000, waiting);
+            learner.learn(&waits, 1);
             learner.rank(Class::of(0), 5)
         };
         assert!(rank(0.0) > 2.0 * rank(1_000.0));

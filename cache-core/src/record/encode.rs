@@ -38,6 +38,9 @@ const CHECK: usize = 2;
 const PRIME: u64 = 65_519;
 /// 2^64 modulo the prime.
 const WORD: u64 = ((1 << 64) % PRIME as u128) as u64;
+/// The same of 2^32, and of 2^96.
+const HALF_WORD: u64 = (1 << 32) % PRIME;
+const WORD_AND_HALF: u64 = WORD * HALF_WORD % PRIME;
 /// Of a piece.
 const PIECE: usize = 7;
 /// Of a header that has nothing special.
@@ -379,11 +382,14 @@ fn decode_from(start: &[u8; 16], bytes: &[u8]) -> Option<Header> {
     }
 }
 
-/// Whether a header that has nothing special is what was written.
+/// Whether a header that has nothing special is what was written: its quarters times what 2^0, 2^32, 2^64
+/// and 2^96 leave, which cannot overflow, and one question of divisibility.
 #[inline(always)]
 fn is_sound(start: &[u8; 16]) -> bool {
     let (low, high) = words(start);
-    (low % PRIME + high % PRIME * WORD).is_multiple_of(PRIME)
+    let lower = |word: u64| word & u64::from(u32::MAX);
+    let sum = lower(low) + (low >> 32) * HALF_WORD + lower(high) * WORD;
+    (sum + (high >> 32) * WORD_AND_HALF).is_multiple_of(PRIME)
 }
 
 /// The part of [`decode`] that finding an object takes.
@@ -395,12 +401,13 @@ pub(super) fn front(bytes: &[u8]) -> Option<Front> {
             return is_sound(start).then(|| fixed.front());
         }
     }
-    front_of_any(bytes)
+    // Not the front: what comes back through memory would have that of all others written there, too.
+    decode_apart(bytes).map(|header| header.front())
 }
 
 #[inline(never)]
-fn front_of_any(bytes: &[u8]) -> Option<Front> {
-    decode(bytes).map(|header| header.front())
+fn decode_apart(bytes: &[u8]) -> Option<Header> {
+    decode(bytes)
 }
 
 /// The last record of a segment may be shorter than what is read of others.

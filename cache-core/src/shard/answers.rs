@@ -108,7 +108,7 @@ impl Shard {
             cache_status: status,
         };
         if let Some(note) = hit.note {
-            self.hits[usize::from(note.owner)].push(note);
+            self.hits.push(note);
         }
         let sliced = match meta.flags & SLICED != 0 {
             true => Some(

@@ -240,7 +240,7 @@ impl Shard {
     fn stored_slice(&mut self, target: &Target) -> Option<Body> {
         let hit = self.store.lookup(target.hash, &target.key)?;
         if let Some(note) = hit.note {
-            self.hits[usize::from(note.owner)].push(note);
+            self.hits.push(note);
         }
         hit.bytes()
     }

@@ -1,11 +1,13 @@
 //! Blocks that go back from extents to the log.
 //!
 //! The log lacks a block while extents enough for one are free, but not in one block: the large
-//! objects that have extents in the block with the fewest used move to others. An object's record is written
-//! anew with the new list, as readers may be at the old one, whose extents stay until they have passed.
+//! objects that have extents in the block with the fewest used move to others, a few extents a turn. When all of an
+//! object's are copied its record is written anew with the new list, as readers may be at the old one, whose
+//! extents stay until they have passed.
 
 use std::collections::BTreeSet;
 
+use super::evicted::Sink;
 use super::hit::{Place, Record};
 use super::owner::Owner;
 use super::{KeyHash, Partition};
@@ -15,24 +17,97 @@ use crate::purge::TagSlot;
 use crate::record::{self, Form};
 
 /// Blocks looked at for one with few used extents.
-const COMPARED: u32 = 256;
+const COMPARED: u32 = 64;
 /// Blocks on their way at a time.
 const MOST_LEAVING: u32 = 4;
+/// Extents copied in one turn: 256 KiB.
+pub(super) const EXTENTS_MOVED_PER_TURN: u32 = 8;
+
+/// A block on its way back to the log, and who is still in it.
+#[derive(Debug)]
+pub(super) struct Moving {
+    block: u32,
+    /// Large objects that were not looked at yet.
+    users: Vec<u32>,
+    copying: Option<Copying>,
+}
+
+/// A large object on its way out of a block.
+#[derive(Debug)]
+struct Copying {
+    id: u32,
+    /// Its extents. While it has these it is the same object: those of the block are not used again.
+    before: Vec<u32>,
+    /// The first of them, with the copies of those that must go.
+    after: Vec<u32>,
+}
+
+/// What became of an object in a turn.
+enum Copied {
+    Partly,
+    Wholly,
+    /// There is no room, or it is damaged, or purged.
+    Not,
+}
 
 impl Owner {
-    /// Lets one block go back to the log if it wants one and the extents have it to spare.
-    pub(super) fn return_block(&mut self, partition: &Partition) {
-        if !self.space.wants_block(self.announced) || self.space.extents().leaving() >= MOST_LEAVING
-        {
-            return;
-        }
-        let Some(block) = self.emptiest_block() else {
+    /// Lets one block go back to the log if it wants one and the extents have it to spare: as far as it
+    /// comes in this turn.
+    pub(super) fn return_block(&mut self, partition: &Partition, sink: Sink<'_>) {
+        let Some(mut moving) = self.moving.take().or_else(|| self.next_block()) else {
             return;
         };
+        let mut left = EXTENTS_MOVED_PER_TURN;
+        while left > 0 {
+            let next = moving.copying.take();
+            let Some(mut copying) = next.or_else(|| self.next_copying(&mut moving)) else {
+                return;
+            };
+            let has_moved =
+                match self.copy_extents(&mut copying, moving.block, &mut left, partition) {
+                    Copied::Partly => {
+                        moving.copying = Some(copying);
+                        break;
+                    }
+                    Copied::Wholly => self.rewrite(&copying, partition),
+                    Copied::Not => false,
+                };
+            if !has_moved && !self.give_up(&copying, partition, sink) {
+                moving.users.insert(0, copying.id);
+                break;
+            }
+        }
+        self.moving = Some(moving);
+    }
+
+    /// Calls a block back, if it is time.
+    fn next_block(&mut self) -> Option<Moving> {
+        let is_wanted = self.space.wants_block(self.announced);
+        if !is_wanted || self.space.extents().leaving() >= MOST_LEAVING {
+            return None;
+        }
+        let block = self.emptiest_block()?;
         let users = self.users_of(block);
-        if self.space.call_back(block) {
-            for large in users {
-                self.move_extents(large, block, partition);
+        self.space.call_back(block).then(|| Moving {
+            block,
+            users: users.into_iter().collect(),
+            copying: None,
+        })
+    }
+
+    /// The next object that is still in the block.
+    fn next_copying(&mut self, moving: &mut Moving) -> Option<Copying> {
+        loop {
+            let id = moving.users.pop()?;
+            let leaving = self.extents_of(moving.block);
+            let large = self.larges.get(id as usize);
+            let large = large.filter(|large| large.extents.iter().any(|e| leaving.contains(e)));
+            if let Some(large) = large {
+                return Some(Copying {
+                    id,
+                    before: large.extents.clone(),
+                    after: Vec::with_capacity(large.extents.len()),
+                });
             }
         }
     }
@@ -79,92 +154,94 @@ impl Owner {
         users.filter_map(|extent| self.space.user(extent)).collect()
     }
 
-    /// Moves what a large object has in a block to other extents. What cannot move is forgotten.
-    fn move_extents(&mut self, id: u32, block: u32, partition: &Partition) {
-        let Some(large) = self.larges.get(id as usize) else {
-            return;
-        };
-        let (hash, location) = (large.hash, large.location);
-        let place = Place::of(location, partition.log_shift);
-        let found = self.index.find(hash, location).zip(partition.record(place));
-        let moved = found.is_some_and(|(slot, record)| {
-            record.header.form == Form::Extents
-                && record.header.large == id
-                && self.rewrite(slot, hash, &record, block, partition)
-        });
-        if moved {
-            return;
+    /// The slot and the record of an object that is being copied; `None`: it is not there any more, or not
+    /// worth it.
+    fn copied<'a>(
+        &self,
+        copying: &Copying,
+        partition: &'a Partition,
+    ) -> Option<(SlotId, KeyHash, Record<'a>)> {
+        let large = self.larges.get(copying.id as usize)?;
+        if large.extents != copying.before {
+            return None;
         }
-        if let Some(slot) = self.index.find(hash, location) {
-            let entry = self.index.get(slot);
-            self.index.clear(slot);
-            self.forget(slot, entry, partition);
-        }
-        self.drop_large(id);
+        let slot = self.index.find(large.hash, large.location)?;
+        let record = partition.record(Place::of(large.location, partition.log_shift))?;
+        let is_its = record.header.form == Form::Extents && record.header.large == copying.id;
+        (is_its && !self.is_purged(&record)).then_some((slot, large.hash, record))
     }
 
-    /// Copies extents and lets a new record list them.
-    fn rewrite(
+    /// Copies what the object has in the block, but no more than `left` extents.
+    fn copy_extents(
         &mut self,
-        slot: SlotId,
-        hash: KeyHash,
-        record: &Record<'_>,
+        copying: &mut Copying,
         block: u32,
+        left: &mut u32,
         partition: &Partition,
-    ) -> bool {
-        let id = record.header.large as usize;
-        let before = self.larges[id].extents.clone();
-        let Some(after) = self.copy_extents(&before, block, record, partition) else {
+    ) -> Copied {
+        let Some((_, _, record)) = self.copied(copying, partition) else {
+            return Copied::Not;
+        };
+        let leaving = self.extents_of(block);
+        while let Some(extent) = copying.before.get(copying.after.len()).copied() {
+            if !leaving.contains(&extent) {
+                copying.after.push(extent);
+                continue;
+            }
+            let Some(rest) = left.checked_sub(1) else {
+                return Copied::Partly;
+            };
+            *left = rest;
+            let i = copying.after.len();
+            let len = record::extent_len(record.header.meta.body_len, i);
+            let bytes = partition.extents.read(extent, 0, len);
+            let Some(copy) = bytes.and_then(|bytes| self.space.copy_extent(bytes)) else {
+                return Copied::Not;
+            };
+            self.counts.extents_moved += 1;
+            copying.after.push(copy);
+        }
+        Copied::Wholly
+    }
+
+    /// Lets a new record list the copies.
+    fn rewrite(&mut self, copying: &Copying, partition: &Partition) -> bool {
+        let Some((slot, hash, record)) = self.copied(copying, partition) else {
             return false;
         };
-        let is_new = |(old, new): &(&u32, &u32)| old != new;
-        let (old, new): (Vec<u32>, Vec<u32>) = before.iter().zip(&after).filter(is_new).unzip();
-        let Some(place) = self.write_list(slot, record, &after) else {
-            self.space.retire_extents(&new);
+        let Some(place) = self.write_list(slot, &record, &copying.after) else {
             return false;
         };
-        let from = self.index.get(slot).location();
+        let entry = self.index.get(slot);
         let location = place.location(partition.log_shift);
         if self.metas.get(slot).is_pinned() {
             self.pin_moved(record.key(), place, partition);
         }
-        self.move_large(&record.header, from, location);
-        let is_hot = self.index.get(slot).is_hot();
-        self.index.set(slot, hash, location, is_hot);
+        self.move_large(&record.header, entry.location(), location);
+        self.index.set(slot, hash, location, entry.is_hot());
+        let (old, new) = copying.moved();
         for extent in &new {
-            self.space.set_user(*extent, record.header.large);
+            self.space.set_user(*extent, copying.id);
         }
-        self.larges[id].extents = after;
+        self.larges[copying.id as usize].extents = copying.after.clone();
         self.space.retire_extents(&old);
         true
     }
 
-    /// The extents of a body with those of a block copied; `None`: there is no room, and none are.
-    fn copy_extents(
-        &mut self,
-        extents: &[u32],
-        block: u32,
-        record: &Record<'_>,
-        partition: &Partition,
-    ) -> Option<Vec<u32>> {
-        let leaving = self.extents_of(block);
-        let mut after = Vec::with_capacity(extents.len());
-        for (i, extent) in extents.iter().enumerate() {
-            if !leaving.contains(extent) {
-                after.push(*extent);
-                continue;
-            }
-            let len = record::extent_len(record.header.meta.body_len, i);
-            let bytes = partition.extents.read(*extent, 0, len);
-            let Some(copy) = bytes.and_then(|bytes| self.space.copy_extent(bytes)) else {
-                let copies = after.iter().zip(extents).filter(|(new, old)| new != old);
-                let copies: Vec<u32> = copies.map(|(new, _)| *new).collect();
-                self.space.retire_extents(&copies);
-                return None;
-            };
-            after.push(copy);
+    /// What cannot move is evicted, if it is still there. `false`: it is pinned, and to be tried again.
+    fn give_up(&mut self, copying: &Copying, partition: &Partition, sink: Sink<'_>) -> bool {
+        let (_, new) = copying.moved();
+        self.space.retire_extents(&new);
+        let found = self.copied(copying, partition);
+        if found.is_some_and(|(slot, ..)| self.metas.get(slot).is_pinned()) {
+            return false;
         }
-        Some(after)
+        let id = copying.id as usize;
+        let large = self.larges.get(id);
+        if large.is_some_and(|large| large.extents == copying.before) {
+            self.evict_large(id, partition, sink);
+        }
+        true
     }
 
     fn write_list(&mut self, slot: SlotId, record: &Record<'_>, extents: &[u32]) -> Option<Place> {
@@ -180,5 +257,13 @@ impl Owner {
         };
         let parts = [fixed.as_ref(), record.key(), head, &list];
         self.space.append_log(source, &parts).ok()
+    }
+}
+
+impl Copying {
+    /// Extents of which there are copies, and these.
+    fn moved(&self) -> (Vec<u32>, Vec<u32>) {
+        let both = self.before.iter().zip(&self.after);
+        both.filter(|(old, new)| old != new).unzip()
     }
 }

@@ -7,7 +7,7 @@ use foldhash::quality::FixedState;
 use hugepages::{Arena, Backing, Reader, Region, Table, Writer};
 
 use super::owner::{Bounds, Owner, expected_objects};
-use super::space::RESERVE_SHARE;
+use super::space::reserve_of;
 use super::{KeyHasher, Partition, Store, StoreConfig, StoreError, StoreReport};
 use crate::evict::Metas;
 use crate::index::{Index, LOAD_PERCENT, MAX_LOG_BYTES};
@@ -173,7 +173,8 @@ impl Layout {
     /// As many slots as the log's objects take at the load that the index bears.
     fn index_bytes(self) -> u64 {
         // What is kept free of the log holds no objects.
-        let filled = self.log_bytes() - self.log_bytes() / u64::from(RESERVE_SHARE);
+        let free = u64::from(reserve_of(self.segments as u32));
+        let filled = self.segments.saturating_sub(free) * self.segment_bytes;
         let slots = filled * 100 / (self.mean_object * LOAD_PERCENT);
         (slots * SLOT_BYTES).next_multiple_of(PAGE)
     }
@@ -204,11 +205,12 @@ impl Layout {
 
     fn side_bytes(self, shards: u8) -> u64 {
         let shards = u64::from(shards);
-        let arenas = Arena::side_bytes(self.segments + self.extents, shards);
+        let log = Arena::side_bytes(self.segments, self.segment_bytes, shards);
+        let extents = Arena::side_bytes(self.extents, EXTENT_BYTES.into(), shards);
         let users = self.extents * size_of::<u32>() as u64;
         let policy = Policy::bytes_for(expected_objects(self.slots()) as usize) as u64;
         let slots = Metas::bytes(self.slots()) + Index::side_bytes(self.slots());
-        shards * (arenas + users + slots + policy)
+        shards * (log + extents + users + slots + policy)
     }
 
     fn cut(self, memory: &mut Region, shards: u8) -> Result<Cut, StoreError> {

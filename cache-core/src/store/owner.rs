@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
+use super::blocks::Moving;
 use super::classes::Classes;
 use super::evicted::Leaving;
 use super::fill::{ArenaKind, FillState, Filling, Piece, Stage};
@@ -25,6 +26,8 @@ const MAX_PIECES: usize = 64;
 /// Objects that may be evicted by commits between two turns and still be shown at the next; others
 /// go without, and are counted.
 const MAX_DISPLACED: usize = 64;
+/// Hits of one object at the same time that the policy is told of; more tell nothing.
+const MOST_TOUCHES: u16 = 64;
 
 #[derive(Debug)]
 pub(super) struct Owner {
@@ -37,8 +40,12 @@ pub(super) struct Owner {
     pub metas: Metas,
     /// The first slot of the next residents to learn from.
     pub learn_hand: usize,
+    /// Evictions until ranks were last worked out.
+    pub evictions_learned: u64,
     /// The next block to be looked at for how many of its extents are free.
     pub block_hand: u32,
+    /// The block that large objects are moving out of.
+    pub moving: Option<Moving>,
     pub larges: Slab<Large>,
     /// Where the clock over large objects stands, in `larges`.
     pub large_hand: usize,
@@ -73,6 +80,7 @@ pub(super) struct Counts {
     /// Of the evicted, those that were not shown.
     pub unshown: u64,
     pub full: u64,
+    pub extents_moved: u64,
 }
 
 /// A large object's extents.
@@ -106,7 +114,9 @@ impl Owner {
             ),
             metas: Metas::new(index.slots()),
             learn_hand: 0,
+            evictions_learned: 0,
             block_hand: 0,
+            moving: None,
             index,
             purges,
             space: Space::new(writers),
@@ -336,11 +346,18 @@ impl Owner {
         self.policy.pass(requests);
     }
 
-    pub fn note_hit(&mut self, slot: SlotId) {
+    /// An object was hit so many times about now.
+    pub fn note_hits(&mut self, slot: SlotId, hits: u16) {
         let mut meta = self.metas.get(slot);
-        let is_hot = self.policy.touch(&mut meta);
+        let was_hot = self.index.get(slot).is_hot();
+        let mut is_hot = was_hot;
+        for _ in 0..hits.min(MOST_TOUCHES) {
+            is_hot = self.policy.touch(&mut meta, is_hot);
+        }
         self.metas.set(slot, meta);
-        self.index.set_hot(slot, is_hot);
+        if is_hot != was_hot {
+            self.index.set_hot(slot, is_hot);
+        }
     }
 
     pub fn stats(&self, shards: usize) -> StoreStats {
@@ -352,6 +369,7 @@ impl Owner {
             evictions: self.counts.evictions,
             evictions_unshown: self.counts.unshown,
             full: self.counts.full,
+            extents_moved: self.counts.extents_moved,
             log_segments_free: log.free_segments(),
             log_segments_retired: log.retired_segments(),
             extents_free: extents.free_segments(),

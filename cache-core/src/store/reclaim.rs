@@ -70,12 +70,12 @@ impl Owner {
     /// Reclaims what readers have let go of and evicts what will be needed.
     pub fn turn(&mut self, partition: &Partition, sink: Sink<'_>) {
         self.space.reclaim();
-        if self.policy.is_due() {
+        if self.policy.is_due() && self.is_evicting() {
             self.learn();
         }
         self.make_room_for_larges(partition, sink);
         self.make_room(partition, sink);
-        self.return_block(partition);
+        self.return_block(partition, sink);
     }
 
     /// Shows what was evicted since the last turn, unless it was purged meanwhile; before quiescence
@@ -98,8 +98,18 @@ impl Owner {
         self.space.laggards()
     }
 
+    /// Whether ranks are asked for, or were since they were last worked out. As long as there is room for
+    /// everything nothing is spent on them.
+    fn is_evicting(&self) -> bool {
+        self.making.walk.is_some()
+            || self.counts.evictions != self.evictions_learned
+            || self.space.is_short(self.announced)
+            || self.space.extents_are_out(self.announced)
+    }
+
     /// Shows the policy a part of the residents: those of slots that follow each other.
     fn learn(&mut self) {
+        self.evictions_learned = self.counts.evictions;
         let slots = self.index.slots();
         let observed = slots.min(MAX_OBSERVED);
         let first = self.learn_hand;
@@ -426,7 +436,7 @@ impl Owner {
     }
 
     /// Says how many bytes came free.
-    fn evict_large(&mut self, id: usize, partition: &Partition, sink: Sink<'_>) -> u64 {
+    pub fn evict_large(&mut self, id: usize, partition: &Partition, sink: Sink<'_>) -> u64 {
         let large = &self.larges[id];
         let (hash, location) = (large.hash, large.location);
         let bytes = large.extents.len() as u64 * u64::from(EXTENT_BYTES);

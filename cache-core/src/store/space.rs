@@ -17,7 +17,7 @@ use crate::evict::{SOURCES, Sealed, Source};
 /// for itself.
 const SURVIVOR_RESERVE: u32 = 1;
 /// Blocks kept free ahead of need, or as many in free extents: one in this many, and at least so many.
-pub(super) const RESERVE_SHARE: u32 = 64;
+const RESERVE_SHARE: u32 = 64;
 const MIN_RESERVE: u32 = 4;
 /// Of these, blocks that the log can take without waiting for extents to move.
 const LOG_RESERVE: u32 = 3;
@@ -290,7 +290,12 @@ impl Space {
 }
 
 fn reserve(log: &Writer) -> u32 {
-    (log.segments() / RESERVE_SHARE).max(MIN_RESERVE)
+    reserve_of(log.segments())
+}
+
+/// Of so many blocks, those that are kept free.
+pub(super) fn reserve_of(blocks: u32) -> u32 {
+    (blocks / RESERVE_SHARE).max(MIN_RESERVE)
 }
 
 /// Segments that are free or will be without further eviction.

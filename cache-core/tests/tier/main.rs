@@ -14,7 +14,8 @@ mod world;
 
 use std::time::Duration;
 
-use cache_core::tier::{Bypass, Offered, TierStats};
+use cache_core::http::slices::SLICE;
+use cache_core::tier::{Bypass, Offered, Refusal, TierStats};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use world::{Faults, Plan, World};
@@ -276,5 +277,53 @@ fn drives_are_written_no_more_often_a_day_than_allowed() {
         assert!((1.4..1.53).contains(&limited), "{shards}: {limited}");
         assert!(stats.declined_rate > 100 && stats.declined_rate_bytes > 1 << 20);
         assert!(stats.served == 0 && stats.admitted > 10);
+    }
+}
+
+/// A slice's own lifetime says nothing: the object that it is of may be confirmed again and again. Others that
+/// have expired are not worth writing.
+#[test]
+fn slices_are_admitted_and_served_after_their_lifetime() {
+    let plan = Plan {
+        device_mib: 24,
+        devices: 1,
+        shards: 1,
+        shard: 0,
+        rate: None,
+        drive_writes_per_day: None,
+        write_share: None,
+        max_write_blocks: 12,
+        max_objects: 1_000,
+        longest_body: 300_000,
+        ..plan(11, Faults::default())
+    };
+    let mut world = World::new(plan);
+    let offers: Vec<_> = (0..40)
+        .map(|number| {
+            let version = world.new_version(number);
+            let object = world.model.versions.get_mut(&(number, version));
+            let object = object.expect("made a moment ago");
+            object.meta.lifetime_s = 1;
+            object.meta.flags = if number % 2 == 0 { SLICE } else { 0 };
+            (number, version)
+        })
+        .collect();
+    world.pass(Duration::from_secs(600));
+    for (number, version) in &offers {
+        let offered = world.offer(*number, *version, 2, Bypass::No);
+        let wanted = match number % 2 {
+            0 => Offered::Written,
+            _ => Offered::Declined(Refusal::Expires),
+        };
+        assert_eq!(offered, wanted, "{number}");
+        world.settle();
+    }
+    for restarted in [false, true] {
+        for (number, _) in offers.iter().filter(|(number, _)| number % 2 == 0) {
+            assert!(world.fetch(*number).is_some(), "{number} {restarted}");
+            world.settle();
+        }
+        assert_eq!(world.tier.stats().served, 20);
+        world.restart();
     }
 }

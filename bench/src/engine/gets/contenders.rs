@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use cache_core::purge::Purges;
-use cache_core::store::{self, HitNote, NewObject, ObjectMeta, Store, StoreConfig};
+use cache_core::store::{self, HitNote, HitNotes, NewObject, ObjectMeta, Store, StoreConfig};
 use foyer::CacheBuilder;
 use hugepages::{PagePolicy, Reservation, reserve_2m};
 use quick_cache::sync::Cache as Quick;
@@ -149,7 +149,7 @@ fn shard(
     inbox: Receiver<Vec<HitNote>>,
     lanes: Vec<SyncSender<Vec<HitNote>>>,
 ) -> Worker {
-    let mut notes: Vec<Vec<HitNote>> = lanes.iter().map(|_| Vec::new()).collect();
+    let mut notes = HitNotes::new(lanes.len() as u8);
     Box::new(move |objects| {
         let mut found = 0;
         for object in objects {
@@ -158,15 +158,13 @@ fn shard(
             if let Some(hit) = store.lookup(hash, &key) {
                 found += u64::from(hit.body().is_some());
                 if let Some(note) = hit.note {
-                    notes[usize::from(note.owner)].push(note);
+                    notes.push(note);
                 }
             }
         }
-        for (lane, notes) in lanes.iter().zip(&mut notes) {
-            if !notes.is_empty() {
-                // An owner that is behind loses them, as in a full lane.
-                let _full = lane.try_send(std::mem::take(notes));
-            }
+        for (owner, notes) in notes.due() {
+            // An owner that is behind loses them, as in a full lane.
+            let _full = lanes[usize::from(owner)].try_send(notes);
         }
         while let Ok(notes) = inbox.try_recv() {
             store.note_hits(&notes);

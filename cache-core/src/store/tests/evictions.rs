@@ -99,6 +99,42 @@ fn hits_on_another_shard_keep_an_object() {
     }
 }
 
+/// What all cores read is not written for hits of a hot object, whoever has them.
+#[test]
+fn hits_of_a_hot_object_leave_its_line_alone() {
+    let mut stores = node(2, 16);
+    let key = name(0);
+    let owner = owner_of(&stores, &key);
+    put(&mut stores, &key, SMALL).unwrap();
+    let hash = stores[0].hash(&key);
+    let slot = |stores: &[Store]| stores[0].partitions[owner].find(hash, &key).unwrap().slot;
+    let mut notes = HitNotes::new(2);
+    let (mut messages, mut written, mut changes) = (0, 0, 0);
+    let mut before = slot(&stores);
+    for turn_number in 0..1_000 {
+        for _ in 0..64 {
+            assert!(stores[owner].lookup(hash, &key).is_some());
+            let note = stores[1 - owner].lookup(hash, &key).unwrap().note;
+            note.into_iter().for_each(|note| notes.push(note));
+        }
+        for (to, notes) in notes.due() {
+            assert_eq!(usize::from(to), owner);
+            stores[owner].note_hits(&notes);
+            messages += 1;
+            written += notes.len();
+        }
+        turn(&mut stores);
+        let now = slot(&stores);
+        changes += u32::from(turn_number > 0 && now != before);
+        before = now;
+    }
+    assert!(before.is_hot());
+    assert_eq!(changes, 0);
+    // One hit in eight is noted, 64 of them a message, and a message is one note.
+    assert!((100..150).contains(&messages), "{messages}");
+    assert!(written <= messages + 1, "{written}");
+}
+
 #[test]
 fn hot_large_objects_stay_while_others_stream_through() {
     let mut stores = node(1, 16);
