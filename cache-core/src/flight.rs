@@ -149,6 +149,8 @@ pub enum Piece {
 /// What an owner tells the shards that joined.
 #[derive(Debug)]
 pub enum FlightEvent {
+    /// An encoded 103 of the origin, for those who wait.
+    Hints(Bytes),
     Head(Arc<FlightHead>),
     /// The resource has variants: whoever waits asks for the one that it selects.
     Varies(Arc<Rule>),

@@ -132,7 +132,7 @@ pub struct RequestId(pub u64);
 /// What the shell says of a request over TCP.
 #[derive(Debug)]
 pub enum RequestEvent {
-    /// Answered by at most one [`AnswerEvent::Head`], any number of `Body`, and one `End` or `Failed`,
+    /// Answered by any number of [`AnswerEvent::Interim`], at most one `Head`, any number of `Body`, and one `End` or `Failed`,
     /// after which the shard has forgotten the request.
     Begin(Box<ClientRequest>),
     /// This many body bytes of the answer were passed on: as many more may be given to the shell,
@@ -183,6 +183,11 @@ impl Default for RequestBody {
 /// A piece of the answer to a request over TCP.
 #[derive(Debug)]
 pub enum AnswerEvent {
+    /// A response before the final one (1xx). Before `Head`, any number of times.
+    Interim {
+        status: StatusCode,
+        headers: HeaderMap,
+    },
     Head {
         status: StatusCode,
         headers: HeaderMap,
@@ -235,6 +240,9 @@ pub struct FetchRequest {
 
 #[derive(Debug)]
 pub enum FetchEvent {
+    /// What a 103 (Early Hints) has for clients ([`crate::http::interim`]). May be lost; one that comes
+    /// after the head is of no more use.
+    Hints(HeaderMap),
     /// The final response head (no 1xx). Hop-by-hop fields are already removed.
     Head {
         status: StatusCode,

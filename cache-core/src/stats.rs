@@ -41,16 +41,19 @@ pub struct ClassStats {
     pub misses: Stat,
     /// Objects fetched and stored.
     pub fills: Stat,
+    /// Objects written to the second tier.
+    pub tier_fills: Stat,
 }
 
 impl ClassStats {
     /// Names and values.
-    pub fn snapshot(&self) -> [(&'static str, u64); 4] {
+    pub fn snapshot(&self) -> [(&'static str, u64); 5] {
         [
             ("hits", self.hits.get()),
             ("tier_hits", self.tier_hits.get()),
             ("misses", self.misses.get()),
             ("fills", self.fills.get()),
+            ("tier_fills", self.tier_fills.get()),
         ]
     }
 }
@@ -133,6 +136,8 @@ shard_stats! {
     misses,
     /// Misses that joined a fetch already going on.
     collapsed,
+    /// 103s of origins that were passed on to those who waited.
+    early_hints,
     /// Objects read back from the second tier for requests that missed memory.
     tier_hits,
     /// Requests that must not be answered from the cache.

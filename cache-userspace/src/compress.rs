@@ -157,6 +157,8 @@ impl Compressor {
                     head.send(id, shard).await?;
                     return shard.send(id, FetchEvent::End).await;
                 }
+                // Too late.
+                FetchEvent::Hints(_) => {}
                 // Nothing was sent: the shard may still have something to stand in.
                 other => return shard.send(id, other).await,
             }

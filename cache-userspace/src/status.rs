@@ -230,7 +230,14 @@ impl StatusDocument {
         if self.classes.len() < 2 {
             return;
         }
-        let head = ["class", "hits", "tier_hits", "misses", "fills"];
+        let head = [
+            "class",
+            "hits",
+            "tier_hits",
+            "misses",
+            "fills",
+            "tier_fills",
+        ];
         let mut rows = vec![head.map(str::to_owned).to_vec()];
         for (class, counters) in &self.classes {
             if counters.values().all(|&n| n == 0) {
@@ -541,15 +548,15 @@ warning: the certificate is self-signed
     #[test]
     fn classes_are_shown_where_there_are_several() {
         let mut document = document();
-        let emote = [("hits", 7), ("misses", 2), ("fills", 1)];
+        let emote = [("hits", 7), ("misses", 2), ("fills", 1), ("tier_fills", 3)];
         let emote = emote.map(|(name, n)| (name.to_owned(), n));
         document.classes.insert("emote".to_owned(), emote.into());
         assert!(!document.page().contains("class"));
         let idle = BTreeMap::from([("hits".to_owned(), 0)]);
         document.classes.insert("segment".to_owned(), idle);
         let expected = "\
-class  hits  tier_hits  misses  fills
-emote     7          0       2      1
+class  hits  tier_hits  misses  fills  tier_fills
+emote     7          0       2      1           3
 ";
         let page = document.page();
         assert!(page.contains(expected), "{page}");

@@ -158,6 +158,8 @@ pub struct Following {
     pub collapsed: bool,
     /// How often the request was told that the object is there, and it was gone again.
     pub attempts: u8,
+    /// Hints of the origin that it has had.
+    pub hinted: usize,
     /// It is in the flight's list of waiters.
     pub waiting: bool,
 }

@@ -102,10 +102,11 @@ impl TcpRequest {
         }
     }
 
-    /// Interim responses are the shell's own business.
     fn take_head(&mut self, section: &[u8]) {
         match head::decode(section) {
-            Some((status, _)) if status.is_informational() => {}
+            Some((status, headers)) if status.is_informational() => {
+                self.events.push(AnswerEvent::Interim { status, headers });
+            }
             Some((status, headers)) => self.events.push(AnswerEvent::Head { status, headers }),
             None => {
                 debug_assert!(false, "a head that we did not encode");
@@ -187,7 +188,9 @@ mod tests {
         let mut out = Outbox::default();
         request.flush(&mut out);
         let show = |(_, event)| match event {
-            AnswerEvent::Head { status, headers } => format!("{} {}", status, headers.len()),
+            AnswerEvent::Head { status, headers } | AnswerEvent::Interim { status, headers } => {
+                format!("{} {}", status, headers.len())
+            }
             AnswerEvent::Body(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
             other => format!("{other:?}"),
         };
@@ -225,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn interim_heads_are_left_out_and_what_is_cut_off_says_so() {
+    fn interim_heads_come_first_and_what_is_cut_off_says_so() {
         let mut request = request(3);
         let id = TcpRequest::stream();
         let interim = head::encode_static(StatusCode::CONTINUE, &HeaderMap::new());
@@ -238,6 +241,7 @@ mod tests {
             request.write_chunks(id, &mut pieces),
             Err(WriteError::ClosedStream)
         );
-        assert_eq!(events(&mut request), ["200 OK 1", "Failed"]);
+        let events = events(&mut request);
+        assert_eq!(events, ["100 Continue 0", "200 OK 1", "Failed"]);
     }
 }

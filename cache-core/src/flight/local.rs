@@ -16,6 +16,8 @@ pub struct Local {
     pub target: Target,
     /// [`Purges::stamp`] when it was opened here; the owner's is in the head.
     pub(super) stamp: u32,
+    /// Encoded 103s, until there is a head.
+    pub hints: Vec<Bytes>,
     pub head: Option<Arc<FlightHead>>,
     pub pieces: Pieces,
     pub outcome: Option<Outcome>,
@@ -137,6 +139,7 @@ impl Locals {
             Local {
                 target,
                 stamp,
+                hints: Vec::new(),
                 head: None,
                 pieces: Pieces::default(),
                 outcome: None,

@@ -10,6 +10,7 @@ pub mod explain;
 pub mod forward;
 pub mod freshen;
 pub mod freshness;
+pub mod interim;
 pub mod invalidate;
 pub mod key;
 pub mod key_rules;

@@ -216,6 +216,12 @@ impl Shard {
         out: &mut Outbox,
     ) {
         match event {
+            FlightEvent::Hints(hints) => {
+                if let Some(flight) = self.locals.get_mut(ticket) {
+                    flight.hints.push(hints);
+                }
+                self.locals.wake(ticket);
+            }
             FlightEvent::Head(head) => {
                 if head.alone {
                     self.locals.close(ticket);
@@ -307,6 +313,7 @@ impl Shard {
             return;
         }
         match event {
+            FetchEvent::Hints(headers) => self.fetched_hints(now, id, &headers, out),
             FetchEvent::Head {
                 status,
                 headers,
@@ -322,6 +329,17 @@ impl Shard {
                 self.end_flight(now, id, Outcome::Failed(kind), out);
             }
         }
+    }
+
+    /// A 103 for everyone who waits. What asks for one slice of many has sent its head, or has it.
+    fn fetched_hints(&mut self, now: Now, id: FetchId, headers: &HeaderMap, out: &mut Outbox) {
+        let flight = self.flights.get_mut(id);
+        if flight.is_none_or(|flight| flight.head.is_some() || flight.target.slice().is_some()) {
+            return;
+        }
+        self.stats.early_hints.inc();
+        let hints = head::interim(StatusCode::EARLY_HINTS, headers);
+        self.tell_all(now, id, out, || FlightEvent::Hints(hints.clone()));
     }
 
     fn fetched_head(

@@ -51,6 +51,14 @@ impl Shard {
                 }
             };
         }
+        if flight.head.is_none()
+            && flight.outcome.is_none()
+            && let Some(hints) = flight.hints.get(following.hinted)
+        {
+            following.hinted += 1;
+            response.rest.push_back(hints.clone());
+            return Step::Write;
+        }
         // A note of a large object is nothing to answer with: it is looked for once it is kept.
         let is_answer = |head: &&Arc<FlightHead>| head.meta.flags & SLICED == 0;
         let Some(head) = flight.head.as_ref().filter(is_answer) else {
@@ -320,5 +328,76 @@ fn next_piece(flight: &Local, taken: &mut Taken, rest: &mut VecDeque<Bytes>) -> 
         // What it declared would have been enough.
         (Some(Outcome::Complete), Some(_)) => Next::Over(Outcome::Private),
         (Some(outcome), _) => Next::Over(outcome),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+    use crate::io::{AnswerEvent, FetchEvent};
+    use crate::shard::lone::Lone;
+
+    fn hints() -> FetchEvent {
+        let link = HeaderValue::from_static("</a.css>; rel=preload");
+        FetchEvent::Hints(HeaderMap::from_iter([(header::LINK, link)]))
+    }
+
+    /// Who has got an interim response, and who a final one.
+    fn heads(lone: &mut Lone) -> (Vec<u64>, Vec<u64>) {
+        let (mut interim, mut last) = (Vec::new(), Vec::new());
+        for (id, event) in lone.answers() {
+            match event {
+                AnswerEvent::Interim { status, headers } => {
+                    assert_eq!(status, StatusCode::EARLY_HINTS);
+                    assert_eq!(headers[header::LINK], "</a.css>; rel=preload");
+                    interim.push(id);
+                }
+                AnswerEvent::Head { status, headers } => {
+                    assert_eq!(status, StatusCode::OK);
+                    assert!(!headers.contains_key(header::LINK));
+                    last.push(id);
+                }
+                _ => {}
+            }
+        }
+        interim.sort_unstable();
+        last.sort_unstable();
+        (interim, last)
+    }
+
+    #[test]
+    fn hints_go_to_all_who_wait_and_are_not_kept() {
+        let mut lone = Lone::new(0, false);
+        lone.get(1);
+        let fetch = lone.fetch().expect("a fetch");
+        lone.get(2);
+        lone.bring(fetch, hints());
+        lone.get(3);
+        assert_eq!(heads(&mut lone), (vec![1, 2, 3], vec![]));
+        lone.bring(fetch, hints());
+        assert_eq!(heads(&mut lone), (vec![1, 2, 3], vec![]));
+        lone.answer(fetch, 5);
+        lone.get(4);
+        lone.bring(fetch, hints());
+        assert_eq!(heads(&mut lone), (vec![], vec![1, 2, 3, 4]));
+    }
+
+    #[test]
+    fn hints_after_the_head_are_dropped() {
+        let mut lone = Lone::new(0, false);
+        lone.get(1);
+        let fetch = lone.fetch().expect("a fetch");
+        let kept = HeaderValue::from_static("max-age=60");
+        lone.bring(
+            fetch,
+            FetchEvent::Head {
+                status: StatusCode::OK,
+                headers: HeaderMap::from_iter([(header::CACHE_CONTROL, kept)]),
+                length: Some(5),
+            },
+        );
+        lone.bring(fetch, hints());
+        assert_eq!(heads(&mut lone), (vec![], vec![1]));
     }
 }

@@ -14,6 +14,7 @@ use crate::conn::h3::head;
 use crate::flight::{Supply, Target};
 use crate::http::freshness::{self, RequestFacts, Storage};
 use crate::http::invalidate;
+use crate::http::routes::RouteId;
 use crate::http::surrogate_key::SurrogateKeys;
 use crate::io::{FetchEvent, FetchId, Now, Outbox};
 use crate::purge::TagSlot;
@@ -32,6 +33,7 @@ pub(super) struct Keeping {
 pub struct Copied {
     key: Bytes,
     hash: KeyHash,
+    route: RouteId,
     meta: ObjectMeta,
     head: Bytes,
     tags: Vec<TagSlot>,
@@ -85,6 +87,7 @@ impl Shard {
         Some(Box::new(Copied {
             key: target.key.clone(),
             hash: target.hash,
+            route: target.route,
             meta: ObjectMeta {
                 stamp: keeping.stamp,
                 class: rules.class,
@@ -134,7 +137,7 @@ impl Shard {
                 }
             }
             FetchEvent::Failed(_) => self.stop_copying(fetch),
-            FetchEvent::Head { .. } | FetchEvent::Room(_) => {}
+            FetchEvent::Head { .. } | FetchEvent::Hints(_) | FetchEvent::Room(_) => {}
         }
     }
 
@@ -187,6 +190,7 @@ impl Shard {
         };
         if self.store_whole(copy.hash, &object, copy.body.iter().map(|piece| &piece[..])) {
             self.stats.passes_kept.inc();
+            self.count_by_class(copy.route).fills.inc();
             self.offer_pinned(now, copy.hash, &copy.key);
         }
     }
@@ -225,4 +229,70 @@ fn suits_everyone(headers: &HeaderMap) -> bool {
         let name = name.trim_ascii();
         name.is_empty() || name.eq_ignore_ascii_case(coding)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use http::header::{CACHE_CONTROL, CONTENT_LOCATION};
+
+    use super::*;
+    use crate::config::Limits;
+    use crate::http::routes::{Route, Routes, Rules};
+    use crate::io::RequestBody;
+    use crate::shard::lone::Lone;
+
+    const MOST: u64 = 1_000;
+
+    /// Whether the answer to a POST of this length is kept for GET, where it is `declared`.
+    fn is_kept(length: usize, declared: bool) -> bool {
+        let mut lone = Lone::with_limits(Limits {
+            max_kept_pass: MOST,
+            ..Limits::default()
+        });
+        let rules = Rules {
+            store_posted: true,
+            ..Rules::default()
+        };
+        lone.shard.config.caching.routes = Routes::new(vec![Route {
+            name: "any".to_owned(),
+            hosts: Vec::new(),
+            paths: Vec::new(),
+            extensions: Vec::new(),
+            methods: Vec::new(),
+            rules,
+        }]);
+        let body = RequestBody::Whole(Bytes::from_static(b"asked"));
+        lone.request(1, Method::POST, body);
+        let fetch = lone.fetch().expect("a fetch");
+        let fields = [(CACHE_CONTROL, "max-age=60"), (CONTENT_LOCATION, "/emote")];
+        let fields = fields.map(|(name, value)| (name, HeaderValue::from_static(value)));
+        lone.bring(
+            fetch,
+            FetchEvent::Head {
+                status: StatusCode::OK,
+                headers: HeaderMap::from_iter(fields),
+                length: declared.then_some(length as u64),
+            },
+        );
+        for part in vec![7; length].chunks(300) {
+            lone.bring(fetch, FetchEvent::Body(Bytes::copy_from_slice(part)));
+        }
+        lone.bring(fetch, FetchEvent::End);
+        lone.get(2);
+        let holdings = lone.shard.holdings();
+        assert_eq!((holdings.heap_bytes, holdings.passes), (0, 0));
+        let kept = lone.fetch().is_none();
+        assert_eq!(lone.shard.stats.passes_kept.get(), u64::from(kept));
+        assert_eq!(lone.shard.stats.passes_not_kept.get(), u64::from(!kept));
+        kept
+    }
+
+    #[test]
+    fn a_copy_is_as_long_as_may_be_and_no_longer() {
+        for declared in [true, false] {
+            assert!(is_kept(MOST as usize, declared), "{declared}");
+            assert!(!is_kept(MOST as usize + 1, declared), "{declared}");
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::Method;
+use http::{Method, StatusCode};
 use quinn_proto::StreamId;
 
 use super::Shard;
@@ -215,6 +215,13 @@ impl Shard {
         }
         let mut changed = Vec::new();
         match event {
+            FetchEvent::Hints(headers) => {
+                if !pass.begun {
+                    self.stats.early_hints.inc();
+                    let hints = head::interim(StatusCode::EARLY_HINTS, &headers);
+                    pass.queue.push_back(hints);
+                }
+            }
             FetchEvent::Head {
                 status,
                 headers,
@@ -385,6 +392,32 @@ mod tests {
         lone.bring(fetch, FetchEvent::Room(9));
         assert!(lone.commands().is_empty() && lone.answers().is_empty());
         assert_eq!(lone.shard.holdings().passes, 0);
+    }
+
+    #[test]
+    fn hints_come_before_the_head_or_not_at_all() {
+        let (mut lone, fetch) = begin();
+        let hints = || FetchEvent::Hints(HeaderMap::new());
+        lone.bring(fetch, hints());
+        lone.bring(fetch, head());
+        lone.bring(fetch, hints());
+        let answers = lone.answers();
+        assert!(
+            matches!(
+                answers[..],
+                [
+                    (
+                        1,
+                        AnswerEvent::Interim {
+                            status: StatusCode::EARLY_HINTS,
+                            ..
+                        }
+                    ),
+                    (1, AnswerEvent::Head { .. }),
+                ]
+            ),
+            "{answers:?}"
+        );
     }
 
     #[test]

@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use super::Shard;
 use super::requests::target;
+use super::tiers::count_fill;
 use crate::http::{key, vary};
 use crate::io::{Now, Outbox, Reply};
 use crate::store::{KeyHash, Pinned, StoreError};
@@ -173,6 +174,7 @@ impl Shard {
         let mut is_there = false;
         self.store.show_pinned(hash, key, |object| {
             let offered = tier.offer(now, &object, Bypass::Pinned);
+            count_fill(offered, key, &self.config, &self.stats);
             is_there = matches!(offered, Offered::Written | Offered::Known);
         });
         if !is_there {

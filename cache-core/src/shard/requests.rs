@@ -12,7 +12,7 @@ use super::{LaneMessage, Shard};
 use crate::config::ShardConfig;
 use crate::conn::client::{Client, varint};
 use crate::conn::h3::error::{H3_NO_ERROR, H3_REQUEST_REJECTED};
-use crate::conn::h3::head::{self, Dynamic};
+use crate::conn::h3::head;
 use crate::conn::h3::{self, FieldSection, H3Error, Progress, RequestReader, Scope};
 use crate::conn::quic::{Conn, Farewell};
 use crate::conn::stream::{Asked, Following, PassRequest, Response, Source, Stream};
@@ -661,6 +661,7 @@ impl Shard {
                 why,
                 collapsed: joined.is_some(),
                 attempts,
+                hinted: 0,
                 waiting: false,
             }),
             head_only,
@@ -796,10 +797,8 @@ fn open_control(conn: &mut Conn) {
 
 /// 100 (Continue), so that the client sends its body (RFC 9110 section 10.1.1).
 fn answer_continue(conn: &mut impl Client, id: StreamId) {
-    let fields = head::encode_static(StatusCode::CONTINUE, &HeaderMap::new());
-    let mut frame = Vec::new();
-    head::write_response(&mut frame, &fields, Dynamic::default(), None);
-    let _a_client_without_room_sends_it_anyway = conn.write_chunks(id, &mut [Bytes::from(frame)]);
+    let frame = head::interim(StatusCode::CONTINUE, &HeaderMap::new());
+    let _a_client_without_room_sends_it_anyway = conn.write_chunks(id, &mut [frame]);
 }
 
 /// Ends both directions of a request stream.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::Shard;
+use super::tiers::count_fill;
 use crate::http::vary;
 use crate::io::Now;
 use crate::store::Resident;
@@ -189,6 +190,7 @@ impl Shard {
         };
         self.store.show_resident(resident, |object| {
             let came = tier.offer(now, &object, Bypass::Stop);
+            count_fill(came, object.key, &self.config, &self.stats);
             offered = Some(came);
             bytes = object.body.iter().map(|part| part.len() as u64).sum();
             if came == Offered::Written && vary::is_variant(object.key) {

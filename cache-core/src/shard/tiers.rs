@@ -14,15 +14,18 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::Method;
 
 use super::answers::lifetime;
 use super::{Shard, TIER_GAUGE_INTERVAL};
+use crate::config::ShardConfig;
 use crate::flight::{FlightEvent, FlightHead, Outcome, Supply, Target};
 use crate::http::freshness::{self, State};
 use crate::http::slices::SLICE;
 use crate::http::vary::{self, Rule};
 use crate::io::{DiskDone, FetchCommand, FetchErrorKind, FetchId, Now, Outbox};
 use crate::purge::{TagSlot, Verdict};
+use crate::stats::ShardStats;
 use crate::store::{Evicted, KeyHash, ObjectMeta};
 use crate::tier::{Bypass, Offered, TierEvent};
 
@@ -71,6 +74,7 @@ impl Shard {
             Some(tier) => self.store.turn(&mut |evicted| {
                 let offered = tier.offer(now, &evicted, Bypass::No);
                 self.tier_due |= offered == Offered::Written;
+                count_fill(offered, evicted.key, &self.config, &self.stats);
                 let is_there = matches!(offered, Offered::Written | Offered::Known);
                 if is_there && vary::is_variant(evicted.key) {
                     let base = vary::base(evicted.key);
@@ -277,5 +281,14 @@ impl Shard {
             return self.end_flight(now, id, Outcome::Present, out);
         }
         self.ask_in_turn(now, id, &target, out);
+    }
+}
+
+/// Counts what the tier has taken by its class.
+pub(super) fn count_fill(offered: Offered, key: &[u8], config: &ShardConfig, stats: &ShardStats) {
+    if offered == Offered::Written {
+        let routes = &config.caching.routes;
+        let route = routes.find(vary::base(key), Method::GET.as_str().as_bytes());
+        stats.by_class.of(routes.counted(route)).tier_fills.inc();
     }
 }

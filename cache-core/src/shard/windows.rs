@@ -195,7 +195,7 @@ mod tests {
 
         fn take(&mut self, id: u64, event: &AnswerEvent) {
             match event {
-                AnswerEvent::Head { .. } | AnswerEvent::Room(_) => {}
+                AnswerEvent::Interim { .. } | AnswerEvent::Head { .. } | AnswerEvent::Room(_) => {}
                 AnswerEvent::Body(bytes) => {
                     *self.got.entry(id).or_default() += bytes.len() as u64;
                     if !self.stalled.contains(&id) {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::typed::Config;
 use super::units::show_size;
+use crate::rt::cork::MAX_KEPT;
 
 /// One setting with its value and its reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +38,9 @@ pub enum Source {
 /// Bytes of memory that the configuration allows, at every bound at once.
 ///
 /// The shard's own structures are estimated: 24 KiB for a connection (QUIC and TLS state, HTTP/3
-/// streams), 512 B for a waiter, 4 KiB for a flight. Response bytes that wait for a client's
-/// acknowledgement are views of the arenas and cost nothing of their own.
+/// streams), 64 KiB for one over TCP (TLS and HTTP/2 state with their buffers), 512 B for a waiter, 4 KiB for
+/// a flight. Response bytes that wait for a client's acknowledgement are views of the arenas and cost
+/// nothing of their own; over TCP they are encrypted by then, and so are up to 64 KiB of a slow client's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct MemoryUse {
     /// `memory.ram`.
@@ -49,6 +51,8 @@ pub struct MemoryUse {
     pub packet_buffers: u64,
     /// `limits.max_connections` a core.
     pub connections: u64,
+    /// `tcp.max_connections` a core, where TCP is listened for.
+    pub tcp_connections: u64,
     /// `limits.max_waiters` a core.
     pub waiters: u64,
     /// `upstream.max_fetches` with a full `limits.fetch_window` each, and their flights.
@@ -62,6 +66,8 @@ pub struct MemoryUse {
 }
 
 const CONNECTION_BYTES: u64 = 24 << 10;
+/// Of a client that takes nothing: what it is held by, and what is kept for it.
+const TCP_CONNECTION_BYTES: u64 = (64 << 10) + MAX_KEPT as u64;
 const WAITER_BYTES: u64 = 512;
 const FLIGHT_BYTES: u64 = 4 << 10;
 const FRAME_BYTES: u64 = 2 << 10;
@@ -82,6 +88,10 @@ impl MemoryUse {
             },
             packet_buffers: frames * FRAME_BYTES,
             connections: shards * limits.max_connections as u64 * CONNECTION_BYTES,
+            tcp_connections: match config.server.listens_on_tcp() {
+                true => shards * config.tcp.max_connections as u64 * TCP_CONNECTION_BYTES,
+                false => 0,
+            },
             waiters: shards * limits.max_waiters as u64 * WAITER_BYTES,
             fetches: config.upstream.max_fetches as u64
                 * (u64::from(limits.fetch_window) + FLIGHT_BYTES),
@@ -99,6 +109,7 @@ impl MemoryUse {
             self.tier,
             self.packet_buffers,
             self.connections,
+            self.tcp_connections,
             self.waiters,
             self.fetches,
             self.heap_fills,
@@ -202,6 +213,13 @@ fn memory_text(config: &Config) -> String {
             format!(
                 "connections: {shards} cores x {} x 24 KiB (estimate)",
                 limits.max_connections
+            ),
+        ),
+        (
+            memory.tcp_connections,
+            format!(
+                "TCP connections: {shards} cores x {} x 128 KiB (estimate), where TCP is listened for",
+                config.tcp.max_connections
             ),
         ),
         (

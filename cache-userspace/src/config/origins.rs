@@ -237,6 +237,19 @@ pub(super) fn read_upstream(s: &mut Section<'_, '_, '_>) -> (UpstreamConfig, Htt
             1..=1 << 20,
             "fetches of the whole node at a time; past it a fetch fails at once",
         ),
+        max_interim: s.bounded(
+            "max_interim",
+            &COUNT_U32,
+            d.max_interim,
+            0..=1_000,
+            "interim responses (1xx) to one request before its final one; with one more its fetch fails",
+        ),
+        early_hints: s.setting(
+            "early_hints",
+            &BOOL,
+            d.early_hints,
+            "pass Link and Content-Security-Policy of a 103 (Early Hints) on to those who wait over HTTP/3 and HTTP/2",
+        ),
         hedge_paths: s.setting(
             "hedge_paths",
             &PATH_PREFIXES,

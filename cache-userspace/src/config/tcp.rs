@@ -41,7 +41,7 @@ pub(super) fn read(s: &mut Section<'_, '_, '_>) -> TcpBounds {
             &COUNT,
             10_000,
             1..=1 << 20,
-            "TCP connections of a shard, about 64 KiB each; past it new ones are closed",
+            "TCP connections of a shard, 128 KiB each at most; past it new ones are closed",
         ),
         max_requests: s.bounded(
             "max_requests",

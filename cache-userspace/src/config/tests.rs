@@ -602,6 +602,24 @@ fn warnings_name_what_is_probably_not_meant() {
 }
 
 #[test]
+fn tcp_counts_as_memory_where_it_is_listened_for() {
+    let of = |text: &str| {
+        let config = parse_with_origin(text).expect("good");
+        (
+            config.server.cpus.len() as u64,
+            explain::MemoryUse::of(&config),
+        )
+    };
+    let (shards, with) = of("[tcp]\nmax_connections = 100");
+    let (_, without) = of("[server]\nlisten_tcp = []\n[tcp]\nmax_connections = 100");
+    assert_eq!(with.tcp_connections, shards * 100 * (128 << 10));
+    assert_eq!(without.tcp_connections, 0);
+    assert_eq!(with.total() - without.total(), with.tcp_connections);
+    let (_, clear) = of("[server]\nlisten_tcp = []\nlisten_clear = \"127.0.0.1:80\"");
+    assert!(clear.tcp_connections > 0);
+}
+
+#[test]
 fn load_looks_at_the_files_that_are_named() {
     use std::os::unix::fs::PermissionsExt as _;
     let dir = tempfile::tempdir().expect("directory");

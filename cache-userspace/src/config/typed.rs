@@ -73,6 +73,14 @@ pub struct ServerConfig {
     pub drain_limit: Duration,
 }
 
+impl ServerConfig {
+    /// Whether there is any address for clients without UDP.
+    pub fn listens_on_tcp(&self) -> bool {
+        let secure = self.listen_tcp.as_ref().unwrap_or(&self.listen);
+        !(secure.is_empty() && self.listen_clear.is_empty())
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
     /// AF_XDP where the driver does zero-copy, else UDP.

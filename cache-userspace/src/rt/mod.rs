@@ -17,6 +17,7 @@
 pub mod clock;
 pub mod control;
 pub mod core_loop;
+pub mod cork;
 pub mod disk;
 pub mod door;
 pub mod doorbell;

@@ -1,4 +1,4 @@
-//! The body of an answer as hyper takes it: what the shard has written, as views.
+//! Requests that are not answered to the end; the body of an answer as hyper takes it: what the shard has written, as views.
 
 use std::io;
 use std::pin::Pin;
@@ -87,7 +87,10 @@ impl Body for AnswerBody {
                 self.answer = None;
                 None
             }
-            AnswerEvent::Failed | AnswerEvent::Head { .. } | AnswerEvent::Room(_) => {
+            AnswerEvent::Failed
+            | AnswerEvent::Interim { .. }
+            | AnswerEvent::Head { .. }
+            | AnswerEvent::Room(_) => {
                 self.answer = None;
                 Some(Err(io::Error::other("the answer was cut off")))
             }

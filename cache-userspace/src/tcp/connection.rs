@@ -7,28 +7,17 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use cache_core::stats::Stat;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::Registered;
 use super::heads::Heads;
 use super::meter::{Lens, Meter};
 use super::service::Service;
 use super::watch::Order;
-use crate::rt::tcp::{Stream, spawn};
-
-/// RFC 9113 section 10.5: streams that the client reset before they were looked at, and streams that
-/// we had to reset, that HTTP/2 remembers of one connection before it gives it up.
-const MAX_RESET_PENDING: usize = 20;
-const MAX_RESET_BY_US: usize = 64;
-
-/// Windows for what clients send, which is little.
-const STREAM_WINDOW: u32 = 64 << 10;
-const CONNECTION_WINDOW: u32 = 256 << 10;
-
-/// Bytes of answers that HTTP/2 holds for one stream ahead of the socket.
-const SEND_BUFFER: usize = 64 << 10;
+use super::{Registered, http2};
+use crate::rt::cork::{Cork, cork};
+use crate::rt::tcp::Stream;
 
 /// The least that hyper takes as the bound of a head.
 const MIN_HEAD: usize = 8 << 10;
@@ -42,6 +31,7 @@ pub async fn serve(place: Registered, stream: Stream, secure: bool) {
     if !secure {
         return http1(stream, place, false).await;
     }
+    let (stream, cork) = cork(stream);
     let handshake = place.core.tls.accept(stream);
     let tls = match until_closed(&place, handshake).await {
         Some(Ok(tls)) => tls,
@@ -53,7 +43,7 @@ pub async fn serve(place: Registered, stream: Stream, secure: bool) {
         None => return,
     };
     match tls.get_ref().1.alpn_protocol() {
-        Some(b"h2") => http2(tls, place).await,
+        Some(b"h2") => http2(tls, cork, place).await,
         _ => http1(tls, place, true).await,
     }
 }
@@ -69,18 +59,16 @@ where
         .watch
         .open(core.now.get(), core.bounds.max_idle_frames);
     let io = Meter::new(stream, Rc::clone(&place), Lens::Http1(Rc::clone(&heads)));
-    let service = Service::new(Rc::clone(&place), secure, Some(heads));
+    let service = Service::new(Rc::clone(&place), secure, heads);
     let connection = http1::Builder::new()
         .header_read_timeout(None)
         .max_buf_size(core.shared.max_field_section.max(MIN_HEAD))
         .serve_connection(TokioIo::new(io), service);
-    drive(&place, connection, |connection| {
-        connection.graceful_shutdown()
-    })
-    .await;
+    let drain = |connection: Pin<&mut _>| http1::Connection::graceful_shutdown(connection);
+    drive(&place, connection, drain, hyper::Error::is_parse).await;
 }
 
-async fn http2<S>(stream: S, place: Rc<Registered>)
+async fn http2<S>(stream: S, cork: Cork, place: Rc<Registered>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -90,27 +78,26 @@ where
         .watch
         .open(core.now.get(), core.bounds.max_idle_frames);
     let io = Meter::new(stream, Rc::clone(&place), Lens::Http2(Default::default()));
-    let service = Service::new(Rc::clone(&place), true, None);
-    let max_section = u32::try_from(core.shared.max_field_section).unwrap_or(u32::MAX);
-    let connection = http2::Builder::new(OnThisCore)
-        .max_concurrent_streams(core.shared.max_streams)
-        .max_header_list_size(max_section)
-        .max_pending_accept_reset_streams(MAX_RESET_PENDING)
-        .max_local_error_reset_streams(MAX_RESET_BY_US)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(SEND_BUFFER)
-        .serve_connection(TokioIo::new(io), service);
-    drive(&place, connection, |connection| {
-        connection.graceful_shutdown()
-    })
+    let connection = http2::Connection::new(io, cork, Rc::clone(&place));
+    let broken = |error: &h2::Error| !error.is_io();
+    drive(
+        &place,
+        connection,
+        |connection| connection.get_mut().drain(),
+        broken,
+    )
     .await;
 }
 
-/// Runs a connection as long as its watch lets it.
-async fn drive<C>(place: &Registered, connection: C, drain: impl Fn(Pin<&mut C>))
-where
-    C: Future<Output = hyper::Result<()>>,
+/// Runs a connection as long as its watch lets it. `is_broken`: the client is at fault.
+async fn drive<C, E>(
+    place: &Registered,
+    connection: C,
+    drain: impl Fn(Pin<&mut C>),
+    is_broken: impl Fn(&E) -> bool,
+) where
+    C: Future<Output = Result<(), E>>,
+    E: std::error::Error,
 {
     let mut connection = pin!(connection);
     let ended = poll_fn(|cx| {
@@ -123,7 +110,7 @@ where
         connection.as_mut().poll(cx)
     });
     if let Err(error) = ended.await {
-        if error.is_parse() || is_http2(&error) {
+        if is_broken(&error) {
             place.core.stats.protocol_errors.inc();
         }
         tracing::debug!(%error, "TCP connection");
@@ -147,13 +134,6 @@ fn poll_order(place: &Registered, cx: &mut Context<'_>) -> Poll<Order> {
     place.watch.poll_order(cx, place.core.now.get())
 }
 
-/// The client broke HTTP/2, in a way that ends the connection.
-fn is_http2(error: &hyper::Error) -> bool {
-    let source = std::error::Error::source(error);
-    let h2 = source.and_then(|source| source.downcast_ref::<h2::Error>());
-    h2.is_some_and(|error| !error.is_io())
-}
-
 /// Counts a connection while it lives.
 struct Gauge {
     place: Rc<Registered>,
@@ -174,18 +154,5 @@ impl Drop for Gauge {
     fn drop(&mut self) {
         let gauge = (self.which)(&self.place);
         gauge.set(gauge.get() - 1);
-    }
-}
-
-/// Where hyper's tasks run.
-#[derive(Clone, Copy)]
-struct OnThisCore;
-
-impl<F> hyper::rt::Executor<F> for OnThisCore
-where
-    F: Future<Output = ()> + 'static,
-{
-    fn execute(&self, task: F) {
-        spawn(task);
     }
 }

@@ -1,18 +1,21 @@
-//! HTTP/2 and HTTP/1.1 over TCP, for clients without UDP: hyper and rustls on each core, before the
+//! HTTP/2 and HTTP/1.1 over TCP, for clients without UDP: h2, hyper and rustls on each core, before the
 //! same shard that answers HTTP/3.
 //!
 //! ```text
-//!  listener -> TLS (ALPN) -> meter (bytes, frames) -> hyper h1 | h2 -> service -> rt::door -> Shard
-//!                               '---- watch <- ticker: timeouts, drain ----'
+//!  listener -> cork -> TLS (ALPN) -> meter (bytes, frames) -> service (hyper) | http2 (h2) -> rt::door -> Shard
+//!                                       '---- watch <- ticker: timeouts, drain ----'
 //! ```
 //!
 //! A connection is a task of its core. What it must not do (be slow, flood, stay for ever) is decided
 //! by [`watch::judge`] from what its [`watch::Watch`] has seen.
 
+mod asking;
 mod body;
 mod connection;
 mod frames;
 mod heads;
+mod http2;
+mod incoming;
 mod meter;
 mod request;
 mod service;
@@ -23,7 +26,7 @@ mod watch;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderValue;
 use tokio_rustls::TlsAcceptor;
@@ -90,6 +93,8 @@ pub struct Core {
     watches: RefCell<Vec<Rc<Watch>>>,
     /// The time, one tick old at most.
     now: Cell<Instant>,
+    /// The same as Date has it, to the second.
+    date: RefCell<HeaderValue>,
     /// Bodies of requests that are being read.
     bodies: Cell<usize>,
 }
@@ -106,6 +111,7 @@ impl TcpPlan {
             stats: self.stats,
             watches: RefCell::default(),
             now: Cell::new(Instant::now()),
+            date: RefCell::new(date()),
             bodies: Cell::new(0),
         });
         for listener in self.secure {
@@ -139,6 +145,7 @@ async fn tick(core: Rc<Core>) {
         pause(TICK).await;
         let now = Instant::now();
         core.now.set(now);
+        core.date.replace(date());
         let draining = core.door.is_draining();
         let watches = core.watches.borrow();
         for watch in watches.iter() {
@@ -153,6 +160,13 @@ async fn tick(core: Rc<Core>) {
             watch.sentence(verdict);
         }
     }
+}
+
+/// The time for Date (RFC 9110 section 6.6.1).
+fn date() -> HeaderValue {
+    let now = httpdate::fmt_http_date(SystemTime::now());
+    // It is text.
+    HeaderValue::try_from(now).unwrap_or(HeaderValue::from_static(""))
 }
 
 impl Core {

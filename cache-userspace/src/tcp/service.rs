@@ -1,21 +1,22 @@
-//! One request: read and checked, asked of the shard, answered.
+//! HTTP/1.1: requests of one connection as hyper reads them, one after the other.
 
 use std::cell::RefCell;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use cache_core::io::{AnswerEvent, RequestBody};
-use http::header::{ALT_SVC, CONNECTION, CONTENT_LENGTH, RETRY_AFTER, TRANSFER_ENCODING};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
-use hyper::body::{Body as _, Incoming};
+use cache_core::io::ClientRequest;
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderValue, Request, Response, StatusCode};
+use hyper::body::Incoming;
 
 use super::Registered;
+use super::asking::{self, Begun, Unanswered};
 use super::body::{Active, AnswerBody};
 use super::heads::Heads;
+use super::incoming::{Arriving, length};
 use super::request::{self, Refusal};
-use super::uploads::{self, Incomplete};
 
 /// Why a request with several lengths is refused.
 const LENGTHS: &str = "more than one length";
@@ -24,12 +25,12 @@ const LENGTHS: &str = "more than one length";
 pub struct Service {
     place: Rc<Registered>,
     secure: bool,
-    /// HTTP/1.1: the bytes of heads.
-    heads: Option<Rc<RefCell<Heads>>>,
+    /// The bytes of heads.
+    heads: Rc<RefCell<Heads>>,
 }
 
 impl Service {
-    pub fn new(place: Rc<Registered>, secure: bool, heads: Option<Rc<RefCell<Heads>>>) -> Self {
+    pub fn new(place: Rc<Registered>, secure: bool, heads: Rc<RefCell<Heads>>) -> Self {
         Self {
             place,
             secure,
@@ -42,8 +43,7 @@ impl Service {
         let headers = request.headers();
         let framed =
             headers.contains_key(TRANSFER_ENCODING) || headers.contains_key(CONTENT_LENGTH);
-        let heads = self.heads.as_ref().filter(|_| framed);
-        heads.is_some_and(|heads| heads.borrow().contradict())
+        framed && self.heads.borrow().contradict()
     }
 }
 
@@ -60,95 +60,45 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         });
         let secure = self.secure;
         Box::pin(async move {
-            let version = request.version();
             let (parts, body) = request.into_parts();
             let stats = &active.place().core.stats;
+            let body = Arriving::Http1(body);
+            let body = asking::has_body(&parts.method, &body).then_some(body);
             let read = match refused {
                 Some(refusal) => Err(refusal),
                 None => request::read(parts, secure),
             };
-            let asked = match read {
-                Ok(asked) => asked,
+            match read {
+                Ok(asked) => answer(asked, body, active).await,
                 Err(refusal) => {
                     stats
                         .ambiguous_lengths
                         .add(u64::from(refusal.why == LENGTHS));
-                    return Ok(refuse(refusal, version, active));
+                    Ok(refuse(refusal, active))
                 }
-            };
-            answer(asked, body, version, active).await
+            }
         })
     }
 }
 
 async fn answer(
-    mut asked: cache_core::io::ClientRequest,
-    body: Incoming,
-    version: Version,
+    asked: ClientRequest,
+    body: Option<Arriving>,
     active: Active,
 ) -> io::Result<Response<AnswerBody>> {
-    // A body of GET or HEAD means nothing, and is not waited for.
-    let has_body = !matches!(asked.method, Method::GET | Method::HEAD) && !body.is_end_stream();
-    let mut body = match has_body.then(|| Incomplete::begin(body, &active)) {
-        None => None,
-        Some(Ok(body)) => Some(body),
-        Some(Err(refusal)) => return Ok(refuse(refusal, version, active)),
+    // hyper has sent 100 (Continue) when the body was first read. Others are not for clients of
+    // HTTP/1.1, many of which take them for the answer (RFC 8297 section 3).
+    let begun = asking::ask(asked, body, &active, |_, _| {}).await;
+    let Begun { mut head, answer } = match begun {
+        Ok(begun) => begun,
+        Err(Unanswered::Refused(refusal)) => return Ok(refuse(refusal, active)),
+        Err(Unanswered::CutOff) => return Err(io::Error::other("no answer")),
     };
-    if let Some(incomplete) = body.take_if(|body| body.is_short()) {
-        asked.body = match incomplete.read().await {
-            Ok(body) => RequestBody::Whole(body),
-            Err(refusal) => return Ok(refuse(refusal, version, active)),
-        };
-    } else if let Some(body) = &body {
-        asked.body = RequestBody::Streamed {
-            length: body.length(),
-        };
+    if asking::is_exhausted(&active) {
+        close(&mut head);
     }
-    let place = active.place();
-    let Some(mut answer) = place.core.door.ask(asked, place.watch.hungry()) else {
-        return Err(cut_off());
-    };
-    let event = match body {
-        None => poll_fn(|cx| answer.poll_event(cx)).await,
-        Some(body) => {
-            let upload = body.upload(answer.uploader(place.core.shared.upload_window));
-            match uploads::until_answered(upload, &mut answer).await {
-                Ok(event) => event,
-                Err(refusal) => return Ok(refuse(refusal, version, active)),
-            }
-        }
-    };
-    let AnswerEvent::Head { status, headers } = event else {
-        return Err(cut_off());
-    };
-    let declared = headers.get(CONTENT_LENGTH).and_then(length);
-    let mut response = Response::new(());
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
-    if let Some(alt_svc) = &place.core.alt_svc {
-        response.headers_mut().insert(ALT_SVC, alt_svc.clone());
-    }
-    end_if_exhausted(&active, &mut response, version);
-    Ok(response.map(|()| AnswerBody::new(answer, declared, active)))
-}
-
-fn length(value: &HeaderValue) -> Option<u64> {
-    value.to_str().ok()?.parse().ok()
-}
-
-/// A connection that has had its requests is to be replaced by another.
-fn end_if_exhausted(active: &Active, response: &mut Response<()>, version: Version) {
-    let place = active.place();
-    if place.watch.requests.get() < place.core.bounds.max_requests {
-        return;
-    }
-    if place.watch.requests.get() == place.core.bounds.max_requests {
-        place.core.stats.requests_exhausted.inc();
-    }
-    match version {
-        Version::HTTP_2 => place.watch.drain(),
-        _ => close(response),
-    }
+    let declared = head.headers().get(CONTENT_LENGTH).and_then(length);
+    Ok(head.map(|()| AnswerBody::new(answer, declared, active)))
 }
 
 fn close<B>(response: &mut Response<B>) {
@@ -156,22 +106,10 @@ fn close<B>(response: &mut Response<B>) {
     response.headers_mut().insert(CONNECTION, close);
 }
 
-/// An answer of our own. What the client still sends of an HTTP/1.1 request cannot be told from the
-/// next one, so the connection ends with it.
-fn refuse(refusal: Refusal, version: Version, active: Active) -> Response<AnswerBody> {
-    tracing::debug!(why = refusal.why, status = %refusal.status, "request refused");
-    let mut response = Response::new(AnswerBody::empty(active));
-    *response.status_mut() = refusal.status;
-    if version != Version::HTTP_2 {
-        close(&mut response);
-    }
-    if refusal.status == StatusCode::SERVICE_UNAVAILABLE {
-        let retry = HeaderValue::from_static("1");
-        response.headers_mut().insert(RETRY_AFTER, retry);
-    }
-    response
-}
-
-fn cut_off() -> io::Error {
-    io::Error::other("no answer")
+/// An answer of our own. What the client still sends of its request cannot be told from the next one,
+/// so the connection ends with it.
+fn refuse(refusal: Refusal, active: Active) -> Response<AnswerBody> {
+    let mut head = asking::refuse(refusal);
+    close(&mut head);
+    head.map(|()| AnswerBody::empty(active))
 }

@@ -4,18 +4,17 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use cache_core::io::AnswerEvent;
 use http::StatusCode;
-use http_body_util::BodyExt as _;
-use hyper::body::{Body as _, Incoming};
 
 use super::Registered;
 use super::body::Active;
+use super::incoming::Arriving;
 use super::request::Refusal;
-use crate::rt::door::{Answer, Uploader};
+use crate::rt::door::Uploader;
 use crate::rt::tcp::spawn;
 
 /// A body of at most this many bytes, declared, is read before the request is passed on, which can then be
@@ -50,16 +49,16 @@ impl Drop for Reading<'_> {
 
 /// A body that is not read.
 pub struct Incomplete {
-    body: Incoming,
+    body: Arriving,
     read: u64,
     place: Place,
 }
 
 impl Incomplete {
     /// Bodies are bounded, each and in number.
-    pub fn begin(body: Incoming, active: &Active) -> Result<Self, Refusal> {
+    pub fn begin(body: Arriving, active: &Active) -> Result<Self, Refusal> {
         let core = &active.place().core;
-        if body.size_hint().lower() > core.shared.max_request_body {
+        if body.declared().unwrap_or(0) > core.shared.max_request_body {
             core.stats.bodies_too_large.inc();
             return Err(TOO_LARGE);
         }
@@ -80,7 +79,7 @@ impl Incomplete {
 
     /// As the client declared it.
     pub fn length(&self) -> Option<u64> {
-        self.body.size_hint().exact()
+        self.body.declared()
     }
 
     pub fn is_short(&self) -> bool {
@@ -106,24 +105,20 @@ impl Incomplete {
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
-        while let Some(frame) = self.body.frame().await {
-            let frame = frame.map_err(|error| {
-                tracing::debug!(%error, "request body");
-                MALFORMED
-            })?;
-            // Trailers of a request are not passed on (RFC 9110 section 6.5.1).
-            let Ok(data) = frame.into_data() else {
-                continue;
-            };
-            self.read += data.len() as u64;
-            let core = &self.place.0.core;
-            if self.read > core.shared.max_request_body {
-                core.stats.bodies_too_large.inc();
-                return Err(TOO_LARGE);
-            }
-            return Ok(Some(data));
+        let Some(data) = self.body.data().await else {
+            return Ok(None);
+        };
+        let data = data.map_err(|error| {
+            tracing::debug!(%error, "request body");
+            MALFORMED
+        })?;
+        self.read += data.len() as u64;
+        let core = &self.place.0.core;
+        if self.read > core.shared.max_request_body {
+            core.stats.bodies_too_large.inc();
+            return Err(TOO_LARGE);
         }
-        Ok(None)
+        Ok(Some(data))
     }
 }
 
@@ -170,12 +165,16 @@ impl Upload {
     }
 }
 
-/// Passes a body on until the answer begins; the rest of it goes on meanwhile.
-pub async fn until_answered(upload: Upload, answer: &mut Answer) -> Result<AnswerEvent, Refusal> {
+/// Passes a body on until the answer begins; the rest of it goes on meanwhile. `poll_answer` is what is
+/// waited for.
+pub async fn until_answered(
+    upload: Upload,
+    mut poll_answer: impl FnMut(&mut Context<'_>) -> Poll<AnswerEvent>,
+) -> Result<AnswerEvent, Refusal> {
     let uploader = Rc::clone(&upload.uploader);
     let mut running: Option<Pin<Box<dyn Future<Output = _>>>> = Some(Box::pin(upload.run()));
     let event = poll_fn(|cx| {
-        if let Poll::Ready(event) = answer.poll_event(cx) {
+        if let Poll::Ready(event) = poll_answer(cx) {
             return Poll::Ready(Ok(event));
         }
         if let Some(upload) = &mut running
@@ -187,7 +186,7 @@ pub async fn until_answered(upload: Upload, answer: &mut Answer) -> Result<Answe
             }
         }
         // What the upload did may have been answered at once.
-        answer.poll_event(cx).map(Ok)
+        poll_answer(cx).map(Ok)
     })
     .await?;
     if let Some(upload) = running {

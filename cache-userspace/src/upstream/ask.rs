@@ -6,20 +6,20 @@ use std::sync::Arc;
 use cache_core::io::FetchError;
 use cache_core::upstream::{NodeId, Outcome, Tier};
 use http::{HeaderName, Response, StatusCode};
-use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::failure;
+use super::failure::{self, Broken};
 use super::fetch::Fetch;
 use super::fleet::Going;
-use super::lease::Lease;
+use super::interim::Interim;
+use super::lease::{Body, Lease};
 use super::pool::{Freshness, Pool};
 use super::stats::count;
 use super::upload::Upload;
 
 /// The head of an answer, and whose it is.
 pub(super) struct Answer {
-    pub(super) response: Response<Incoming>,
+    pub(super) response: Response<Body>,
     pub(super) lease: Lease,
     pub(super) going: Going,
     verdict: Verdict,
@@ -152,7 +152,7 @@ impl Fetch {
         &self,
         pool: &Arc<Pool>,
         sent: &mut bool,
-    ) -> Result<(Response<Incoming>, Lease), FetchError> {
+    ) -> Result<(Response<Body>, Lease), FetchError> {
         let mut lease = pool.checkout(Freshness::Any).await?;
         *sent = true;
         let error = match self.send(&mut lease).await? {
@@ -178,18 +178,24 @@ impl Fetch {
         }
     }
 
-    async fn send(
-        &self,
-        lease: &mut Lease,
-    ) -> Result<hyper::Result<Response<Incoming>>, FetchError> {
+    async fn send(&self, lease: &mut Lease) -> Result<Result<Response<Body>, Broken>, FetchError> {
         let dialer = &lease.pool.dialer;
         let request = self.outgoing.request(lease.form(), &dialer.scheme);
         let place = dialer.place.clone();
         let limit = self.timeouts.first_byte;
-        let mut response = pin!(lease.send(request));
+        let interim = Arc::new(self.interim());
+        let mut response = pin!(lease.send(request, &interim));
         let mut since = Instant::now();
         loop {
-            if let Ok(response) = timeout_at(since + limit, response.as_mut()).await {
+            let response = tokio::select! {
+                response = timeout_at(since + limit, response.as_mut()) => response,
+                () = interim.flood() => return Err(place.too_many_interim(interim.max)),
+            };
+            if interim.is_flooded() {
+                // The final one came along.
+                return Err(place.too_many_interim(interim.max));
+            }
+            if let Ok(response) = response {
                 return Ok(response);
             }
             // A body that is on its way is given time as long as it moves.
@@ -202,6 +208,11 @@ impl Fetch {
                 None => return Err(place.head_timeout(limit)),
             }
         }
+    }
+
+    fn interim(&self) -> Interim {
+        let told = (self.id, self.events.clone());
+        Interim::new(self.max_interim, self.early_hints.then_some(told))
     }
 
     /// Whether another node could do better, and the request may be sent twice: it was never sent, or

@@ -34,6 +34,10 @@ pub struct UpstreamConfig {
     pub max_connections: usize,
     /// Fetches of all shards and origins at the same time.
     pub max_fetches: usize,
+    /// Interim responses (1xx) that one request may be told before the final one.
+    pub max_interim: u32,
+    /// What a 103 has for clients is passed on to them.
+    pub early_hints: bool,
     /// The node's name in Via and CDN-Loop: a token (RFC 9110 section 5.6.2).
     pub node_name: String,
     /// What tells this node from others of its name in CDN-Loop: a token.
@@ -55,6 +59,8 @@ impl Default for UpstreamConfig {
             hedge_paths: vec!["/".to_owned()],
             max_connections: 64,
             max_fetches: 4_096,
+            max_interim: 16,
+            early_hints: true,
             node_name: "popcache".to_owned(),
             node_id: "0".to_owned(),
         }

@@ -9,34 +9,24 @@ use std::time::Duration;
 
 use cache_core::io::{FetchError, FetchErrorKind};
 use http::uri::Scheme;
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::config::{ClientIdentity, Endpoint, Http2Mode, UpstreamError};
-use super::failure::Place;
-use super::upload::Sending;
+use super::failure::{Broken, Place};
+use super::http1::{self, Http1};
+use super::http2::{self, Http2};
 
 /// Bytes of a response head, and of what is read ahead of a body over HTTP/1.1.
 pub(super) const MAX_HEAD_BYTES: usize = 64 << 10;
 /// Fields of a response head.
 pub(super) const MAX_HEAD_FIELDS: usize = 128;
-/// Streams used of one HTTP/2 connection, fewer where the origin allows fewer.
-pub(super) const MAX_STREAMS: usize = 64;
-/// Body bytes that may wait unread in one HTTP/2 stream.
-const STREAM_WINDOW: u32 = 256 << 10;
-/// Room for every stream's window, so that fetches without credit never stall the others.
-const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
-/// An HTTP/2 connection with open streams is probed this often, and given up when the answer takes
-/// as long again.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// Addresses tried of a name that has many.
 const MAX_ADDRESSES: usize = 8;
 
@@ -50,39 +40,12 @@ pub(super) enum Protocol {
 /// The sending half of a connection.
 #[derive(Debug)]
 pub(super) enum Sender {
-    Http1(http1::SendRequest<Sending>),
-    Http2 {
-        sender: http2::SendRequest<Sending>,
-        limit: Arc<StreamLimit>,
-    },
-}
-
-/// How many streams at once an origin allows on one HTTP/2 connection. It says so by SETTINGS, at the
-/// start and whenever it likes, and only the connection's driver can see it.
-#[derive(Debug)]
-pub(super) struct StreamLimit {
-    streams: AtomicUsize,
-    changed: Notify,
-}
-
-impl StreamLimit {
-    pub(super) fn get(&self) -> usize {
-        self.streams.load(Ordering::Relaxed)
-    }
-
-    /// Has the driver look again; for after a response, when SETTINGS have surely arrived.
-    pub(super) fn look_again(&self) {
-        self.changed.notify_one();
-    }
-
-    fn set(&self, streams: usize) {
-        let streams = streams.clamp(1, MAX_STREAMS);
-        self.streams.store(streams, Ordering::Relaxed);
-    }
+    Http1(Http1),
+    Http2(Http2),
 }
 
 /// Runs a connection; must be polled for requests to proceed.
-pub(super) type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+pub(super) type Driver = Pin<Box<dyn Future<Output = Result<(), Broken>> + Send>>;
 
 /// Everything needed to connect to one node.
 pub(super) struct Dialer {
@@ -286,53 +249,17 @@ impl Dialer {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let opened = match protocol {
-            Protocol::Http1 => handshake_http1(stream).await,
-            Protocol::Http2 => handshake_http2(stream).await,
+            Protocol::Http1 => http1::handshake(stream)
+                .await
+                .map(|(sender, driver)| (Sender::Http1(sender), driver))
+                .map_err(Broken::from),
+            Protocol::Http2 => http2::handshake(stream)
+                .await
+                .map(|(sender, driver)| (Sender::Http2(sender), driver))
+                .map_err(Broken::from),
         };
         opened.map_err(|error| self.place.before_head(&error))
     }
-}
-
-async fn handshake_http1<S>(stream: S) -> hyper::Result<(Sender, Driver)>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, connection) = http1::Builder::new()
-        .max_buf_size(MAX_HEAD_BYTES)
-        .max_header_size(MAX_HEAD_BYTES)
-        .max_headers(MAX_HEAD_FIELDS)
-        .handshake(TokioIo::new(stream))
-        .await?;
-    Ok((Sender::Http1(sender), Box::pin(connection)))
-}
-
-async fn handshake_http2<S>(stream: S) -> hyper::Result<(Sender, Driver)>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(MAX_HEAD_BYTES as u32)
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_INTERVAL)
-        .handshake(TokioIo::new(stream))
-        .await?;
-    let limit = Arc::new(StreamLimit {
-        streams: AtomicUsize::new(MAX_STREAMS),
-        changed: Notify::new(),
-    });
-    let seen = limit.clone();
-    let driver = Box::pin(async move {
-        loop {
-            tokio::select! {
-                result = &mut connection => return result,
-                () = seen.changed.notified() => seen.set(connection.current_max_send_streams()),
-            }
-        }
-    });
-    Ok((Sender::Http2 { sender, limit }, driver))
 }
 
 fn split_url(endpoint: &Endpoint) -> Result<(Scheme, String, u16), UpstreamError> {

@@ -28,6 +28,11 @@ impl EventSender {
         self.channel.send((id, event)).await.map_err(|_| ShardGone)
     }
 
+    /// Sends now where there is room; what may be lost is lost where there is none.
+    pub(super) fn send_if_room(&self, id: FetchId, event: FetchEvent) {
+        let _full_or_gone = self.channel.try_send((id, event));
+    }
+
     /// Sends now where there is room, else from a task of its own once there is.
     pub(super) fn send_soon(&self, id: FetchId, event: FetchEvent) {
         if let Err(mpsc::error::TrySendError::Full((id, event))) =

@@ -1,4 +1,4 @@
-//! Errors of sockets, TLS and hyper in the terms of RFC 9209, with what, where and what to do.
+//! Errors of sockets, TLS and HTTP in the terms of RFC 9209, with what, where and what to do.
 
 use std::error::Error;
 use std::io;
@@ -7,6 +7,20 @@ use std::time::Duration;
 use cache_core::io::{FetchError, FetchErrorKind};
 
 use super::connect::{MAX_HEAD_BYTES, MAX_HEAD_FIELDS};
+
+/// How a connection failed, or a stream of one.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    #[error(transparent)]
+    Http1(#[from] hyper::Error),
+    #[error(transparent)]
+    Http2(#[from] h2::Error),
+    /// The connection took no more requests.
+    #[error(transparent)]
+    Unsent(h2::Error),
+    #[error("no answer to a PING within {0:?}")]
+    Silent(Duration),
+}
 
 /// Which origin or node an error is about, for its detail.
 #[derive(Clone, Debug)]
@@ -146,9 +160,18 @@ impl Place {
         )
     }
 
-    /// hyper failed before the final response head.
-    pub(super) fn before_head(&self, error: &hyper::Error) -> FetchError {
-        if error.is_parse_too_large() {
+    /// More came before the response than may.
+    pub(super) fn too_many_interim(&self, max: u32) -> FetchError {
+        self.error(
+            FetchErrorKind::ProtocolError,
+            format_args!("sent more than {max} interim responses (1xx) before the final one; look why, or raise max_interim"),
+        )
+    }
+
+    /// The connection failed before the final response head.
+    pub(super) fn before_head(&self, error: &Broken) -> FetchError {
+        let parsing = |which: fn(&hyper::Error) -> bool| matches!(error, Broken::Http1(error) if which(error));
+        if parsing(hyper::Error::is_parse_too_large) {
             return self.head_too_large();
         }
         if h2_local(error) {
@@ -161,7 +184,7 @@ impl Place {
                 ),
             );
         }
-        if error.is_parse() {
+        if parsing(hyper::Error::is_parse) {
             return self.error(
                 FetchErrorKind::ProtocolError,
                 format_args!(
@@ -191,10 +214,10 @@ impl Place {
         )
     }
 
-    /// hyper failed after the head, `received` bytes into a body of `declared` bytes.
+    /// The connection failed after the head, `received` bytes into a body of `declared` bytes.
     pub(super) fn in_body(
         &self,
-        error: &hyper::Error,
+        error: &Broken,
         declared: Option<u64>,
         received: u64,
     ) -> FetchError {
@@ -218,19 +241,18 @@ impl Place {
 /// Whether a request that failed so on a pooled connection may go out again: the connection ended
 /// before the response, or the origin said that it did not look at the request (RFC 9110 section
 /// 9.2.2, RFC 9113 section 8.7).
-pub(super) fn may_retry(error: &hyper::Error) -> bool {
-    if error.is_parse() || error.is_user() || error.is_timeout() {
-        return false;
-    }
-    match source_of::<h2::Error>(error) {
-        Some(error) => error.is_go_away() || error.is_io() || refused_stream(error),
-        None => true,
+pub(super) fn may_retry(error: &Broken) -> bool {
+    match error {
+        Broken::Http1(error) => !(error.is_parse() || error.is_user() || error.is_timeout()),
+        Broken::Http2(error) => error.is_go_away() || error.is_io() || refused_stream(error),
+        Broken::Unsent(_) => true,
+        Broken::Silent(_) => false,
     }
 }
 
 /// Whether only one stream failed and its HTTP/2 connection goes on.
-pub(super) fn stream_only(error: &hyper::Error) -> bool {
-    source_of::<h2::Error>(error).is_some_and(h2::Error::is_reset)
+pub(super) fn stream_only(error: &Broken) -> bool {
+    matches!(error, Broken::Http2(error) if error.is_reset())
 }
 
 fn refused_stream(error: &h2::Error) -> bool {
@@ -238,35 +260,29 @@ fn refused_stream(error: &h2::Error) -> bool {
 }
 
 /// Our own HTTP/2 side found the origin's frames at fault.
-fn h2_local(error: &hyper::Error) -> bool {
-    source_of::<h2::Error>(error).is_some_and(|error| error.is_library())
+fn h2_local(error: &Broken) -> bool {
+    matches!(error, Broken::Http2(error) | Broken::Unsent(error) if error.is_library())
 }
 
 /// The origin or the network ended the body, rather than framing it wrongly.
-fn ended_early(error: &hyper::Error) -> bool {
+fn ended_early(error: &Broken) -> bool {
+    let error = match error {
+        Broken::Http1(error) => error,
+        Broken::Http2(error) | Broken::Unsent(error) => {
+            return error.is_io() || error.is_remote() || error.is_go_away();
+        }
+        Broken::Silent(_) => return true,
+    };
     if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
         return true;
     }
-    if let Some(error) = source_of::<h2::Error>(error) {
-        return error.is_io() || error.is_remote() || error.is_go_away();
-    }
-    source_of::<io::Error>(error).is_some_and(|error| {
+    let below = error.source().and_then(<dyn Error>::downcast_ref);
+    below.is_some_and(|error: &io::Error| {
         !matches!(
             error.kind(),
             io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData
         )
     })
-}
-
-fn source_of<E: Error + 'static>(error: &hyper::Error) -> Option<&E> {
-    let mut next = error.source();
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        next = error.source();
-    }
-    None
 }
 
 /// An error and what lies beneath it, in one line.

@@ -9,16 +9,14 @@ use cache_core::http::cache_status;
 use cache_core::io::{FetchError, FetchErrorKind, FetchEvent, FetchId};
 use cache_core::upstream::{RouteId, Tier};
 use http::Response;
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::ask::Answer;
 use super::events::{Credit, EventSender, ShardGone};
-use super::failure::Place;
+use super::failure::{Broken, Place};
 use super::fields::{self, Outgoing, ResponseHead};
 use super::fleet::{Fleet, Node};
-use super::lease::{After, Lease};
+use super::lease::{After, Body, Lease};
 use super::stats::{OriginStats, count};
 use super::upload::Upload;
 
@@ -45,6 +43,10 @@ pub(super) struct Fetch {
     pub(super) key: u64,
     /// A second node may be asked when the first is slow.
     pub(super) may_hedge: bool,
+    /// Interim responses that may come before the final one.
+    pub(super) max_interim: u32,
+    /// Hints (103) go to the shard.
+    pub(super) early_hints: bool,
     /// The origin.
     pub(super) place: Place,
     pub(super) stats: Arc<OriginStats>,
@@ -103,12 +105,7 @@ impl Fetch {
     }
 
     /// Passes the response on.
-    async fn tell(
-        &self,
-        response: Response<Incoming>,
-        lease: Lease,
-        node: &Node,
-    ) -> Result<(), Stop> {
+    async fn tell(&self, response: Response<Body>, lease: Lease, node: &Node) -> Result<(), Stop> {
         let place = &node.pool.dialer.place;
         let (head, body) = fields::response_head(response, self.outgoing.method(), place)?;
         self.count_answer(node, &head);
@@ -150,18 +147,14 @@ impl Fetch {
     /// Passes the body on and returns its length.
     async fn pass_body(
         &self,
-        mut body: Incoming,
+        mut body: Body,
         length: Option<u64>,
         node: &Node,
     ) -> Result<u64, Stop> {
         let place = &node.pool.dialer.place;
         let mut received = 0;
-        while let Some(frame) = self.next_frame(&mut body, received, place).await? {
-            let frame = frame.map_err(|error| place.in_body(&error, length, received))?;
-            // Trailers belong to this hop's framing; nobody behind us asked for them.
-            let Ok(data) = frame.into_data() else {
-                continue;
-            };
+        while let Some(data) = self.next_data(&mut body, received, place).await? {
+            let data = data.map_err(|error| place.in_body(&error, length, received))?;
             received += data.len() as u64;
             if let Some(length) = length.filter(|&length| received > length) {
                 return Err(place.wrong_length(length, received).into());
@@ -174,13 +167,13 @@ impl Fetch {
         Ok(received)
     }
 
-    async fn next_frame(
+    async fn next_data(
         &self,
-        body: &mut Incoming,
+        body: &mut Body,
         received: u64,
         place: &Place,
-    ) -> Result<Option<hyper::Result<hyper::body::Frame<Bytes>>>, FetchError> {
-        timeout(self.timeouts.idle, body.frame())
+    ) -> Result<Option<Result<Bytes, Broken>>, FetchError> {
+        timeout(self.timeouts.idle, body.data())
             .await
             .map_err(|_| place.body_timeout(self.timeouts.idle, received))
     }

@@ -4,13 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
+use http_body_util::BodyExt as _;
+use hyper::body::{Frame, Incoming};
 use tokio::time::timeout;
 
-use super::connect::StreamLimit;
+use super::failure::Broken;
 use super::fields::Form;
+use super::http1::{self, Http1};
+use super::http2::{Http2, Received};
+use super::interim::Interim;
 use super::pool::Pool;
 use super::stats::count;
 use super::upload::Sending;
@@ -32,14 +36,36 @@ pub(super) struct Lease {
 /// The sending half of the leased connection.
 pub(super) enum Requests {
     Http1 {
-        sender: http1::SendRequest<Sending>,
+        sender: Http1,
         surplus: Arc<AtomicBool>,
     },
     Http2 {
-        sender: http2::SendRequest<Sending>,
-        limit: Arc<StreamLimit>,
+        sender: Http2,
         _stream: Stream,
     },
+}
+
+/// The body of a response, of either version.
+pub(super) enum Body {
+    Http1(Incoming),
+    Http2(Received),
+}
+
+impl Body {
+    /// The next bytes. Trailers are left out: they belong to this hop's framing, and nobody behind us
+    /// asked for them (RFC 9110 section 6.5.1).
+    pub(super) async fn data(&mut self) -> Option<Result<Bytes, Broken>> {
+        match self {
+            Self::Http1(body) => loop {
+                match body.frame().await?.map(Frame::into_data) {
+                    Ok(Ok(data)) => return Some(Ok(data)),
+                    Ok(Err(_trailers)) => {}
+                    Err(error) => return Some(Err(error.into())),
+                }
+            },
+            Self::Http2(body) => Some(body.data().await?.map_err(Broken::from)),
+        }
+    }
 }
 
 /// One of the streams that an HTTP/2 connection allows.
@@ -83,16 +109,19 @@ impl Lease {
     pub(super) async fn send(
         &mut self,
         request: Request<Sending>,
-    ) -> hyper::Result<Response<Incoming>> {
+        interim: &Arc<Interim>,
+    ) -> Result<Response<Body>, Broken> {
         if self.reused {
             count(&self.pool.stats.reused);
         }
         match &mut self.requests {
-            Requests::Http1 { sender, .. } => sender.send_request(request).await,
-            Requests::Http2 { sender, limit, .. } => {
-                let response = sender.send_request(request).await;
-                limit.look_again();
-                response
+            Requests::Http1 { sender, .. } => {
+                let response = http1::send(sender, request, interim).await?;
+                Ok(response.map(Body::Http1))
+            }
+            Requests::Http2 { sender, .. } => {
+                let response = sender.send(request, interim).await?;
+                Ok(response.map(Body::Http2))
             }
         }
     }

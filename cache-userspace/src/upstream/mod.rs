@@ -16,7 +16,8 @@
 //! - `upload`: bodies of requests that come in pieces.
 //! - `fetch`: one fetch from request to end; `ask`: to its head; `fields`: heads in and out.
 //! - `fleet`: the nodes and the policy; `probe`: active checks.
-//! - `pool`, `lease`, `connect`: the connections; `failure`: errors in the terms of RFC 9209.
+//! - `pool`, `lease`, `connect`, `http1`, `http2`: the connections; `interim`: responses before the final
+//!   one; `failure`: errors in the terms of RFC 9209.
 
 mod ask;
 mod config;
@@ -26,6 +27,9 @@ mod failure;
 mod fetch;
 mod fields;
 mod fleet;
+mod http1;
+mod http2;
+mod interim;
 mod lease;
 mod pool;
 mod probe;
@@ -71,6 +75,8 @@ pub struct Upstream {
     probe_timeout: Duration,
     hedge_paths: Vec<String>,
     max_fetches: usize,
+    max_interim: u32,
+    early_hints: bool,
     flying: Arc<Flying>,
     probes: OnceLock<AbortHandle>,
     /// Another goes on with the fetches in flight.
@@ -104,6 +110,8 @@ impl Upstream {
             probe_timeout: config.probe_timeout,
             hedge_paths: config.hedge_paths,
             max_fetches: config.max_fetches,
+            max_interim: config.max_interim,
+            early_hints: config.early_hints,
             flying: Arc::default(),
             probes: OnceLock::new(),
             is_succeeded: AtomicBool::new(false),
@@ -215,6 +223,8 @@ impl Upstream {
             route: origin.route,
             key,
             may_hedge,
+            max_interim: self.max_interim,
+            early_hints: self.early_hints,
             place: origin.place.clone(),
             stats: origin.stats.clone(),
             timeouts: self.timeouts,

@@ -21,14 +21,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use cache_core::io::FetchError;
-use hyper::client::conn::{http1, http2};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::connect::{Dialer, Driver, Protocol, Sender, StreamLimit};
+use super::connect::{Dialer, Driver, Protocol, Sender};
+use super::failure::Broken;
+use super::http1::Http1;
+use super::http2::Http2;
 use super::lease::{Lease, Requests, Stream};
 use super::stats::NodeStats;
-use super::upload::Sending;
 
 /// A connection without requests is closed after this long, give or take as long again.
 const KEEP_IDLE: Duration = Duration::from_secs(60);
@@ -61,15 +62,14 @@ struct State {
 
 struct Idle {
     id: u64,
-    sender: http1::SendRequest<Sending>,
+    sender: Http1,
     surplus: Arc<AtomicBool>,
     since: Instant,
 }
 
 struct Shared {
     id: u64,
-    sender: http2::SendRequest<Sending>,
-    limit: Arc<StreamLimit>,
+    sender: Http2,
     used: usize,
     since: Instant,
 }
@@ -176,11 +176,10 @@ impl Pool {
     }
 
     fn share(self: &Arc<Self>, state: &mut State) -> Option<Lease> {
-        state.shared.retain(|shared| !shared.sender.is_closed());
         let shared = state
             .shared
             .iter_mut()
-            .find(|shared| shared.used < shared.limit.get())?;
+            .find(|shared| shared.used < shared.sender.max_streams())?;
         shared.used += 1;
         Some(Lease {
             pool: self.clone(),
@@ -188,7 +187,6 @@ impl Pool {
             reused: true,
             requests: Requests::Http2 {
                 sender: shared.sender.clone(),
-                limit: shared.limit.clone(),
                 _stream: Stream::new(self, shared.id),
             },
         })
@@ -236,18 +234,16 @@ impl Pool {
                     surplus: surplus.clone(),
                 }
             }
-            Sender::Http2 { sender, limit } => {
+            Sender::Http2(sender) => {
                 state.speaks = Some(Protocol::Http2);
                 state.shared.push(Shared {
                     id,
                     sender: sender.clone(),
-                    limit: limit.clone(),
                     used: 1,
                     since: Instant::now(),
                 });
                 Requests::Http2 {
                     sender,
-                    limit,
                     _stream: Stream::new(self, id),
                 }
             }
@@ -304,12 +300,7 @@ impl Pool {
         Some((turn, grant))
     }
 
-    pub(super) fn keep(
-        self: &Arc<Self>,
-        id: u64,
-        sender: http1::SendRequest<Sending>,
-        surplus: Arc<AtomicBool>,
-    ) {
+    pub(super) fn keep(self: &Arc<Self>, id: u64, sender: Http1, surplus: Arc<AtomicBool>) {
         let since = Instant::now();
         self.lock().idle.push(Idle {
             id,
@@ -371,7 +362,8 @@ async fn drive(
     };
     if let Err(error) = &result {
         tracing::debug!(%error, "upstream connection ended");
-        surplus.store(is_surplus(error), Ordering::Release);
+        let is_surplus = matches!(error, Broken::Http1(error) if is_surplus(error));
+        surplus.store(is_surplus, Ordering::Release);
     }
     drop(driver);
     stats.connection_closed();

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use cache_core::upstream::NodeId;
 use http::{Request, StatusCode, Uri, header};
-use hyper::body::Incoming;
 use tokio::time::{sleep_until, timeout};
 
 use super::connect::{Dialer, Sender};
+use super::failure::Broken;
 use super::fleet::{Fleet, Node};
+use super::http1;
+use super::interim::Interim;
 use super::upload::Sending;
 
 /// Probes for as long as it is polled.
@@ -65,36 +67,40 @@ async fn probe(fleet: &Fleet, id: NodeId, limit: Duration) {
 async fn ask(dialer: &Dialer, path: &str) -> Result<StatusCode, String> {
     let (sender, driver) = dialer.dial().await.map_err(|error| error.detail)?;
     let request = request(dialer, &sender, path)?;
+    // As many as come in the time that there is.
+    let interim = Arc::new(Interim::new(u32::MAX, None));
     let response = async {
         match sender {
-            Sender::Http1(mut sender) => sender.send_request(request).await,
-            Sender::Http2 { mut sender, .. } => sender.send_request(request).await,
+            Sender::Http1(mut sender) => {
+                Ok(http1::send(&mut sender, request, &interim).await?.status())
+            }
+            Sender::Http2(mut sender) => Ok(sender.send(request, &interim).await?.status()),
         }
     };
     // An answer may come in the same moment as the end of its connection.
     tokio::select! {
         biased;
-        response = response => response.map(|response: http::Response<Incoming>| response.status()),
+        response = response => response,
         ended = driver => Err(match ended {
             Ok(()) => return Err("the connection ended without an answer".to_owned()),
             Err(error) => error,
         }),
     }
-    .map_err(|error| error.to_string())
+    .map_err(|error: Broken| error.to_string())
 }
 
 fn request(dialer: &Dialer, sender: &Sender, path: &str) -> Result<Request<Sending>, String> {
     let authority = dialer.authority();
     let uri = match sender {
         Sender::Http1(_) => path.parse::<Uri>(),
-        Sender::Http2 { .. } => format!("{}://{authority}{path}", dialer.scheme).parse(),
+        Sender::Http2(_) => format!("{}://{authority}{path}", dialer.scheme).parse(),
     };
     let request = Request::builder()
         .uri(uri.map_err(|error| error.to_string())?)
         .header(header::USER_AGENT, "popcache-probe");
     let request = match sender {
         Sender::Http1(_) => request.header(header::HOST, authority),
-        Sender::Http2 { .. } => request,
+        Sender::Http2(_) => request,
     };
     request
         .body(Sending::Whole(bytes::Bytes::new()))

@@ -5,7 +5,7 @@
 //!  `---------------'`-- encode_static, kept --'`-- written per response -----------'
 //! ```
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
@@ -69,6 +69,14 @@ pub fn write_response(
     if let Some(len @ 1..) = body_len {
         data_frame_header(out, len);
     }
+}
+
+/// A HEADERS frame of an interim response (RFC 9114 section 4.1).
+pub fn interim(status: StatusCode, headers: &HeaderMap) -> Bytes {
+    let fields = encode_static(status, headers);
+    let mut frame = Vec::with_capacity(fields.len() + 9);
+    write_response(&mut frame, &fields, Dynamic::default(), None);
+    Bytes::from(frame)
 }
 
 /// The value of a field of a head that [`encode_static`] made, decoded to `scratch`. `None` where

@@ -88,7 +88,7 @@ async fn a_full_event_channel_delays_and_loses_nothing() {
         match shard.next().await.1 {
             FetchEvent::End => ends += 1,
             FetchEvent::Body(body) => bytes += body.len(),
-            FetchEvent::Head { .. } | FetchEvent::Room(_) => (),
+            FetchEvent::Head { .. } | FetchEvent::Hints(_) | FetchEvent::Room(_) => (),
             FetchEvent::Failed(error) => panic!("{error}"),
         }
     }

@@ -3,11 +3,13 @@
 
 mod http1;
 mod http2;
+mod interim;
 mod limits;
 mod nodes;
 mod origin;
 mod timeouts;
 mod tls;
+mod uploads;
 
 use std::time::Duration;
 
@@ -62,6 +64,21 @@ impl Shard {
     }
 
     fn start(&mut self, method: Method, target: &str, window: u32) -> FetchId {
+        self.start_with(
+            method,
+            target,
+            window,
+            cache_core::io::RequestBody::default(),
+        )
+    }
+
+    fn start_with(
+        &mut self,
+        method: Method,
+        target: &str,
+        window: u32,
+        body: cache_core::io::RequestBody,
+    ) -> FetchId {
         let id = FetchId(self.next_id);
         self.next_id += 1;
         let request = FetchRequest {
@@ -71,7 +88,7 @@ impl Shard {
             target: Bytes::copy_from_slice(target.as_bytes()),
             headers: HeaderMap::new(),
             compress: false,
-            body: cache_core::io::RequestBody::default(),
+            body,
             window,
         };
         self.command(FetchCommand::Start {
@@ -115,7 +132,15 @@ impl Shard {
 
     /// Reads one fetch, the only one in flight, to its end.
     async fn answer(&mut self) -> Result<Answer, FetchError> {
-        let (id, first) = self.next().await;
+        loop {
+            match self.next().await {
+                (_, FetchEvent::Hints(_)) => {}
+                (id, first) => return self.answer_from(id, first).await,
+            }
+        }
+    }
+
+    async fn answer_from(&mut self, id: FetchId, first: FetchEvent) -> Result<Answer, FetchError> {
         let FetchEvent::Head {
             status,
             headers,
@@ -139,7 +164,7 @@ impl Shard {
                 FetchEvent::End => break,
                 FetchEvent::Failed(error) => return Err(error),
                 FetchEvent::Head { .. } => panic!("a second head"),
-                FetchEvent::Room(_) => {}
+                FetchEvent::Hints(_) | FetchEvent::Room(_) => {}
             }
         }
         Ok(Answer {
@@ -156,7 +181,10 @@ impl Shard {
             match self.next().await.1 {
                 FetchEvent::End => fetches -= 1,
                 FetchEvent::Failed(error) => panic!("{error}"),
-                FetchEvent::Head { .. } | FetchEvent::Body(_) | FetchEvent::Room(_) => (),
+                FetchEvent::Head { .. }
+                | FetchEvent::Hints(_)
+                | FetchEvent::Body(_)
+                | FetchEvent::Room(_) => (),
             }
         }
     }

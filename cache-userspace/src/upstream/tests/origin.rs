@@ -56,6 +56,18 @@ impl Connection {
         String::from_utf8(head).expect("an ASCII head")
     }
 
+    /// The next bytes of a request's body.
+    pub(super) async fn take(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        let read = soon(self.stream.read_exact(&mut bytes)).await;
+        read.expect("a body");
+        bytes
+    }
+
+    pub(super) fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
     pub(super) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         soon(self.stream.write_all(bytes.as_ref()))
             .await
