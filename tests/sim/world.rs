@@ -82,6 +82,7 @@ enum Happening {
     Purge(PurgePlan),
     /// A shard is told of a purge, by its place in the list.
     SeePurge(ShardId, usize),
+    /// These two mean nothing where the timer has been set to another time since.
     ShardTimer(ShardId),
     ClientTimer(usize),
 }
@@ -267,12 +268,17 @@ impl World {
                 self.input(shard, Input::Disk(done))
             }
             Happening::ShardTimer(shard) => {
-                self.nodes[usize::from(shard)].timer = None;
-                self.turns(shard)
+                let timer = &mut self.nodes[usize::from(shard)].timer;
+                match timer.take_if(|due| *due == self.now) {
+                    Some(_) => self.turns(shard),
+                    None => Ok(()),
+                }
             }
             Happening::ClientTimer(client) => {
-                self.client_timers[client] = None;
-                self.drive_client(client);
+                let timer = &mut self.client_timers[client];
+                if timer.take_if(|due| *due == self.now).is_some() {
+                    self.drive_client(client);
+                }
                 Ok(())
             }
             Happening::Purge(purge) => self.purge(purge),
