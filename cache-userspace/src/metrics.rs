@@ -31,7 +31,7 @@ pub fn page(status: StatusDocument) -> Result<String, fmt::Error> {
 }
 
 /// Of what `status` names, what goes down as well as up.
-const GAUGES: [&str; 42] = [
+const GAUGES: [&str; 43] = [
     // Shards.
     "tcp_connections",
     "connections",
@@ -45,6 +45,7 @@ const GAUGES: [&str; 42] = [
     "uncacheable",
     "unsliceable",
     "slices_waiting",
+    "longest_us",
     "objects",
     "object_bytes",
     "pins",

@@ -42,6 +42,9 @@ const GIVE_WAY_EVERY: Duration = Duration::from_millis(10);
 /// The same while there are TCP connections, whose tasks then run this often beside a busy loop.
 const GIVE_WAY_TO_TCP_EVERY: Duration = Duration::from_millis(1);
 
+/// Nothing may hold a core for longer: what does is counted.
+const LONG: Duration = Duration::from_micros(200);
+
 /// What the loop does next.
 enum Step {
     /// Another turn, perhaps after the other tasks had theirs.
@@ -61,6 +64,12 @@ pub struct LoopStats {
     pub rounds: Stat,
     /// Turns in which the shard had something to do.
     pub turns: Stat,
+    /// Turns that took longer than [`LONG`], by the clock: what else the kernel ran on the core is in it.
+    pub long_turns: Stat,
+    /// Times that other tasks (TCP connections, reaped I/O) kept the core for longer than [`LONG`].
+    pub long_absences: Stat,
+    /// The longest of both, microseconds.
+    pub longest_us: Stat,
     /// Times that the core went to sleep.
     pub sleeps: Stat,
     /// Droppable lane messages lost because a lane was full.
@@ -73,10 +82,22 @@ impl LoopStats {
     pub fn snapshot(&self) -> Vec<(&'static str, u64)> {
         vec![
             ("turns", self.turns.get()),
+            ("long_turns", self.long_turns.get()),
+            ("long_absences", self.long_absences.get()),
+            ("longest_us", self.longest_us.get()),
             ("sleeps", self.sleeps.get()),
             ("lane_dropped", self.lane_dropped.get()),
             ("lane_congested", self.lane_congested.get()),
         ]
+    }
+
+    /// Counts `which` where the core was held for too long.
+    fn held(&self, which: &Stat, held: Duration) {
+        if held > LONG {
+            which.inc();
+            let longest = self.longest_us.get().max(held.as_micros() as u64);
+            self.longest_us.set(longest);
+        }
     }
 }
 
@@ -150,6 +171,7 @@ impl Core {
     pub async fn run(this: Rc<RefCell<Self>>, mut sleeper: Sleeper) -> anyhow::Result<()> {
         let bell = this.borrow().bell();
         let beat = glommio::spawn_local(heartbeat(bell));
+        let stats = this.borrow().stats.clone();
         let mut now = clock::now();
         let mut last_event = now.mono;
         let mut gave_way = now.mono;
@@ -169,13 +191,17 @@ impl Core {
                     continue;
                 }
                 Step::Again { busy, give_way } => {
-                    if busy {
-                        last_event = now.mono;
-                    }
+                    let began = now.mono;
                     now = clock::now();
+                    if busy {
+                        last_event = began;
+                        stats.held(&stats.long_turns, now.mono - began);
+                    }
                     if give_way {
                         sleep::give_way().await;
                         gave_way = now.mono;
+                        now = clock::now();
+                        stats.held(&stats.long_absences, now.mono - gave_way);
                     }
                 }
             }
@@ -379,6 +405,17 @@ impl Spin {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_holds_the_core_for_long_is_counted() {
+        let stats = LoopStats::default();
+        stats.held(&stats.long_turns, LONG);
+        assert_eq!((stats.long_turns.get(), stats.longest_us.get()), (0, 0));
+        stats.held(&stats.long_turns, 3 * LONG);
+        stats.held(&stats.long_absences, 2 * LONG);
+        assert_eq!((stats.long_turns.get(), stats.long_absences.get()), (1, 1));
+        assert_eq!(stats.longest_us.get(), 600);
+    }
 
     #[test]
     fn polling_ends_where_pauses_are_long_and_begins_again_where_they_are_short() {
