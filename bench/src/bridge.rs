@@ -18,9 +18,12 @@ use http_body_util::{BodyExt, Either, Empty};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Endpoint, TransportConfig, VarInt};
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
+
+use crate::load::tls::any_h3_server;
 
 /// Response frames between the two sides.
 const BODY_QUEUE: usize = 4;
@@ -73,7 +76,8 @@ impl Bridge {
             .context("cannot open a UDP socket")?;
         let mut transport = TransportConfig::default();
         transport.keep_alive_interval(Some(KEEP_ALIVE));
-        let mut config = ClientConfig::new(crate::load::tls::crypto()?);
+        let crypto = QuicClientConfig::try_from(any_h3_server()?);
+        let mut config = ClientConfig::new(Arc::new(crypto.context("no QUIC cipher suite")?));
         config.transport_config(Arc::new(transport));
         endpoint.set_default_client_config(config);
         Ok(Self {

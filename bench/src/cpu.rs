@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sched::{CpuSet, sched_setaffinity};
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 
 /// Time on a CPU of all living threads of `pids`, by the scheduler's own accounting (nanoseconds,
@@ -27,6 +28,15 @@ pub fn time_of(pids: &[i32]) -> Result<Duration> {
             .sum::<u64>();
     }
     Ok(Duration::from_nanos(total))
+}
+
+/// Time on a CPU of the calling thread.
+///
+/// # Errors
+/// A kernel without such a clock.
+pub fn of_this_thread() -> Result<Duration> {
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
+    Ok(time.context("the kernel counts no thread's time")?.into())
 }
 
 /// Resident memory of a process in bytes, without hugetlb pages.

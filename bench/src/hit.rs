@@ -10,25 +10,32 @@
 //! run every object is fetched through every cache; a measured answer that is not a hit is an error.
 //!
 //! **Load.** A closed loop of `connections` x `streams` keeps the server saturated where it can; a
-//! case `1x1` shows latency instead. All servers grant the same number of streams.
+//! case `1x1` shows latency instead. `latency` also has an open loop at half of the rate that the same
+//! server reached at saturation just before, whose latencies count from when a request was due. All servers grant the same number of streams.
 //!
 //! **Processor time.** The scheduler's time of all threads of the server's processes between the two
 //! ends of the measured time, over the answers in it. On veth a sender's time includes the receive
 //! path of its peer, since the kernel runs that in the sender's context; interrupts that hit an idle
 //! processor are not in it. Both hold for all servers alike. A server that spins while it waits for
 //! work pays for that here.
+//!
+//! **Floor.** `crypto-floor` is the processor time of the cipher alone; see [`floor`].
 
+mod suites;
+
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::figures::{Better, Figures, Machine, Metric, Row, Samples};
+use crate::figures::{Figures, Machine, Row, Samples};
 use crate::load::Report;
-use crate::nginx;
 use crate::process::catch_interrupts;
-use crate::site::{Kind, Plan, SERVERS, Site};
+use crate::site::{Kind, Plan, Site};
+use crate::{floor, nginx};
+use suites::{Case, HTTP3, LATENCY, Pressure, SIZES, Suite, TCP, template};
 
 /// Objects of each size.
 const KEYS: usize = 100;
@@ -37,126 +44,6 @@ const QUICK_BUDGET: Duration = Duration::from_secs(46);
 
 /// What a quick benchmark gives each download of a peer.
 const QUICK_PATIENCE: Duration = Duration::from_secs(6);
-
-const METRICS: [Metric; 4] = [
-    Metric {
-        name: "cpu_us_per_request",
-        unit: "us",
-        better: Better::Lower,
-    },
-    Metric {
-        name: "rps",
-        unit: "1/s",
-        better: Better::Higher,
-    },
-    Metric {
-        name: "p50_us",
-        unit: "us",
-        better: Better::Lower,
-    },
-    Metric {
-        name: "p99_us",
-        unit: "us",
-        better: Better::Lower,
-    },
-];
-
-/// A benchmark of hits: over what, against whom.
-struct Suite {
-    bench: &'static str,
-    cases: &'static [Case],
-    servers: &'static [Kind],
-}
-
-const HTTP3: Suite = Suite {
-    bench: "hit",
-    cases: &CASES,
-    servers: &SERVERS,
-};
-
-/// Each request of HTTP/1.1 has a connection of its own, as many as there are streams of HTTP/2.
-const TCP: Suite = Suite {
-    bench: "h2",
-    cases: &TCP_CASES,
-    servers: &[Kind::Popcache, Kind::Nginx],
-};
-
-struct Case {
-    name: &'static str,
-    template: &'static str,
-    connections: usize,
-    streams: usize,
-    /// What the client is told beside this.
-    more: &'static str,
-}
-
-const ONE_K: &str = "/size/1024?v={}";
-const FOUR_K: &str = "/size/4096?v={}";
-const SIXTY_FOUR_K: &str = "/size/65536?v={}";
-
-const CASES: [Case; 5] = [
-    Case {
-        name: "1k-50x4",
-        template: ONE_K,
-        connections: 50,
-        streams: 4,
-        more: "",
-    },
-    Case {
-        name: "4k-16x32",
-        template: FOUR_K,
-        connections: 16,
-        streams: 32,
-        more: "",
-    },
-    Case {
-        name: "4k-50x1",
-        template: FOUR_K,
-        connections: 50,
-        streams: 1,
-        more: "",
-    },
-    Case {
-        name: "64k-16x4",
-        template: SIXTY_FOUR_K,
-        connections: 16,
-        streams: 4,
-        more: "",
-    },
-    Case {
-        name: "4k-1x1",
-        template: FOUR_K,
-        connections: 1,
-        streams: 1,
-        more: "",
-    },
-];
-
-const TCP_CASES: [Case; 4] = [
-    tcp("h2-4k", FOUR_K, 16, 32),
-    tcp("h2-1k", ONE_K, 16, 32),
-    tcp("h1-4k", FOUR_K, 64, 1),
-    tcp("h1-1k", ONE_K, 64, 1),
-];
-
-const fn tcp(
-    name: &'static str,
-    template: &'static str,
-    connections: usize,
-    streams: usize,
-) -> Case {
-    Case {
-        name,
-        template,
-        connections,
-        streams,
-        more: if streams == 1 {
-            " --http 1"
-        } else {
-            " --http 2"
-        },
-    }
-}
 
 /// What the operator asked for.
 #[derive(Clone, Debug)]
@@ -214,15 +101,24 @@ pub fn run_tcp(options: &Options) -> Result<ExitCode> {
     run_suite(&TCP, options)
 }
 
+/// What a viewer waits: a request alone, at half load and at saturation.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_latency(options: &Options) -> Result<ExitCode> {
+    run_suite(&LATENCY, options)
+}
+
 fn run_suite(suite: &Suite, options: &Options) -> Result<ExitCode> {
     let began = Instant::now();
     let cases = chosen(suite, options)?;
+    let templates = SIZES.map(template);
     catch_interrupts()?;
     let site = Site::build(&Plan {
         kinds: suite.servers,
         server_cores: &[0],
         client_core: Some(1),
-        templates: &[ONE_K, FOUR_K, SIXTY_FOUR_K],
+        templates: &templates.each_ref().map(String::as_str),
         keys: KEYS,
         ram: "256 MiB",
         patience: if options.quick {
@@ -231,10 +127,10 @@ fn run_suite(suite: &Suite, options: &Options) -> Result<ExitCode> {
             nginx::PATIENCE
         },
     })?;
-    let mut bench = Bench::new(&site, options, cases);
+    let mut bench = Bench::new(&site, suite, options, cases);
     bench.warm()?;
     bench.measure(began)?;
-    let figures = bench.figures(suite.bench);
+    let figures = bench.figures();
     let broken = site.broken || bench.failed;
     drop(site);
     figures.publish(options.json.as_deref())?;
@@ -245,14 +141,19 @@ fn run_suite(suite: &Suite, options: &Options) -> Result<ExitCode> {
     })
 }
 
+/// Those asked for, and those that they depend on.
 fn chosen(suite: &Suite, options: &Options) -> Result<Vec<&'static Case>> {
-    let wanted = |case: &&Case| {
-        options
-            .only
-            .as_ref()
-            .is_none_or(|part| case.name.contains(part.as_str()))
+    let part = options.only.as_deref().unwrap_or_default();
+    let named = |case: &&Case| case.name.contains(part);
+    let needed = |case: &&Case| {
+        let halved = |other: &Case| other.pressure == Pressure::HalfOf(case.name);
+        named(case)
+            || suite
+                .cases
+                .iter()
+                .any(|other| halved(other) && named(&other))
     };
-    let cases: Vec<_> = suite.cases.iter().filter(wanted).collect();
+    let cases: Vec<_> = suite.cases.iter().filter(needed).collect();
     ensure!(
         !cases.is_empty(),
         "no case has that name: there are {}",
@@ -268,9 +169,12 @@ fn chosen(suite: &Suite, options: &Options) -> Result<Vec<&'static Case>> {
 
 struct Bench<'a> {
     site: &'a Site,
+    suite: &'a Suite,
     pace: Pace,
     cases: Vec<&'static Case>,
     samples: Samples,
+    /// Answers a second of each server when it last had each case.
+    rates: HashMap<(&'static str, &'static str), f64>,
     /// Servers that still take part.
     servers: Vec<Kind>,
     errors: Vec<Row>,
@@ -278,13 +182,15 @@ struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    fn new(site: &'a Site, options: &Options, cases: Vec<&'static Case>) -> Self {
+    fn new(site: &'a Site, suite: &'a Suite, options: &Options, cases: Vec<&'static Case>) -> Self {
         let absent = site.absent.iter();
         Self {
             site,
+            suite,
             pace: Pace::new(options),
             cases,
             samples: Samples::default(),
+            rates: HashMap::new(),
             servers: site.running(),
             errors: absent
                 .map(|(kind, why)| Row::failure("start", format!("{}: {why}", kind.name())))
@@ -296,12 +202,12 @@ impl<'a> Bench<'a> {
     /// Brings every object into every cache.
     fn warm(&mut self) -> Result<()> {
         for kind in self.servers.clone() {
-            for template in [ONE_K, FOUR_K, SIXTY_FOUR_K] {
+            for template in SIZES.map(template) {
                 let arguments = words(&format!(
                     "--connections 2 --streams 2 --requests {} --verify",
                     3 * KEYS
                 ));
-                if self.load(kind, "warm-up", template, arguments)?.is_none() {
+                if self.load(kind, "warm-up", &template, arguments)?.is_none() {
                     break;
                 }
             }
@@ -334,13 +240,17 @@ impl<'a> Bench<'a> {
                     };
                     self.measure_one(index, case, kind)?;
                 }
+                if self.suite.floor {
+                    let floor = floor::seconds(case.bytes)? * 1e6;
+                    self.samples.add(index, 0, floor::NAME, floor);
+                }
             }
             longest = longest.max(started.elapsed());
         }
         Ok(())
     }
 
-    fn measure_one(&mut self, index: usize, case: &Case, kind: Kind) -> Result<()> {
+    fn measure_one(&mut self, index: usize, case: &'static Case, kind: Kind) -> Result<()> {
         let Pace {
             warmup, seconds, ..
         } = self.pace;
@@ -350,10 +260,17 @@ impl<'a> Bench<'a> {
             more,
             ..
         } = case;
-        let arguments = format!(
+        let mut arguments = format!(
             "--connections {connections} --streams {streams} --warmup {warmup} --seconds {seconds}{more}"
         );
-        let Some(report) = self.load(kind, case.name, case.template, words(&arguments))? else {
+        if let Pressure::HalfOf(other) = case.pressure {
+            let Some(rate) = self.rates.get(&(kind.name(), other)) else {
+                return Ok(());
+            };
+            arguments.push_str(&format!(" --rate {:.0}", rate / 2.0));
+        }
+        let arguments = words(&arguments);
+        let Some(report) = self.load(kind, case.name, &case.template(), arguments)? else {
             return Ok(());
         };
         if report.hits < report.requests {
@@ -365,13 +282,9 @@ impl<'a> Bench<'a> {
             );
             return Ok(());
         }
-        let values = [
-            report.server_cpu_us_per_request.unwrap_or(f64::NAN),
-            report.rps,
-            report.latency_us.p50,
-            report.latency_us.p99,
-        ];
-        for (metric, value) in values.into_iter().enumerate() {
+        self.rates.insert((kind.name(), case.name), report.rps);
+        for (metric, figure) in self.suite.figures.iter().enumerate() {
+            let value = (figure.of)(&report);
             self.samples.add(index, metric, kind.name(), value);
         }
         Ok(())
@@ -410,12 +323,12 @@ impl<'a> Bench<'a> {
             .push(Row::failure(case, format!("{}: {reason}", kind.name())));
     }
 
-    fn figures(&self, bench: &str) -> Figures {
+    fn figures(&self) -> Figures {
         let names: Vec<&str> = self.cases.iter().map(|case| case.name).collect();
-        let mut rows = self.samples.rows(&names, &METRICS);
+        let mut rows = self.samples.rows(&names, &self.suite.metrics());
         rows.extend(self.errors.iter().cloned());
         Figures {
-            bench: bench.into(),
+            bench: self.suite.bench.into(),
             machine: Machine::here(),
             rows,
         }

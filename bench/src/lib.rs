@@ -8,7 +8,7 @@
 //! gen         packet generator: XDP live frames, AF_XDP, UDP
 //! nginx       Debian 13's nginx in a private root
 //!
-//! hit herd range  the benchmarks of the whole
+//! hit herd range scale  the benchmarks of the whole
 //! path        the benchmark of a shard with its clients, without kernel and network
 //! engine      the benchmark of index, memory and eviction
 //! tier        the benchmark of the tier on drives
@@ -31,6 +31,7 @@ pub mod bridge;
 pub mod cpu;
 pub mod engine;
 pub mod figures;
+pub mod floor;
 pub mod r#gen;
 pub mod herd;
 pub mod hit;
@@ -45,6 +46,7 @@ pub mod process;
 pub mod progress;
 pub mod range;
 pub mod rounds;
+pub mod scale;
 pub mod site;
 pub mod tier;
 pub mod xdp;

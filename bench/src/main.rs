@@ -33,6 +33,10 @@ enum Tool {
     Path(cli::path::Arguments),
     /// Benchmark cached objects over HTTP/2 and HTTP/1.1: popcache beside nginx
     H2(cli::bench::HitArguments),
+    /// Benchmark what a viewer waits for cached objects: alone, at half load, at saturation
+    Latency(cli::bench::HitArguments),
+    /// Benchmark cached objects on one core and two, and over 100 to 50,000 connections
+    Scale(cli::bench::HitArguments),
     /// Benchmark many clients that ask for parts of one large object that is not cached
     Range(cli::bench::Arguments),
     /// Benchmark a thundering herd for one object that is not cached
@@ -58,6 +62,8 @@ fn main() -> ExitCode {
         Tool::Hit(arguments) => cli::bench::run_hit(arguments),
         Tool::Path(arguments) => cli::path::run(arguments),
         Tool::H2(arguments) => cli::bench::run_h2(arguments),
+        Tool::Latency(arguments) => cli::bench::run_latency(arguments),
+        Tool::Scale(arguments) => cli::bench::run_scale(arguments),
         Tool::Range(arguments) => cli::bench::run_range(arguments),
         Tool::Herd(arguments) => cli::bench::run_herd(arguments),
         Tool::Engine(arguments) => cli::engine::run(arguments),

@@ -8,10 +8,8 @@
 //! by `valgrind --tool=callgrind --toggle-collect='*serve_measured*' popcache-bench path --case NAME`,
 //! which also says where they go; the count over the printed number of requests is what a request costs.
 //!
-//! **Floor.** `crypto-floor` is the processor time of the cipher alone: every packet of an answer sealed
-//! and its header protected, and one packet of a request opened, with the cipher suite that is negotiated.
+//! **Floor.** `crypto-floor` is the processor time of the cipher alone; see [`floor`].
 
-mod floor;
 mod shard;
 
 use std::net::SocketAddr;
@@ -21,9 +19,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use bytes::BytesMut;
-use nix::time::{ClockId, clock_gettime};
 
+use crate::cpu::of_this_thread;
 use crate::figures::{Better, Figures, Machine, Metric, POPCACHE, Samples};
+use crate::floor;
 use crate::load::direct::Direct;
 use crate::load::expand;
 use crate::load::targets::Targets;
@@ -97,7 +96,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         for (index, case) in cases.iter().enumerate() {
             let measured = measure(case, options.rounds)?;
             samples.add(index, 0, POPCACHE, measured);
-            samples.add(index, 0, "crypto-floor", floor::seconds(case.bytes)? * 1e6);
+            samples.add(index, 0, floor::NAME, floor::seconds(case.bytes)? * 1e6);
         }
     }
     let names: Vec<&str> = cases.iter().map(|case| case.name).collect();
@@ -233,9 +232,9 @@ impl World {
                 data: BytesMut::from(datagram),
             });
         });
-        let began = processor_time()?;
+        let began = of_this_thread()?;
         self.answers = serve(&mut self.shard, self.now, inbox);
-        self.spent += processor_time()?.saturating_sub(began);
+        self.spent += of_this_thread()?.saturating_sub(began);
         ensure!(
             self.clients.lost.is_empty(),
             "connections were lost: {:?}",
@@ -247,10 +246,6 @@ impl World {
 
 fn remote(connection: usize) -> SocketAddr {
     SocketAddr::from(([10, 77, 0, 2], 20_000 + connection as u16))
-}
-
-fn processor_time() -> Result<Duration> {
-    Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ const NAME: &str = "edge.test";
 const PORT: u16 = 443;
 /// Request streams that every server grants a connection.
 const MAX_STREAMS: u32 = 256;
+/// Time in which tens of thousands of connections can be made before the first of them ends.
+pub(crate) const IDLE_SECONDS: u64 = 180;
 
 /// The servers in the order in which they take turns.
 pub const SERVERS: [Kind; 3] = [Kind::Popcache, Kind::Baseline, Kind::Nginx];
@@ -203,6 +205,7 @@ url = "http://{origin}"
 socket = "{dir}/admin.sock"
 [limits]
 max_streams_per_connection = {MAX_STREAMS}
+idle_timeout = "{IDLE_SECONDS}s"
 [log]
 level = "info"
 "#,

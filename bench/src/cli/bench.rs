@@ -1,10 +1,10 @@
-//! `popcache-bench hit`, `h2`, `herd`, `range` and `xdp`.
+//! `popcache-bench hit`, `h2`, `latency`, `scale`, `herd`, `range` and `xdp`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use popcache_bench::{herd, hit, range, xdp};
+use popcache_bench::{herd, hit, range, scale, xdp};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -46,6 +46,14 @@ impl HitArguments {
 
 pub fn run_h2(arguments: HitArguments) -> Result<ExitCode> {
     hit::run_tcp(&arguments.options())
+}
+
+pub fn run_latency(arguments: HitArguments) -> Result<ExitCode> {
+    hit::run_latency(&arguments.options())
+}
+
+pub fn run_scale(arguments: HitArguments) -> Result<ExitCode> {
+    scale::run(&arguments.options())
 }
 
 pub fn run_xdp(arguments: HitArguments) -> Result<ExitCode> {

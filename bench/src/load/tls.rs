@@ -12,46 +12,45 @@ use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
+use crate::site::IDLE_SECONDS;
+
 /// Sessions kept for connections that resume.
 const SESSIONS: usize = 1024;
 
 /// Without session resumption, so that each new connection costs a full handshake.
 pub(crate) fn client_config() -> Result<ClientConfig> {
-    transport(crypto()?)
+    transport(any_h3_server()?)
 }
 
 /// With sessions and early data (RFC 9001 section 4.6): a connection resumes what one before it with
 /// the same configuration was given.
 pub(super) fn resuming_config() -> Result<ClientConfig> {
-    let mut tls = any_server()?;
+    let mut tls = any_h3_server()?;
     tls.resumption = Resumption::in_memory_sessions(SESSIONS);
     tls.enable_early_data = true;
-    transport(quic(tls)?)
+    transport(tls)
 }
 
 /// Without path MTU discovery, since a client sends little.
-fn transport(crypto: Arc<QuicClientConfig>) -> Result<ClientConfig> {
-    let mut config = ClientConfig::new(crypto);
+fn transport(tls: rustls::ClientConfig) -> Result<ClientConfig> {
+    let crypto = QuicClientConfig::try_from(tls).context("no QUIC cipher suite")?;
+    let mut config = ClientConfig::new(Arc::new(crypto));
     let mut transport = TransportConfig::default();
     transport.mtu_discovery_config(None);
     transport.max_idle_timeout(Some(
-        Duration::from_secs(60)
+        Duration::from_secs(IDLE_SECONDS)
             .try_into()
-            .context("a minute is a valid timeout")?,
+            .context("minutes are a valid timeout")?,
     ));
     config.transport_config(Arc::new(transport));
     Ok(config)
 }
 
 /// TLS 1.3 for HTTP/3 with a server that signed its own certificate.
-pub(crate) fn crypto() -> Result<Arc<QuicClientConfig>> {
-    quic(any_server()?)
-}
-
-fn quic(mut tls: rustls::ClientConfig) -> Result<Arc<QuicClientConfig>> {
+pub(crate) fn any_h3_server() -> Result<rustls::ClientConfig> {
+    let mut tls = any_server()?;
     tls.alpn_protocols = vec![b"h3".to_vec()];
-    let config = QuicClientConfig::try_from(tls).context("no QUIC cipher suite")?;
-    Ok(Arc::new(config))
+    Ok(tls)
 }
 
 /// TLS 1.3 with a server that signed its own certificate, no ALPN yet.

@@ -1,11 +1,15 @@
-//! The least that an answer costs: its packets' encryption, and its request's decryption.
+//! The least that an answer costs: every packet of it sealed and its header protected, and one packet of
+//! its request opened, with the cipher suite that is negotiated.
 
 use anyhow::{Context, Result};
 use rustls::Side;
 use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384;
 use rustls::quic::{DirectionalKeys, Version};
 
-use super::processor_time;
+use crate::cpu::of_this_thread;
+
+/// The floor's name among the servers.
+pub const NAME: &str = "crypto-floor";
 
 /// UDP payload of a full packet, what its header and tag take, and the payload of a request's packet.
 const PACKET: usize = 1_452;
@@ -21,7 +25,10 @@ const SAMPLE: usize = 16;
 const ROUNDS: u32 = 20_000;
 
 /// Processor seconds of an answer of `bytes`.
-pub(super) fn seconds(bytes: usize) -> Result<f64> {
+///
+/// # Errors
+/// A cryptography provider without the suite's keys for QUIC.
+pub fn seconds(bytes: usize) -> Result<f64> {
     let rustls::SupportedCipherSuite::Tls13(suite) = TLS13_AES_256_GCM_SHA384 else {
         anyhow::bail!("the suite is one of TLS 1.3");
     };
@@ -32,10 +39,10 @@ pub(super) fn seconds(bytes: usize) -> Result<f64> {
     let mut request = vec![0; HEADER + REQUEST + TAG];
     seal(&client.local, 1, &mut request)?;
     let per_packet = PACKET - HEADER - TAG;
-    let mut began = processor_time()?;
+    let mut began = of_this_thread()?;
     for round in 0..2 * ROUNDS {
         if round == ROUNDS {
-            began = processor_time()?;
+            began = of_this_thread()?;
         }
         let mut left = bytes + HEAD;
         while left > 0 {
@@ -47,7 +54,7 @@ pub(super) fn seconds(bytes: usize) -> Result<f64> {
         copy.copy_from_slice(&request);
         open(&server.remote, 1, &mut copy)?;
     }
-    let spent = processor_time()?.saturating_sub(began);
+    let spent = of_this_thread()?.saturating_sub(began);
     Ok(spent.as_secs_f64() / f64::from(ROUNDS))
 }
 
