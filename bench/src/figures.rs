@@ -75,6 +75,19 @@ impl Samples {
         servers.entry(server.to_owned()).or_default().push(value);
     }
 
+    /// Shows what a server took for one case as if another had taken it for a second one.
+    pub fn compare(
+        &mut self,
+        metric: usize,
+        (case, server): (usize, &str),
+        (with, name): (usize, &str),
+    ) {
+        let taken = self.0.get(&(case, metric)).and_then(|all| all.get(server));
+        for value in taken.cloned().unwrap_or_default() {
+            self.add(with, metric, name, value);
+        }
+    }
+
     /// One row for each case and metric that has a value.
     pub fn rows(&self, cases: &[&str], metrics: &[Metric]) -> Vec<Row> {
         let row = |(&(case, metric), servers)| row(cases[case], metrics[metric], servers);
@@ -297,6 +310,19 @@ mod tests {
         assert!(
             rows[2].popcache.is_none() && rows[2].ratio.is_empty() && rows[2].peers["nginx"] == 5.0
         );
+    }
+
+    #[test]
+    fn one_case_is_compared_with_another() {
+        let mut samples = Samples::default();
+        samples.add(0, 0, POPCACHE, 300.0);
+        samples.add(1, 0, POPCACHE, 100.0);
+        samples.compare(0, (0, POPCACHE), (1, "full"));
+        samples.compare(0, (0, "absent"), (1, "nobody"));
+        let rows = samples.rows(&["full-1req", "resumed-0rtt"], &METRICS);
+        assert!(rows[0].peers.is_empty());
+        assert_eq!(rows[1].peers.len(), 1);
+        assert_eq!((rows[1].peers["full"], rows[1].ratio["full"]), (300.0, 3.0));
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::load::herd::HerdReport;
 use crate::nginx;
 pub use crate::rounds::Options;
 use crate::rounds::{self, Round, Rounds};
+use crate::site::Kind;
 
 /// Requests on each connection.
 const STREAMS: usize = 100;
@@ -59,6 +60,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         bench: "herd",
         cases: CASES.map(|(name, _)| name),
         metrics: METRICS,
+        kinds: &[Kind::Popcache, Kind::Nginx],
+        apart: false,
+        templates: &[],
         ram: "256 MiB",
         patience: match options.quick {
             true => QUICK_PATIENCE,

@@ -8,7 +8,7 @@
 //! gen         packet generator: XDP live frames, AF_XDP, UDP
 //! nginx       Debian 13's nginx in a private root
 //!
-//! hit herd range scale  the benchmarks of the whole
+//! hit herd range handshake idle scale  the benchmarks of the whole
 //! path        the benchmark of a shard with its clients, without kernel and network
 //! engine      the benchmark of index, memory and eviction
 //! tier        the benchmark of the tier on drives
@@ -33,9 +33,11 @@ pub mod engine;
 pub mod figures;
 pub mod floor;
 pub mod r#gen;
+pub mod handshake;
 pub mod herd;
 pub mod hit;
 pub mod identity;
+pub mod idle;
 pub mod load;
 pub mod net;
 pub mod nginx;

@@ -39,6 +39,10 @@ enum Tool {
     Scale(cli::bench::HitArguments),
     /// Benchmark many clients that ask for parts of one large object that is not cached
     Range(cli::bench::Arguments),
+    /// Benchmark new clients: a handshake and one hit, full and resumed with early data
+    Handshake(cli::bench::Arguments),
+    /// Benchmark what an idle connection holds
+    Idle(cli::bench::Arguments),
     /// Benchmark a thundering herd for one object that is not cached
     Herd(cli::bench::Arguments),
     /// Benchmark the cache engine alone: miss ratios, time per get, memory
@@ -65,6 +69,8 @@ fn main() -> ExitCode {
         Tool::Latency(arguments) => cli::bench::run_latency(arguments),
         Tool::Scale(arguments) => cli::bench::run_scale(arguments),
         Tool::Range(arguments) => cli::bench::run_range(arguments),
+        Tool::Handshake(arguments) => cli::bench::run_handshake(arguments),
+        Tool::Idle(arguments) => cli::bench::run_idle(arguments),
         Tool::Herd(arguments) => cli::bench::run_herd(arguments),
         Tool::Engine(arguments) => cli::engine::run(arguments),
         Tool::Tier(arguments) => cli::tier::run(arguments),

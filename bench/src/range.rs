@@ -18,7 +18,7 @@ use crate::nginx;
 use crate::origin::FILM_BYTES;
 pub use crate::rounds::Options;
 use crate::rounds::{self, Round, Rounds};
-use crate::site::Site;
+use crate::site::{Kind, Site};
 
 const CASE: &str = "1000-clients-1g";
 const CLIENTS: usize = 1_000;
@@ -47,6 +47,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         cases: [CASE],
         metrics: METRICS,
         // All of the object, in the half that is for large bodies.
+        kinds: &[Kind::Popcache, Kind::Nginx],
+        apart: false,
+        templates: &[],
         ram: "5 GiB",
         patience: nginx::PATIENCE,
     };

@@ -1,5 +1,5 @@
 //! Rounds in which popcache and nginx take turns on both cores, each measured by one load that makes its own
-//! object new: what `herd` and `range` have in common.
+//! object new: what `herd` and `range` have in common, and, with the servers apart from the client, `handshake`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,11 +25,19 @@ pub struct Rounds<const C: usize, const M: usize> {
     pub bench: &'static str,
     pub cases: [&'static str; C],
     pub metrics: [Metric; M],
+    pub kinds: &'static [Kind],
+    /// Servers have core 0 and the client core 1; else servers have both, and the client takes what is left.
+    pub apart: bool,
+    /// What the baseline holds; each has [`KEYS`] keys.
+    pub templates: &'static [&'static str],
     /// Memory of popcache.
     pub ram: &'static str,
     /// For each download of a peer.
     pub patience: Duration,
 }
+
+/// Objects of each template.
+pub const KEYS: usize = 100;
 
 /// One measurement.
 pub struct Round<'a> {
@@ -40,7 +48,15 @@ pub struct Round<'a> {
     pub case: usize,
 }
 
-/// Runs the benchmark, prints the table, writes the JSON. `measure` gives values in the order of the metrics.
+/// What the runs have found.
+pub struct Found {
+    pub samples: Samples,
+    errors: Vec<Row>,
+    broken: bool,
+}
+
+/// Runs the benchmark, prints the table, writes the JSON. `measure` gives values in the order of the metrics,
+/// or none where a server does not take part in a case.
 ///
 /// Exits with 0 whatever the figures, with 1 where a server did not start or an answer was wrong.
 ///
@@ -51,58 +67,98 @@ pub fn run<const C: usize, const M: usize>(
     options: &Options,
     measure: impl Fn(&Round<'_>) -> Result<[f64; M]>,
 ) -> Result<ExitCode> {
+    let measure = |round: &Round<'_>| measure(round).map(Some);
+    find(rounds, options, measure)?.publish(rounds, options)
+}
+
+/// Takes the measurements of [`run`].
+///
+/// # Errors
+/// As [`run`].
+pub fn find<const C: usize, const M: usize>(
+    rounds: &Rounds<C, M>,
+    options: &Options,
+    measure: impl Fn(&Round<'_>) -> Result<Option<[f64; M]>>,
+) -> Result<Found> {
     catch_interrupts()?;
     let cores: Vec<usize> = (0..Machine::here().cores.min(2)).collect();
     let site = Site::build(&Plan {
-        kinds: &[Kind::Popcache, Kind::Nginx],
-        server_cores: &cores,
-        client_core: None,
-        templates: &[],
-        keys: 0,
+        kinds: rounds.kinds,
+        server_cores: if rounds.apart { &[0] } else { &cores },
+        client_core: rounds.apart.then_some(1),
+        templates: rounds.templates,
+        keys: KEYS,
         ram: rounds.ram,
         patience: rounds.patience,
     })?;
     let absent =
         |(kind, why): &(Kind, String)| Row::failure("start", format!("{}: {why}", kind.name()));
-    let mut errors: Vec<Row> = site.absent.iter().map(absent).collect();
-    let mut samples = Samples::default();
-    let mut broken = site.broken;
+    let mut found = Found {
+        samples: Samples::default(),
+        errors: site.absent.iter().map(absent).collect(),
+        broken: site.broken,
+    };
     let default = if options.quick { 1 } else { 3 };
     for run in 0..options.runs.unwrap_or(default).max(1) {
         for (case, name) in rounds.cases.iter().enumerate() {
             for kind in site.running() {
                 let site = &site;
-                match measure(&Round {
+                let measured = measure(&Round {
                     site,
                     kind,
                     run,
                     case,
-                }) {
-                    Ok(values) => {
-                        for (metric, value) in values.into_iter().enumerate() {
-                            samples.add(case, metric, kind.name(), value);
-                        }
-                    }
-                    Err(error) => {
-                        check_interrupt()?;
-                        broken = true;
-                        errors.push(Row::failure(name, format!("{}: {error:#}", kind.name())));
-                    }
-                }
+                });
+                found.add((case, name), kind, measured)?;
             }
         }
     }
-    drop(site);
-    let mut rows = samples.rows(&rounds.cases, &rounds.metrics);
-    rows.extend(errors);
-    let figures = Figures {
-        bench: rounds.bench.into(),
-        machine: Machine::here(),
-        rows,
-    };
-    figures.publish(options.json.as_deref())?;
-    Ok(match broken {
-        true => ExitCode::FAILURE,
-        false => ExitCode::SUCCESS,
-    })
+    Ok(found)
+}
+
+impl Found {
+    fn add<const M: usize>(
+        &mut self,
+        (case, name): (usize, &str),
+        kind: Kind,
+        measured: Result<Option<[f64; M]>>,
+    ) -> Result<()> {
+        match measured {
+            Ok(values) => {
+                for (metric, value) in values.into_iter().flatten().enumerate() {
+                    self.samples.add(case, metric, kind.name(), value);
+                }
+            }
+            Err(error) => {
+                check_interrupt()?;
+                self.broken = true;
+                let reason = format!("{}: {error:#}", kind.name());
+                self.errors.push(Row::failure(name, reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// Prints the table and writes the JSON, as [`run`] does.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn publish<const C: usize, const M: usize>(
+        self,
+        rounds: &Rounds<C, M>,
+        options: &Options,
+    ) -> Result<ExitCode> {
+        let mut rows = self.samples.rows(&rounds.cases, &rounds.metrics);
+        rows.extend(self.errors);
+        let figures = Figures {
+            bench: rounds.bench.into(),
+            machine: Machine::here(),
+            rows,
+        };
+        figures.publish(options.json.as_deref())?;
+        Ok(match self.broken {
+            true => ExitCode::FAILURE,
+            false => ExitCode::SUCCESS,
+        })
+    }
 }

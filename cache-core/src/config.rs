@@ -138,6 +138,8 @@ pub struct Limits {
     pub retry_above: usize,
     /// Concurrent request streams a client may open on one connection.
     pub max_streams_per_connection: u32,
+    /// Requests that came in early data and wait for their handshake; past it 425.
+    pub max_early_waiting: usize,
     /// A connection without traffic is closed after this long.
     pub idle_timeout: Duration,
     /// Body bytes of one answer over TCP that may lie between the shard and the connection.
@@ -203,6 +205,7 @@ impl Default for Limits {
             max_connections: 50_000,
             retry_above: 256,
             max_streams_per_connection: 128,
+            max_early_waiting: 256,
             idle_timeout: Duration::from_secs(30),
             tcp_answer_window: 256 << 10,
             send_window: 2 << 20,

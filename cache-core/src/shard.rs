@@ -4,6 +4,7 @@
 //!  shard.rs      inputs, turns, commands, lane messages
 //!  requests.rs   connection events -> requests -> key -> hit | miss | pass
 //!  tcp.rs        requests that came over TCP, by way of the shell
+//!  early.rs      requests in early data, and those of them that wait for the handshake
 //!  answers.rs    writing answers: from the store, of our own, flow control
 //!  shapes.rs     whole, parts, 304 or head: the form an answer takes
 //!  following.rs  answers that follow a flight
@@ -28,6 +29,7 @@
 //! when a budget ends is kept for the next turn ([`Shard::wants_turn`]).
 
 mod answers;
+mod early;
 mod explain;
 mod farewell;
 mod flights;
@@ -152,6 +154,8 @@ pub struct Shard {
     passes: HashMap<FetchId, Pass, RandomState>,
     /// Counted by its holders: requests that are passed on and may have a body.
     bodies: Arc<()>,
+    /// Counted by its holders: requests that wait for their client's handshake.
+    early: Arc<()>,
     uncacheable: Uncacheable,
     /// Objects of ours whose origin does not answer ranges of them as it should.
     unsliceable: Uncacheable,
@@ -220,6 +224,7 @@ impl Shard {
             line: Line::default(),
             passes: HashMap::default(),
             bodies: Arc::default(),
+            early: Arc::default(),
             uncacheable: Uncacheable::new(limits.max_uncacheable, limits.uncacheable_ttl),
             unsliceable: Uncacheable::new(limits.max_uncacheable, limits.uncacheable_ttl),
             last_generation: 0,
@@ -536,6 +541,8 @@ impl Shard {
         self.stats.flights.set(self.flights.len() as u64);
         self.stats.passes.set(self.passes.len() as u64);
         self.stats.varying.set(self.rules.len() as u64);
+        let early = Arc::strong_count(&self.early) - 1;
+        self.stats.early_waiting.set(early as u64);
         self.stats.uncacheable.set(self.uncacheable.len() as u64);
         self.stats.unsliceable.set(self.unsliceable.len() as u64);
         self.stats.slices_waiting.set(self.line.len() as u64);

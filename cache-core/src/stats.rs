@@ -122,10 +122,20 @@ shard_stats! {
     /// Connections closed because the peer broke HTTP/3.
     h3_errors,
     requests,
-    /// Those of them that came over HTTP/1.1 or HTTP/2.
+    /// Of them, those that came in early data (0-RTT), before their client's handshake was complete.
+    early_requests,
+    /// Of these, those that had to wait for it.
+    early_delayed,
+    /// Those that wait now (gauge).
+    early_waiting,
+    /// `limits.max_early_waiting` refused one with 425.
+    early_refused,
+    /// Requests that came over HTTP/1.1 or HTTP/2.
     tcp_requests,
     /// Requests that broke a rule and were reset or answered 4xx by us.
     requests_refused,
+    /// PRIORITY_UPDATEs of streams not open yet that were forgotten for later ones.
+    priorities_forgotten,
     /// Requests that had been here before (508).
     loops_refused,
     /// Answered from the cache while fresh.

@@ -144,6 +144,8 @@ mod tests {
             files: Some(write(folder.path(), "a", "a.test")),
             others: vec![write(folder.path(), "b", "*.b.test")],
             names: Vec::new(),
+            early_data: true,
+            max_sessions: 1024,
         };
         let certificates = Certificates::load(&tls).expect("certificates");
         assert!(fits(&certificates, 0, "a.test") && !fits(&certificates, 0, "x.b.test"));
@@ -166,6 +168,8 @@ mod tests {
             files: None,
             others: Vec::new(),
             names: vec!["edge.test".to_owned()],
+            early_data: true,
+            max_sessions: 1024,
         };
         let certificates = Certificates::load(&tls).expect("certificates");
         let error = certificates.reload().expect_err("there is nothing to read");

@@ -16,6 +16,7 @@ pub mod purging;
 pub mod reload;
 pub mod rt;
 pub mod service;
+pub mod sessions;
 pub mod start;
 pub mod status;
 pub mod tcp;

@@ -2,7 +2,7 @@
 //!
 //! What `status` shows by name is here under the same name: `popcache_shard_NAME` with the label
 //! `shard`, `popcache_xdp_packets_total` with the label `counter`, `popcache_origin_*` and `popcache_node_*`
-//! with the label `name`, `popcache_class_*` with the label `class`, `popcache_guard_*`, `popcache_purges_*`, `popcache_compression_*`. Hits and fills
+//! with the label `name`, `popcache_class_*` with the label `class`, `popcache_guard_*`, `popcache_purges_*`, `popcache_compression_*`, `popcache_tls_*`. Hits and fills
 //! by tier have names of their own, so that a dashboard need not know which counters they are.
 
 use std::collections::BTreeMap;
@@ -31,13 +31,14 @@ pub fn page(status: StatusDocument) -> Result<String, fmt::Error> {
 }
 
 /// Of what `status` names, what goes down as well as up.
-const GAUGES: [&str; 43] = [
+const GAUGES: [&str; 45] = [
     // Shards.
     "tcp_connections",
     "connections",
     "h2_connections",
     "h1_connections",
     "handshakes",
+    "early_waiting",
     "waiters",
     "flights",
     "passes",
@@ -77,6 +78,8 @@ const GAUGES: [&str; 43] = [
     "entries",
     // Purges.
     "tag_slots",
+    // TLS.
+    "sessions",
     // The node.
     "memory_bytes",
     "uptime_seconds",
@@ -134,13 +137,14 @@ fn write(metric: &mut MetricEncoder<'_>, gauge: bool, value: u64) -> fmt::Result
 
 /// Groups end before the name that `status` shows.
 fn is_gauge(metric: &str) -> bool {
-    const GROUPS: [&str; 6] = [
+    const GROUPS: [&str; 7] = [
         "shard_",
         "origin_",
         "node_",
         "guard_",
         "purges_",
         "compression_",
+        "tls_",
     ];
     let group = GROUPS.iter().find_map(|group| metric.strip_prefix(group));
     GAUGES.contains(&group.unwrap_or(metric))
@@ -162,6 +166,7 @@ impl Collector for Page {
             ("guard", &status.guard),
             ("purges", &status.purges),
             ("compression", &status.compression),
+            ("tls", &status.tls),
         ] {
             all.add_all(group, &Labels::new(), counters);
         }

@@ -87,6 +87,8 @@ pub struct Sources {
     pub nodes: Reading<Vec<NodeStatus>>,
     /// Counters of what is compressed here.
     pub compression: Reading<Vec<(&'static str, u64)>>,
+    /// Counters of the sessions that clients may resume.
+    pub tls: Reading<Vec<(&'static str, u64)>>,
     /// Counters of the XDP program, summed over the CPUs.
     pub xdp: Reading<Vec<(String, u64)>>,
     /// Where there is an XDP program.
@@ -214,6 +216,7 @@ impl NodeHandle {
                 note: facts.memory.note.clone(),
             },
             compression: named((sources.compression)()),
+            tls: named((sources.tls)()),
             shards: shards
                 .map(|(shard, (stats, cpu))| {
                     let mut counters = stats.snapshot();
@@ -384,6 +387,7 @@ pub(crate) mod tests {
             }),
             nodes: Box::new(Vec::new),
             compression: Box::new(|| vec![("compressed", 3)]),
+            tls: Box::new(|| vec![("sessions", 2), ("sessions_given", 3)]),
             xdp: Box::new(Vec::new),
             guard: None,
             commands,

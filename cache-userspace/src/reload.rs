@@ -52,7 +52,7 @@ fn is_live(section: &str, key: &str) -> bool {
     match section {
         "route" | "origin" | "shield" | "upstream" | "certificate" => true,
         "class" => key != "ram",
-        "tls" => key != "names",
+        "tls" => !["names", "early_data", "max_sessions"].contains(&key),
         "cache" => ![
             "max_object",
             "compress_threads",
@@ -164,6 +164,8 @@ fn merged(running: &Config, wanted: Config) -> Result<Config, String> {
         ..wanted
     };
     config.tls.names.clone_from(&running.tls.names);
+    config.tls.early_data = running.tls.early_data;
+    config.tls.max_sessions = running.tls.max_sessions;
     config.cache.slice_size = running.cache.slice_size;
     config
         .guard

@@ -43,6 +43,7 @@ use crate::rt::mesh::mesh;
 use crate::rt::packet::{PacketStats, UdpSocket, open_sockets};
 use crate::rt::spawn::{CorePlan, RunningCore, spawn};
 use crate::service::Service;
+use crate::sessions::Sessions;
 use crate::status::BackendStatus;
 use crate::tcp::stats::TcpStats;
 use crate::upstream::Upstream;
@@ -59,7 +60,12 @@ pub fn serve(mut config: Config, machine: Machine, format: bool) -> anyhow::Resu
     let listeners = admin::bind(&config.admin)?;
     require_kernel()?;
     let certificates = Arc::new(Certificates::load(&config.tls).context("tls")?);
-    let tls = Arc::new(tls_files::quic_config(certificates.clone())?);
+    let early = config.tls.early_data;
+    let sessions = early.then(|| Arc::new(Sessions::new(config.tls.max_sessions)));
+    let tls = Arc::new(tls_files::quic_config(
+        certificates.clone(),
+        sessions.clone(),
+    )?);
     let tcp_tls = Arc::new(tls_files::tcp_config(certificates.clone())?);
     let shards = u8::try_from(config.server.cpus.len()).context("too many cores")?;
     let sockets = open_sockets(&config.server.listen, shards).context("server.listen")?;
@@ -138,6 +144,7 @@ pub fn serve(mut config: Config, machine: Machine, format: bool) -> anyhow::Resu
             certificates,
             upstream: Arc::clone(&upstream),
         },
+        sessions,
     };
     let sources = sources(
         &counters,
@@ -429,6 +436,7 @@ fn facts(
 struct Asked {
     commands: mpsc::Sender<ShardCommand>,
     reloading: Reloading,
+    sessions: Option<Arc<Sessions>>,
 }
 
 fn sources(
@@ -461,6 +469,10 @@ fn sources(
         }),
         guard,
         compression: Box::new(move || compressor.counters()),
+        tls: {
+            let sessions = asked.sessions;
+            Box::new(move || sessions.iter().flat_map(|all| all.counters()).collect())
+        },
         commands: asked.commands,
         reload_tls: Box::new(move || {
             let reloaded = certificates.reload();

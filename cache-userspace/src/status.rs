@@ -27,6 +27,9 @@ pub struct StatusDocument {
     /// What was compressed here.
     #[serde(default)]
     pub compression: BTreeMap<String, u64>,
+    /// Sessions that clients may resume over QUIC, and what became of them; empty without early data.
+    #[serde(default)]
+    pub tls: BTreeMap<String, u64>,
     pub shards: Vec<ShardStatus>,
     /// Counters of each class of the routes, added up over the shards; `other` is of what no route fits.
     #[serde(default)]
@@ -166,6 +169,10 @@ impl StatusDocument {
         let coded: Vec<String> = nonzero(&self.compression).collect();
         if !coded.is_empty() {
             fact("coded", coded.join(", "));
+        }
+        let resumed: Vec<String> = nonzero(&self.tls).collect();
+        if !resumed.is_empty() {
+            fact("tls", resumed.join(", "));
         }
         let all = self.sum();
         if all.get("pins") > 0 {
@@ -445,6 +452,7 @@ mod tests {
         };
         StatusDocument {
             compression: BTreeMap::from([("compressed".to_owned(), 3)]),
+            tls: BTreeMap::from([("sessions".to_owned(), 2)]),
             name: "popcache".to_owned(),
             version: "0.1.0".to_owned(),
             pid: 42,

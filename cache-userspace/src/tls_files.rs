@@ -18,6 +18,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::config::{TlsConfig, TlsFiles};
+use crate::sessions::Sessions;
 
 /// What the node proves who it is with.
 #[derive(Debug)]
@@ -69,15 +70,36 @@ impl Identity {
     }
 }
 
-/// TLS for QUIC: TLS 1.3 alone, ALPN `h3`, tickets that every clone of the configuration accepts (so
-/// that a client resumes on any core), no early data.
-pub fn quic_config(shown: Arc<dyn ResolvesServerCert>) -> anyhow::Result<ServerConfig> {
-    server_config(shown, &[&rustls::version::TLS13], &[b"h3"])
+/// TLS for QUIC: TLS 1.3 alone, ALPN `h3`. With `sessions`, which all cores share, a client resumes each of
+/// them once and may send early data; without, its tickets are good on every core and as often as it likes,
+/// and there is no early data.
+pub fn quic_config(
+    shown: Arc<dyn ResolvesServerCert>,
+    sessions: Option<Arc<Sessions>>,
+) -> anyhow::Result<ServerConfig> {
+    let mut config = server_config(shown, &[&rustls::version::TLS13], &[b"h3"])?;
+    if let Some(sessions) = sessions {
+        config.session_storage = sessions;
+        // RFC 9001 section 4.6.1: all or none; QUIC's own windows bound it.
+        config.max_early_data_size = u32::MAX;
+        return Ok(config);
+    }
+    with_ticketer(config)
 }
 
 /// TLS for TCP: 1.2 as well, ALPN `h2` and `http/1.1`.
 pub fn tcp_config(shown: Arc<dyn ResolvesServerCert>) -> anyhow::Result<ServerConfig> {
-    server_config(shown, rustls::ALL_VERSIONS, &[b"h2", b"http/1.1"])
+    with_ticketer(server_config(
+        shown,
+        rustls::ALL_VERSIONS,
+        &[b"h2", b"http/1.1"],
+    )?)
+}
+
+/// With tickets that hold all there is of a session, under a key of this process.
+fn with_ticketer(mut config: ServerConfig) -> anyhow::Result<ServerConfig> {
+    config.ticketer = aws_lc_rs::Ticketer::new().context("no key for session tickets")?;
+    Ok(config)
 }
 
 fn server_config(
@@ -92,7 +114,6 @@ fn server_config(
         .with_no_client_auth()
         .with_cert_resolver(shown);
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-    config.ticketer = aws_lc_rs::Ticketer::new().context("no key for session tickets")?;
     Ok(config)
 }
 
@@ -247,6 +268,8 @@ mod tests {
             files: Some(TlsFiles { certificate, key }),
             others: Vec::new(),
             names: Vec::new(),
+            early_data: true,
+            max_sessions: 1024,
         })
     }
 
@@ -256,6 +279,8 @@ mod tests {
             files: None,
             others: Vec::new(),
             names: names(&["edge.test", "10.77.0.1"]),
+            early_data: true,
+            max_sessions: 1024,
         };
         let identity = load(&tls).expect("self-signed");
         assert_eq!(identity.self_signed_for, tls.names);
@@ -264,10 +289,14 @@ mod tests {
         let shown = Arc::new(shown.expect("a certificate"));
         let tcp = tcp_config(shown.clone()).expect("configuration for TCP");
         assert_eq!(tcp.alpn_protocols, [&b"h2"[..], b"http/1.1"]);
-        let config = quic_config(shown).expect("server configuration");
+        let config = quic_config(shown.clone(), None).expect("server configuration");
         assert_eq!(config.alpn_protocols, [b"h3"]);
         assert_eq!(config.max_early_data_size, 0);
         assert!(config.ticketer.enabled());
+        let sessions = Arc::new(Sessions::new(16));
+        let config = quic_config(shown, Some(sessions)).expect("server configuration");
+        assert_eq!(config.max_early_data_size, u32::MAX);
+        assert!(!config.ticketer.enabled());
     }
 
     #[test]
@@ -276,9 +305,11 @@ mod tests {
             files: None,
             others: Vec::new(),
             names: names(&["edge.test"]),
+            early_data: true,
+            max_sessions: 1024,
         };
         let one = load(&tls)
-            .and_then(|i| quic_config(Arc::new(SingleCertAndKey::from(i.certified()?))))
+            .and_then(|i| quic_config(Arc::new(SingleCertAndKey::from(i.certified()?)), None))
             .expect("configuration");
         let other = one.clone();
         let ticket = one.ticketer.encrypt(b"session").expect("ticket");

@@ -1,10 +1,10 @@
-//! `popcache-bench hit`, `h2`, `latency`, `scale`, `herd`, `range` and `xdp`.
+//! `popcache-bench hit`, `h2`, `handshake`, `latency`, `scale`, `herd`, `idle`, `range` and `xdp`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use popcache_bench::{herd, hit, range, scale, xdp};
+use popcache_bench::{handshake, herd, hit, idle, range, scale, xdp};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -64,6 +64,16 @@ pub fn run_xdp(arguments: HitArguments) -> Result<ExitCode> {
         runs,
         only: arguments.case,
     })
+}
+
+pub fn run_handshake(arguments: Arguments) -> Result<ExitCode> {
+    let Arguments { quick, json, runs } = arguments;
+    handshake::run(&handshake::Options { quick, json, runs })
+}
+
+pub fn run_idle(arguments: Arguments) -> Result<ExitCode> {
+    let Arguments { quick, json, runs } = arguments;
+    idle::run(&idle::Options { quick, json, runs })
 }
 
 pub fn run_herd(arguments: Arguments) -> Result<ExitCode> {

@@ -35,17 +35,20 @@ pub struct HerdReport {
     pub wait_us: Distribution,
     /// From a request's start to its first byte.
     pub first_byte_us: Distribution,
-    /// Resident bytes of the watched processes: with all connections made and no request, and the most
-    /// while the herd waited.
+    /// Resident bytes of the watched processes: without a connection, with all of them made and no request, the
+    /// most while the herd waited, and with all connections idle for a while after it.
+    pub resident_start: u64,
     pub resident_before: u64,
     pub resident_waiting: u64,
+    pub resident_idle: u64,
     /// Processor time of the watched processes from the first request to the last answer.
     pub server_cpu_us: f64,
 }
 
 /// Sends `count` requests for the one path of `options` over its connections, as fast as they go.
 ///
-/// Bodies are always compared with the origin's. `parts`: the path is a film's, and each request is for
+/// Bodies are always compared with the origin's. Before the memory of idle connections is read, they are so for as
+/// long as `options.warmup`. `parts`: the path is a film's, and each request is for
 /// another part of it.
 ///
 /// # Errors
@@ -67,6 +70,7 @@ pub fn herd(options: &Options, count: usize, parts: bool) -> Result<HerdReport> 
     };
     let mut engine = Engine::new(options.remote, &options.name, options.sockets, targets)?;
     let mut tally = Tally::new();
+    let resident_start = resident(&options.watch)?;
     let connections = connect_all(&mut engine, options.connections, options, &mut tally)?;
     let resident_before = resident(&options.watch)?;
     let cpu_before = cpu::time_of(&options.watch)?;
@@ -84,8 +88,15 @@ pub fn herd(options: &Options, count: usize, parts: bool) -> Result<HerdReport> 
     herd.issue(count, &connections)?;
     herd.wait(count)?;
     let cpu = cpu::time_of(&options.watch)?.saturating_sub(cpu_before);
+    let idle_from = Instant::now();
+    while idle_from.elapsed() < options.warmup {
+        herd.step(Instant::now() + SAMPLE_EVERY)?;
+    }
+    let resident_idle = resident(&options.watch)?;
     herd.engine.close_all(Instant::now())?;
     let mut report = herd.report(count, resident_before);
+    report.resident_start = resident_start;
+    report.resident_idle = resident_idle;
     report.server_cpu_us = cpu.as_secs_f64() * 1e6;
     Ok(report)
 }
@@ -179,8 +190,10 @@ impl Herd<'_> {
                 as u64,
             wait_us: distribution(&self.tally.latency),
             first_byte_us: distribution(&self.tally.first_byte),
+            resident_start: 0,
             resident_before,
             resident_waiting: self.resident_waiting,
+            resident_idle: 0,
             server_cpu_us: 0.0,
         }
     }

@@ -414,8 +414,10 @@ impl<'a> Run<'a> {
                     handshake,
                     early,
                 } => {
-                    self.tally.early_accepted += u64::from(early == Some(true));
-                    self.tally.early_rejected += u64::from(early == Some(false));
+                    if self.window.is_open() {
+                        self.tally.early_accepted += u64::from(early == Some(true));
+                        self.tally.early_rejected += u64::from(early == Some(false));
+                    }
                     if self.window.is_open() || self.options.new_connections == 0.0 {
                         record(&mut self.tally.handshake, handshake);
                     }

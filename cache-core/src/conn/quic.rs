@@ -31,6 +31,7 @@ use quinn_proto::{
 };
 
 use crate::config::Limits;
+use crate::conn::client::Updates;
 use crate::conn::h3;
 use crate::conn::stream::Stream;
 use crate::io::{Datagram, Outbox, ShardId, Transmit};
@@ -156,6 +157,8 @@ pub struct Conn {
     /// Requests that are still being read or answered. At most `max_streams_per_connection` of ids
     /// that QUIC counts up, so a fixed hash is safe, and makes a simulation repeatable.
     pub streams: HashMap<StreamId, Stream, FixedState>,
+    /// What the client has said of the order of answers, beside its requests.
+    pub updates: Updates,
     /// Request streams accepted.
     pub requests_seen: u64,
     pub farewell: Farewell,
@@ -403,6 +406,7 @@ impl Quic {
             h3: h3::Connection::new(self.h3_limits),
             control: None,
             streams: HashMap::default(),
+            updates: Updates::default(),
             requests_seen: 0,
             farewell: Farewell::Unsaid,
             handshaking: true,

@@ -27,6 +27,17 @@ pub struct Stream {
     pub response: Option<Response>,
     /// What is read of the request's body is passed on by the fetch that `response` is from.
     pub uploads: bool,
+    /// It came in early data, and waits for the handshake.
+    pub delayed: Option<Box<Delayed>>,
+}
+
+/// A request that is begun once its client's handshake is complete.
+pub struct Delayed {
+    pub section: FieldSection,
+    /// All of its body was read.
+    pub is_whole: bool,
+    /// Held by every such request, so that they can be counted.
+    pub permit: Arc<()>,
 }
 
 /// A request to be passed on for itself alone.

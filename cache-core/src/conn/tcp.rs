@@ -158,6 +158,14 @@ impl Client for TcpRequest {
     /// The shell has read the whole request before it was handed over.
     fn stop(&mut self, _id: StreamId, _code: u64) {}
 
+    /// TLS over TCP takes no early data.
+    fn is_early(&self) -> bool {
+        false
+    }
+
+    /// hyper decides about the order of HTTP/2's streams.
+    fn prioritize(&mut self, _id: StreamId, _asked: Option<&[u8]>, _class: u8) {}
+
     fn put_last(&mut self, _id: StreamId) {}
 }
 

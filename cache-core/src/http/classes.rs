@@ -1,13 +1,13 @@
 //! The classes of a video platform's objects, with what holds for each unless the operator says
 //! otherwise. A request is of one of them only where a route says so.
 //!
-//! | class | what changes how fast |
-//! |---|---|
-//! | metadata | status and discovery JSON, polled by every client: seconds |
-//! | playlist | lists of segments: once a segment while live |
-//! | segment | never, but is asked for before it exists |
-//! | thumbnail | a frame of a live picture: minutes |
-//! | emote | pictures of a chat: weeks |
+//! | class | what changes how fast | urgency |
+//! |---|---|---|
+//! | metadata | status and discovery JSON, polled by every client: seconds | 2 |
+//! | playlist | lists of segments: once a segment while live | 1: a player stalls without it |
+//! | segment | never, but is asked for before it exists | 3, as of everything else |
+//! | thumbnail | a frame of a live picture: minutes | 4 |
+//! | emote | pictures of a chat: weeks | 2: small, and waited for by a reader's eye |
 
 use std::time::Duration;
 
@@ -45,6 +45,7 @@ pub fn rules(name: &str) -> Rules {
             negative_max: seconds(10),
             stale_while_revalidate: seconds(5),
             stale_if_error: Some(seconds(60)),
+            urgency: 2,
             max_variants: 16,
             ..text()
         },
@@ -57,6 +58,7 @@ pub fn rules(name: &str) -> Rules {
             negative_max: seconds(2),
             stale_while_revalidate: seconds(1),
             stale_if_error: Some(seconds(10)),
+            urgency: 1,
             max_variants: 8,
             ..text()
         },
@@ -80,6 +82,7 @@ pub fn rules(name: &str) -> Rules {
             negative_max: seconds(60),
             stale_while_revalidate: seconds(300),
             stale_if_error: Some(seconds(86_400)),
+            urgency: 4,
             max_variants: 16,
             ..Rules::default()
         },
@@ -92,6 +95,7 @@ pub fn rules(name: &str) -> Rules {
             negative_max: seconds(300),
             stale_while_revalidate: seconds(86_400),
             stale_if_error: Some(seconds(604_800)),
+            urgency: 2,
             max_variants: 16,
             ..Rules::default()
         },
@@ -120,6 +124,7 @@ mod tests {
             assert!(rules.negative_ttl.is_some_and(|negative| negative <= ttl));
             assert!(rules.stale_if_error.unwrap() >= rules.stale_while_revalidate);
         }
+        assert!(rules("emote").urgency < rules("segment").urgency);
         let other = rules("mine");
         assert_eq!((other.default_ttl, other.error_ttl), (None, Duration::ZERO));
     }

@@ -111,6 +111,22 @@ pub fn add_credentials(section: &FieldSection, headers: &mut HeaderMap) {
     }
 }
 
+/// RFC 8470 section 5.1.
+const EARLY_DATA: HeaderName = HeaderName::from_static("early-data");
+
+/// Whether someone before us forwarded the request before its client's handshake was complete, so that 425 is
+/// an answer that he understands.
+pub fn is_early(section: &FieldSection) -> bool {
+    section.get(EARLY_DATA.as_str().as_bytes()) == Some(b"1")
+}
+
+/// Keeps the mark of such a request, which nobody may take off.
+pub fn add_early(section: &FieldSection, headers: &mut HeaderMap) {
+    if is_early(section) {
+        headers.insert(EARLY_DATA, HeaderValue::from_static("1"));
+    }
+}
+
 /// For a fetch that answers only this request: its end-to-end fields.
 pub fn end_to_end(section: &FieldSection) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -183,6 +199,18 @@ mod tests {
     #[test]
     fn nothing_of_a_client_is_shown_unless_it_is_allowed() {
         assert_eq!(shown(FIELDS, &[], false), CANONICAL);
+    }
+
+    /// RFC 8470 section 5.1.
+    #[test]
+    fn early_data_stays_marked() {
+        for (value, want) in [("1", true), ("0", false), ("1, 1", false)] {
+            let section = read(&[&CHROMIUM[..4], &[("early-data", value)]].concat());
+            let mut headers = HeaderMap::new();
+            add_early(&section, &mut headers);
+            assert_eq!(headers.contains_key("early-data"), want, "{value}");
+            assert_eq!(is_early(&section), want, "{value}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::key::{self, KeyError};
 use super::key_rules::{KeyRules, split_query};
 use super::pattern::Pattern;
 use super::vary;
+use crate::conn::h3::priority::DEFAULT_URGENCY;
 use crate::stats::MAX_COUNTED;
 
 /// What holds for the objects of a route.
@@ -53,6 +54,8 @@ pub struct Rules {
     pub store_posted: bool,
     /// Text that the origin sends as it is is compressed, in the coding that the fetch asks for.
     pub compress: bool,
+    /// Of answers to requests that say nothing about it (RFC 9218): 0 goes first, 7 last.
+    pub urgency: u8,
 }
 
 /// No lifetime is longer, and no shorter bound is set.
@@ -79,6 +82,7 @@ impl Default for Rules {
             store_authorized: false,
             store_posted: false,
             compress: false,
+            urgency: DEFAULT_URGENCY,
         }
     }
 }

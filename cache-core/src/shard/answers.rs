@@ -29,8 +29,8 @@ use crate::store::{Body, Hit, KeyHash, ObjectMeta};
 /// it is acknowledged: cheaper than a second reference-counted piece.
 const COPY_BODY: usize = 8 << 10;
 
-/// Answers with larger bodies give way to smaller ones of the same connection.
-const SMALL_BODY: u64 = 64 << 10;
+/// Answers with larger bodies give way to smaller ones of the same connection and urgency.
+pub(super) const SMALL_BODY: u64 = 64 << 10;
 
 /// RFC 9209.
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -62,6 +62,8 @@ impl Answered {
 pub(super) enum Step {
     /// Write `rest`, then ask again.
     Write,
+    /// The same, where the head of a large body is in it.
+    WriteLarge,
     /// Nothing to write until news arrives.
     Wait,
     Finish,
@@ -99,6 +101,10 @@ impl Shard {
         let Some(stored) = hit.head() else {
             return Err(Forward::UriMiss);
         };
+        // Its slices may have to be fetched.
+        if meta.flags & SLICED != 0 && conn.is_early() {
+            return Err(Forward::UriMiss);
+        }
         let status = &mut self.scratch.status;
         status.clear();
         let verdict = CacheStatus::Hit { ttl: fresh.ttl_s };
@@ -300,6 +306,7 @@ impl Shard {
             }
             match self.step(conn, id, &mut response, now, out) {
                 Step::Write => {}
+                Step::WriteLarge => conn.put_last(id),
                 Step::Wait => return Some(response),
                 Step::Finish => {
                     conn.finish(id);

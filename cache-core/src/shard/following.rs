@@ -8,7 +8,7 @@ use bytes::Bytes;
 use quinn_proto::StreamId;
 
 use super::Shard;
-use super::answers::{Answered, Step, data_header};
+use super::answers::{Answered, SMALL_BODY, Step, data_header};
 use super::requests::Miss;
 use super::shapes::{self, Shape, Whole, Wish};
 use super::slices::Object;
@@ -72,22 +72,25 @@ impl Shard {
             Some(outcome) => Step::Elsewhere(outcome),
             None => {
                 let head = Arc::clone(head);
-                self.begin_following(ticket, &head, leads, response);
-                Step::Write
+                match self.begin_following(ticket, &head, leads, response) > Some(SMALL_BODY) {
+                    true => Step::WriteLarge,
+                    false => Step::Write,
+                }
             }
         }
     }
 
-    /// Writes the head that a flight has brought, in the form that the request wants.
+    /// Writes the head that a flight has brought, in the form that the request wants. Returns the length of
+    /// the body that follows, where it is known.
     fn begin_following(
         &mut self,
         ticket: Ticket,
         head: &FlightHead,
         leads: bool,
         response: &mut Response,
-    ) {
+    ) -> Option<u64> {
         let Source::Flight(following) = &mut response.source else {
-            return;
+            return None;
         };
         let verdict = match head.tier_ttl {
             Some(ttl) => CacheStatus::TierHit { ttl },
@@ -119,7 +122,7 @@ impl Shard {
             cache_status: &self.scratch.status,
         };
         let mut buffer = Vec::new();
-        shapes::write_head(&mut buffer, whole, &shape, dynamic);
+        let body_len = shapes::write_head(&mut buffer, whole, &shape, dynamic);
         response.rest.push_back(Bytes::from(buffer));
         let cut = match shape {
             Shape::Whole => None,
@@ -127,13 +130,14 @@ impl Shard {
             Shape::Head | Shape::NotModified | Shape::Unsatisfiable(_) => {
                 self.locals.unfollow(ticket, following.at);
                 response.source = Source::Done;
-                return;
+                return None;
             }
         };
         following.taken = Some(Taken {
             cut,
             ..Taken::default()
         });
+        body_len
     }
 
     fn starve(&mut self, waiter: Waiter, response: &mut Response) -> Step {

@@ -11,7 +11,7 @@ use super::slices::Object;
 use super::{LaneMessage, Shard};
 use crate::config::ShardConfig;
 use crate::conn::client::{Client, varint};
-use crate::conn::h3::error::{H3_NO_ERROR, H3_REQUEST_REJECTED};
+use crate::conn::h3::error::{H3_ID_ERROR, H3_NO_ERROR, H3_REQUEST_REJECTED};
 use crate::conn::h3::head;
 use crate::conn::h3::{self, FieldSection, H3Error, Progress, RequestReader, Scope};
 use crate::conn::quic::{Conn, Farewell};
@@ -49,6 +49,9 @@ pub(super) enum Begun {
     Answered(Option<Response>),
     /// To be passed on with its body.
     HasBody(Box<PassRequest>),
+    /// Memory alone does not answer it, and its client's handshake goes on: what it asks for may have been
+    /// asked for before.
+    TooEarly,
 }
 
 /// A request that the cache has no answer for.
@@ -66,7 +69,12 @@ impl Shard {
     pub(super) fn connection_events(&mut self, conn: &mut Conn, now: Now, out: &mut Outbox) {
         while let Some(event) = conn.quic.poll() {
             match event {
-                Event::Connected => open_control(conn),
+                // Settings go with the server's first flight, and with the answers to early data.
+                Event::HandshakeDataReady => open_control(conn),
+                Event::Connected => {
+                    open_control(conn);
+                    self.begin_delayed(conn, now, out);
+                }
                 Event::ConnectionLost { .. } => {
                     self.stats.connections_lost.inc();
                     self.forget_streams(conn, out);
@@ -110,21 +118,30 @@ impl Shard {
             self.violation(conn, None, error, now, out);
         }
         for event in events.drain(..) {
-            self.uni_event(conn, event);
+            if let Err(error) = self.uni_event(conn, event) {
+                self.violation(conn, None, error, now, out);
+            }
         }
         self.scratch.uni_events = events;
     }
 
-    fn uni_event(&mut self, conn: &mut Conn, event: h3::Event) {
+    fn uni_event(&mut self, conn: &mut Conn, event: h3::Event) -> Result<(), H3Error> {
         match event {
             h3::Event::StopSending { stream, code } => {
                 if let Ok(stream) = VarInt::from_u64(stream) {
                     let _already_closed = conn.quic.recv_stream(stream.into()).stop(varint(code));
                 }
             }
-            // Priorities other than our own order by size come with RFC 9218 support.
-            h3::Event::Priority { .. } | h3::Event::Settings { .. } | h3::Event::GoAway { .. } => {}
+            h3::Event::Priority { stream, priority } => {
+                let max_streams = self.config.limits.max_streams_per_connection;
+                if !conn.update_priority(stream, priority, max_streams, &self.stats) {
+                    let reason = "PRIORITY_UPDATE of a stream past the limit";
+                    return Err(H3Error::connection(H3_ID_ERROR, reason));
+                }
+            }
+            h3::Event::Settings { .. } | h3::Event::GoAway { .. } => {}
         }
+        Ok(())
     }
 
     fn accept_request(&mut self, conn: &mut Conn, id: StreamId, now: Now, out: &mut Outbox) {
@@ -155,7 +172,7 @@ impl Shard {
     /// Reads what is there of a request stream, and what may be passed on of its body; a request whose
     /// head became complete is answered. The common case, a request in one frame and an answer that fits
     /// the window, leaves no trace in the connection's stream table.
-    fn read_stream(
+    pub(super) fn read_stream(
         &mut self,
         conn: &mut Conn,
         id: StreamId,
@@ -163,6 +180,10 @@ impl Shard {
         now: Now,
         out: &mut Outbox,
     ) {
+        if stream.delayed.is_some() {
+            conn.streams.insert(id, stream);
+            return;
+        }
         while let Some(mut reader) = stream.reader.take() {
             let most = match upload_of(&stream) {
                 None => self.config.limits.upload_window,
@@ -192,6 +213,10 @@ impl Shard {
                 let reading = (&mut reader, is_whole);
                 let is_read_on =
                     self.head_complete(conn, id, &mut stream, progress, reading, (now, &mut *out));
+                if stream.delayed.is_some() {
+                    stream.reader = Some(reader);
+                    break;
+                }
                 if !is_read_on {
                     break;
                 }
@@ -224,6 +249,9 @@ impl Shard {
         (now, out): (Now, &mut Outbox),
     ) -> bool {
         self.stats.requests.inc();
+        if conn.is_early() {
+            self.stats.early_requests.inc();
+        }
         if progress == Progress::TooLarge {
             self.stats.requests_refused.inc();
             let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
@@ -233,13 +261,31 @@ impl Shard {
         }
         let section = std::mem::take(&mut self.scratch.section);
         let begun = self.request(conn, id, &section, now, out);
+        if matches!(begun, Begun::TooEarly) {
+            return self.delay(conn, id, stream, (section, is_whole));
+        }
         self.scratch.section = section;
+        self.begun(conn, id, stream, begun, (reader, is_whole), (now, out))
+    }
+
+    /// Goes on with a request as it was judged. False: nothing more of it is read.
+    pub(super) fn begun(
+        &mut self,
+        conn: &mut Conn,
+        id: StreamId,
+        stream: &mut Stream,
+        begun: Begun,
+        (reader, is_whole): (&mut RequestReader, bool),
+        (now, out): (Now, &mut Outbox),
+    ) -> bool {
         let mut request = match begun {
             Begun::Answered(response) => {
                 stream.response = response;
                 return true;
             }
             Begun::HasBody(request) => request,
+            // Of a client whose handshake is complete nothing is too early.
+            Begun::TooEarly => return false,
         };
         if reader.is_body_too_large() {
             stream.response = self.refuse_body(conn, id);
@@ -257,7 +303,7 @@ impl Shard {
     }
 
     /// Passes on what was read of a body. False: no more of it is wanted.
-    fn read_body(
+    pub(super) fn read_body(
         &mut self,
         conn: &mut Conn,
         id: StreamId,
@@ -363,17 +409,19 @@ impl Shard {
             let status = StatusCode::MISDIRECTED_REQUEST;
             return Begun::Answered(self.refuse(conn, id, status, "unknown-host"));
         };
+        let urgency = self.config.caching.routes.rules(route).urgency;
+        conn.prioritize(id, section.get(b"priority"), urgency);
         let hash = self.store.hash(&self.scratch.key);
         match handling {
             Handling::Lookup { head_only } => {
                 let place = (hash, origin, route);
-                let response = self.look_up(conn, id, section, place, head_only, now, out);
-                Begun::Answered(response)
+                self.look_up(conn, id, section, place, head_only, now, out)
             }
+            // What changes something, or goes upstream for this request alone.
+            _ if conn.is_early() => Begun::TooEarly,
             Handling::Authorized { head_only } if self.is_for_everyone(section, hash, now) => {
                 let place = (hash, origin, route);
-                let response = self.look_up(conn, id, section, place, head_only, now, out);
-                Begun::Answered(response)
+                self.look_up(conn, id, section, place, head_only, now, out)
             }
             Handling::Authorized { .. } | Handling::Bypass { .. } | Handling::PassOn
                 if self.is_loop(section) =>
@@ -385,6 +433,7 @@ impl Shard {
                 let target = self.target(section, hash, origin, route);
                 let mut request = PassRequest::shared(target, head_only, Forward::Bypass);
                 forward::add_credentials(section, &mut request.headers);
+                forward::add_early(section, &mut request.headers);
                 request.keep = !head_only;
                 Begun::Answered(self.pass(conn, id, request, now, out))
             }
@@ -427,7 +476,7 @@ impl Shard {
         self.answer_own(conn, id, status, detail)
     }
 
-    /// GET or HEAD: answers from the cache, or joins or begins a flight.
+    /// GET or HEAD: answers from the cache, or joins or begins a flight; in early data only the former.
     #[allow(clippy::too_many_arguments)]
     fn look_up(
         &mut self,
@@ -438,7 +487,7 @@ impl Shard {
         head_only: bool,
         now: Now,
         out: &mut Outbox,
-    ) -> Option<Response> {
+    ) -> Begun {
         let directives = wants::read(section, self.config.caching.client_cache_control);
         let wish = self.wish(head_only, Conditions::read(section.fields()), directives);
         let mut hash = hash;
@@ -446,18 +495,24 @@ impl Shard {
         if varies {
             let mut target = self.target(section, hash, origin, route);
             if !self.select(&mut target) {
+                if conn.is_early() {
+                    return Begun::TooEarly;
+                }
                 if self.is_loop(section) {
-                    return self.refuse_loop(conn, id);
+                    return Begun::Answered(self.refuse_loop(conn, id));
                 }
                 let request = PassRequest::shared(target, head_only, Forward::Bypass);
                 let request = request.of_parts(&wish.conditions);
-                return self.pass(conn, id, request, now, out);
+                return Begun::Answered(self.pass(conn, id, request, now, out));
             }
             hash = target.hash;
             self.scratch.key.clear();
             self.scratch.key.extend_from_slice(&target.key);
         }
         let found = self.answer_hit(conn, id, hash, &wish, now);
+        if found.is_err() && conn.is_early() {
+            return Begun::TooEarly;
+        }
         if found.is_ok() {
             self.count_by_class(route).hits.inc();
         }
@@ -467,7 +522,7 @@ impl Shard {
             sliced: None,
         }) = found
         {
-            return rest;
+            return Begun::Answered(rest);
         }
         // The tier may have what memory has nothing of.
         let ask_tier = self.tier.is_some()
@@ -475,20 +530,20 @@ impl Shard {
             && !directives.no_store
             && !self.uncacheable.contains(hash, now.unix_ms);
         if found.is_err() && directives.only_if_cached && !ask_tier {
-            return self.answer_not_stored(conn, id);
+            return Begun::Answered(self.answer_not_stored(conn, id));
         }
         let mut target = self.target(section, hash, origin, route);
         let found = found.map_err(|why| match why {
             Forward::UriMiss if varies => Forward::VaryMiss,
             why => why,
         });
-        match found {
+        Begun::Answered(match found {
             Ok(answered) => {
                 if answered.revalidate {
                     self.revalidate(target.clone(), now, out);
                 }
                 let Some(found) = answered.sliced else {
-                    return answered.rest;
+                    return Begun::Answered(answered.rest);
                 };
                 let object = Object {
                     asked: Asked::new(&target.headers, section, directives),
@@ -498,8 +553,10 @@ impl Shard {
                 self.answer_slices(conn, id, *found, object, now, out)
             }
             Err(_) if self.is_loop(section) => self.refuse_loop(conn, id),
-            Err(why) if directives.no_store => {
-                let request = PassRequest::shared(target, head_only, why);
+            // The origin may refuse what others have not asked for in early data.
+            Err(why) if directives.no_store || forward::is_early(section) => {
+                let mut request = PassRequest::shared(target, head_only, why);
+                forward::add_early(section, &mut request.headers);
                 let request = request.of_parts(&wish.conditions);
                 self.pass(conn, id, request, now, out)
             }
@@ -519,7 +576,7 @@ impl Shard {
                 };
                 self.miss(conn, id, miss, now, out)
             }
-        }
+        })
     }
 
     pub(super) fn count_by_class(&self, route: RouteId) -> &ClassStats {
@@ -711,6 +768,13 @@ impl Shard {
             return;
         };
         self.drop_response(stream.response.take(), out);
+        if stream
+            .delayed
+            .take()
+            .is_some_and(|delayed| delayed.is_whole)
+        {
+            stream.reader = None;
+        }
         let code = varint(h3::error::H3_REQUEST_CANCELLED);
         let _already_closed = conn.quic.send_stream(id).reset(code);
         if !stream.is_over() {

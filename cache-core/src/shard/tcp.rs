@@ -121,6 +121,10 @@ impl Shard {
                 pending.body = body;
                 self.pass(request, TcpRequest::stream(), *pending, now, out)
             }
+            Begun::TooEarly => {
+                let status = StatusCode::TOO_EARLY;
+                self.refuse(request, TcpRequest::stream(), status, "early-data")
+            }
         }
     }
 

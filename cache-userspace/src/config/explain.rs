@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::typed::Config;
 use super::units::show_size;
 use crate::rt::cork::MAX_KEPT;
+use crate::sessions::SESSION_BYTES;
 
 /// One setting with its value and its reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +64,8 @@ pub struct MemoryUse {
     pub copied_out: u64,
     /// `limits.max_request_bodies` of `limits.upload_window` a core.
     pub request_bodies: u64,
+    /// `tls.max_sessions`, and `limits.max_early_waiting` of `limits.max_field_section` a core.
+    pub sessions: u64,
 }
 
 const CONNECTION_BYTES: u64 = 24 << 10;
@@ -100,6 +103,13 @@ impl MemoryUse {
             request_bodies: shards
                 * limits.max_request_bodies as u64
                 * u64::from(limits.upload_window),
+            sessions: match config.tls.early_data {
+                true => {
+                    config.tls.max_sessions as u64 * SESSION_BYTES
+                        + shards * limits.max_early_waiting as u64 * limits.max_field_section as u64
+                }
+                false => 0,
+            },
         }
     }
 
@@ -115,6 +125,7 @@ impl MemoryUse {
             self.heap_fills,
             self.copied_out,
             self.request_bodies,
+            self.sessions,
         ]
         .into_iter()
         .fold(0, u64::saturating_add)
@@ -249,6 +260,13 @@ fn memory_text(config: &Config) -> String {
             format!(
                 "request bodies: {shards} cores x {} x limits.upload_window",
                 limits.max_request_bodies
+            ),
+        ),
+        (
+            memory.sessions,
+            format!(
+                "early data: tls.max_sessions x {SESSION_BYTES} B + {shards} cores x {} x limits.max_field_section",
+                limits.max_early_waiting
             ),
         ),
         (memory.total(), "together".to_owned()),

@@ -240,6 +240,19 @@ fn read_tls(s: &mut Section<'_, '_, '_>, base: &Path) -> TlsConfig {
         &NAMES,
         "host names of the self-signed certificate; unset: those of the origins",
     );
+    let early_data = s.setting(
+        "early_data",
+        &BOOL,
+        true,
+        "take GET and HEAD in a returning client's first flight over QUIC (0-RTT), and answer what memory has; the rest waits for the handshake",
+    );
+    let max_sessions = s.bounded(
+        "max_sessions",
+        &COUNT,
+        65_536,
+        1_024..=1 << 24,
+        "sessions of the node that clients may resume over QUIC, each once; past it the oldest makes way",
+    );
     match (&certificate, &key) {
         (Some(_), None) if s.span("key").is_none() => {
             s.refuse(
@@ -259,6 +272,8 @@ fn read_tls(s: &mut Section<'_, '_, '_>, base: &Path) -> TlsConfig {
         }),
         others: Vec::new(),
         names: names.unwrap_or_default(),
+        early_data,
+        max_sessions,
     }
 }
 
@@ -481,6 +496,13 @@ fn read_limits(s: &mut Section<'_, '_, '_>, max_object: u64) -> Limits {
             d.max_streams_per_connection,
             1..=65_536,
             "concurrent requests of one connection; browsers keep below 128",
+        ),
+        max_early_waiting: s.bounded(
+            "max_early_waiting",
+            &COUNT,
+            d.max_early_waiting,
+            0..=1 << 20,
+            "requests of a shard that came in early data (0-RTT) and wait for their handshake; past it 425",
         ),
         idle_timeout: s.bounded(
             "idle_timeout",

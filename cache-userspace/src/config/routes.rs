@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use cache_core::conn::h3::priority::MAX_URGENCY;
 use cache_core::http::classes;
 use cache_core::http::key_rules::{KeyRules, Query};
 use cache_core::http::routes::{NO_BOUND, Route, Routes, Rules};
@@ -204,6 +205,13 @@ fn read_rules(s: &mut Section<'_, '_, '_>, d: Rules) -> Rules {
             d.compress,
             "compress text that the origin sends as it is, in the request's bucket of `encodings`",
         ),
+        urgency: s.bounded(
+            "urgency",
+            &COUNT_U32,
+            d.urgency.into(),
+            0..=u32::from(MAX_URGENCY),
+            "which answers of a connection go first where requests do not say (RFC 9218): 0 before 7",
+        ) as u8,
         key: read_key(s, d.key),
         class: d.class,
         class_name: d.class_name,

@@ -114,6 +114,10 @@ pub struct TlsConfig {
     /// Of other names: `[[certificate]]`.
     pub others: Vec<TlsFiles>,
     pub names: Vec<String>,
+    /// Requests in a client's first flight (0-RTT).
+    pub early_data: bool,
+    /// Sessions of QUIC kept for their clients, with early data.
+    pub max_sessions: usize,
 }
 
 #[derive(Clone, Debug)]

@@ -1,7 +1,9 @@
 """Downloads with aioquic; prints one line of JSON for each path.
 
 --rebind-at BYTES goes on from another local port once that many bytes of the first path have come,
-as a client behind a NAT does. --vanish-at BYTES stops there without a word.
+as a client behind a NAT does. --roam BYTES does so every time that many more have come, and asks for another path
+(--ask) at once; with --new-ids it also goes on with another connection id. --vanish-at BYTES stops there without a word. `beside`: what had come of each
+download when this one was complete.
 """
 
 import argparse
@@ -16,7 +18,7 @@ import quic
 async def main():
     options = arguments()
     async with quic.connection(options, quic.Client) as client:
-        downloads = [client.start(path, options.method) for path in options.path]
+        downloads = start_all(client, options)
         if options.vanish_at is not None:
             await asyncio.wait_for(downloads[0].reach(options.vanish_at), options.timeout)
             print(json.dumps({"vanished_after": downloads[0].received}), flush=True)
@@ -28,6 +30,8 @@ async def main():
             rebound_at = downloads[0].received
             await rebind(client)
             ports.append(local_port(client))
+        if options.roam is not None:
+            downloads += await asyncio.wait_for(roam(client, options, ports), options.timeout)
         for download in downloads:
             await asyncio.wait_for(download.done.wait(), options.timeout)
             report = download.report()
@@ -37,15 +41,45 @@ async def main():
             print(json.dumps(report), flush=True)
 
 
+def start_all(client, options):
+    priorities = options.priority or [""] * len(options.path)
+    if options.by_update:
+        first = client._quic.get_next_available_stream_id()
+        for number, priority in enumerate(priorities):
+            client.update_priority(first + 4 * number, priority)
+        return [client.start(path, options.method) for path in options.path]
+    fields = ([(b"priority", text.encode())] if text else [] for text in priorities)
+    return [client.start(path, options.method, more) for path, more in zip(options.path, fields)]
+
+
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     quic.add_target(parser)
     parser.add_argument("--method", default="GET")
     parser.add_argument("--rebind-at", type=int, metavar="BYTES")
+    parser.add_argument("--roam", type=int, metavar="BYTES")
+    parser.add_argument("--ask", default="/", metavar="PATH")
+    parser.add_argument("--new-ids", action="store_true")
     parser.add_argument("--vanish-at", type=int, metavar="BYTES")
+    parser.add_argument("--priority", action="append", metavar="TEXT", help="one for each path")
+    parser.add_argument("--by-update", action="store_true", help="by PRIORITY_UPDATE, before the requests")
     parser.add_argument("--timeout", type=float, default=60)
     parser.add_argument("path", nargs="+")
     return parser.parse_args()
+
+
+async def roam(client, options, ports):
+    """The requests sent from the new ports."""
+    first = next(iter(client.downloads.values()))
+    asked = []
+    while not first.done.is_set():
+        await first.reach(first.received + options.roam)
+        if options.new_ids:
+            client._quic.change_connection_id()
+        await rebind(client)
+        ports.append(local_port(client))
+        asked.append(client.start(options.ask))
+    return asked
 
 
 def local_port(client):

@@ -21,15 +21,25 @@ def add_target(parser):
 
 
 @contextlib.asynccontextmanager
-async def connection(options, protocol):
-    """A connection to the server under its name HOST."""
+async def connection(options, protocol, ticket=None, on_ticket=None):
+    """A connection to the server under its name HOST. With a ticket of an earlier one nothing is sent
+    before the block sends it, in early data."""
     address, port = options.server.rsplit(":", 1)
     configuration = QuicConfiguration(
-        is_client=True, alpn_protocols=H3_ALPN, server_name=HOST, max_datagram_size=1280
+        is_client=True,
+        alpn_protocols=H3_ALPN,
+        server_name=HOST,
+        max_datagram_size=1280,
+        session_ticket=ticket,
     )
     configuration.load_verify_locations(options.ca)
     async with connect(
-        address, int(port), configuration=configuration, create_protocol=protocol
+        address,
+        int(port),
+        configuration=configuration,
+        create_protocol=protocol,
+        session_ticket_handler=on_ticket,
+        wait_connected=ticket is None,
     ) as client:
         yield client
 
@@ -44,7 +54,7 @@ class Client(QuicConnectionProtocol):
         self.terminated = None
         self.over = asyncio.Event()
 
-    def start(self, path, method="GET"):
+    def start(self, path, method="GET", more=()):
         stream = self._quic.get_next_available_stream_id()
         self.downloads[stream] = download = Download()
         fields = [
@@ -52,6 +62,7 @@ class Client(QuicConnectionProtocol):
             (b":scheme", b"https"),
             (b":authority", HOST.encode()),
             (b":path", path.encode()),
+            *more,
         ]
         self.http.send_headers(stream, fields, end_stream=True)
         self.transmit()
@@ -73,7 +84,13 @@ class Client(QuicConnectionProtocol):
             elif download and isinstance(http_event, DataReceived):
                 download.data(http_event.data)
             if download and getattr(http_event, "stream_ended", False):
+                download.beside = [other.received for other in self.downloads.values()]
                 download.end()
+
+    def update_priority(self, stream, value):
+        """PRIORITY_UPDATE of a request, RFC 9218 section 7.2."""
+        control = self.http._local_control_stream_id
+        self._quic.send_stream_data(control, frame(0xF0700, varint(stream) + value.encode()))
 
 
 class Download:
@@ -82,6 +99,7 @@ class Download:
     def __init__(self):
         self.headers = []
         self.received = 0
+        self.beside = []
         self.error = None
         self.hash = hashlib.sha256()
         self.done = asyncio.Event()
@@ -112,6 +130,7 @@ class Download:
             "http_version": "h3",
             "headers": [field for field in self.headers if field[0] != ":status"],
             "length": self.received,
+            "beside": self.beside,
             "sha256": self.hash.hexdigest(),
         }
 

@@ -35,6 +35,15 @@ pub struct Fetched {
     /// Bytes received before the port changed (aioquic).
     #[serde(default)]
     pub rebound_at: u64,
+    /// Bytes of every download of the connection when this one was complete (aioquic).
+    #[serde(default)]
+    pub beside: Vec<u64>,
+    /// The server took the early data that it was asked for in (aioquic).
+    #[serde(default)]
+    pub early: bool,
+    /// It came before the client had sent more than its first flight (aioquic).
+    #[serde(default)]
+    pub unconfirmed: bool,
     /// Pictures of the page that were drawn (Chromium).
     #[serde(default)]
     pub pictures: u64,
@@ -160,6 +169,13 @@ impl Edge {
     /// GET by aioquic, all at once on one connection.
     pub fn aioquic(&self, options: &[&str], paths: &[&str]) -> Vec<Fetched> {
         let mut command = self.python("download.py");
+        command.args(["--server", SERVER]).args(options).args(paths);
+        self.lines(&command)
+    }
+
+    /// Requests by aioquic in the early data of resumed sessions.
+    pub fn early(&self, options: &[&str], paths: &[&str]) -> Vec<Fetched> {
+        let mut command = self.python("early.py");
         command.args(["--server", SERVER]).args(options).args(paths);
         self.lines(&command)
     }

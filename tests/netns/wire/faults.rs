@@ -14,6 +14,7 @@ on_both_backends! {
     a_slow_origin_is_given_up_on,
     a_torn_body_is_never_passed_off_as_whole,
     a_client_that_changes_its_port_keeps_its_download,
+    a_client_that_roams_loses_no_request,
     a_client_that_vanishes_is_forgotten,
 }
 
@@ -65,6 +66,35 @@ fn a_client_that_changes_its_port_keeps_its_download(backend: Backend) {
         assert_ne!(fetched.ports[0], fetched.ports[1]);
         assert!(fetched.rebound_at < fetched.length, "{fetched:?}");
     }
+}
+
+/// Connections on either core, whose packets come by either queue, with ids that stay and ids that change.
+fn a_client_that_roams_loses_no_request(backend: Backend) {
+    let edge = Edge::start(backend);
+    let media = edge.origin.body(MEDIA);
+    let path = "/emotes/1.png";
+    let picture = edge.origin.body(path);
+    edge.curl(&[MEDIA, path]);
+    for new_ids in [&[][..], &["--new-ids"]] {
+        for _ in 0..4 {
+            let options = [&["--roam", "2000000", "--ask", path], new_ids].concat();
+            let fetched = edge.aioquic(&options, &[MEDIA]);
+            fetched[0].assert_body(&media);
+            assert!(fetched.len() > 4, "it did not roam: {fetched:?}");
+            for one in &fetched[1..] {
+                one.assert_body(&picture);
+            }
+            let mut ports = fetched[0].ports.clone();
+            ports.sort_unstable();
+            ports.dedup();
+            assert!(ports.len() > 4, "{ports:?}");
+        }
+    }
+    // The kernel gives each socket what is its own; queues are as the NIC hashes.
+    if backend == Backend::AfXdp {
+        assert!(edge.counter("datagrams_handed_over") > 0);
+    }
+    assert_eq!(edge.counter("datagrams_forged"), 0);
 }
 
 fn a_client_that_vanishes_is_forgotten(backend: Backend) {

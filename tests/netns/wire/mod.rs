@@ -21,6 +21,7 @@ macro_rules! on_both_backends {
 
 mod control;
 mod drain;
+mod early;
 mod faults;
 mod fetch;
 mod flights;
@@ -30,6 +31,7 @@ mod herd;
 mod install;
 mod keys;
 mod malformed;
+mod priorities;
 mod ranges;
 mod reload;
 mod semantics;

@@ -13,11 +13,11 @@
 pub mod error;
 pub mod frame;
 pub mod head;
+pub mod priority;
 pub mod qpack;
 
 mod connection;
 mod control;
-mod priority;
 mod request;
 mod section;
 

@@ -1,22 +1,18 @@
 //! Extensible priorities (RFC 9218): the `priority` field and PRIORITY_UPDATE carry the same text.
 
-/// How urgently a client wants a response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The urgency of what nobody has said anything about (RFC 9218 section 4.1).
+pub const DEFAULT_URGENCY: u8 = 3;
+
+/// The least urgent one.
+pub const MAX_URGENCY: u8 = 7;
+
+/// How a client wants a response.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Priority {
-    /// 0 (first) to 7 (last).
-    pub urgency: u8,
+    /// 0 (first) to [`MAX_URGENCY`] (last), if it said so.
+    pub urgency: Option<u8>,
     /// The response is useful in pieces, so it may share bandwidth with its equals.
     pub incremental: bool,
-}
-
-impl Default for Priority {
-    /// RFC 9218 sections 4.1 and 4.2.
-    fn default() -> Self {
-        Self {
-            urgency: 3,
-            incremental: false,
-        }
-    }
 }
 
 impl Priority {
@@ -26,7 +22,7 @@ impl Priority {
         let mut priority = Self::default();
         for member in value.split(|&b| b == b',') {
             match member.trim_ascii() {
-                [b'u', b'=', digit @ b'0'..=b'7'] => priority.urgency = digit - b'0',
+                [b'u', b'=', digit @ b'0'..=b'7'] => priority.urgency = Some(digit - b'0'),
                 b"i" | b"i=?1" => priority.incremental = true,
                 b"i=?0" => priority.incremental = false,
                 _ => {}
@@ -42,16 +38,17 @@ mod tests {
 
     #[test]
     fn reads_what_browsers_send() {
-        let cases: [(&[u8], u8, bool); 9] = [
-            (b"", 3, false),
-            (b"u=0", 0, false),
-            (b"u=1, i", 1, true),
-            (b"i", 3, true),
-            (b"i=?0,u=7", 7, false),
-            (b"u=8", 3, false),
-            (b"u=-1", 3, false),
-            (b"x=1;y, u=5", 5, false),
-            (b"\xff\x00,,", 3, false),
+        let cases: [(&[u8], Option<u8>, bool); 10] = [
+            (b"", None, false),
+            (b"u=0", Some(0), false),
+            (b"u=1, i", Some(1), true),
+            (b"i", None, true),
+            (b"i=?0,u=7", Some(7), false),
+            (b"u=2, u=5", Some(5), false),
+            (b"u=8", None, false),
+            (b"u=-1", None, false),
+            (b"x=1;y, u=5", Some(5), false),
+            (b"\xff\x00,,", None, false),
         ];
         for (text, urgency, incremental) in cases {
             let want = Priority {

@@ -132,7 +132,7 @@ fn priority_updates() {
         events(&control(&frame(kind::PRIORITY_UPDATE_REQUEST, &payload)))
     };
     let priority = Priority {
-        urgency: 1,
+        urgency: Some(1),
         incremental: true,
     };
     let want = Event::Priority {

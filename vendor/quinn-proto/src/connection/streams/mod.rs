@@ -369,6 +369,26 @@ impl<'a> SendStream<'a> {
         Ok(())
     }
 
+    /// Set whether the stream takes turns with others of the same priority, packet by packet
+    ///
+    /// Makes a difference only with `TransportConfig::send_fairness(false)`, where a stream is otherwise finished
+    /// before the next one of its priority is begun.
+    ///
+    /// # Panics
+    /// - when applied to a receive stream
+    pub fn set_incremental(&mut self, incremental: bool) -> Result<(), ClosedStream> {
+        let max_send_data = self.state.max_send_data(self.id);
+        let stream = self
+            .state
+            .send
+            .get_mut(&self.id)
+            .map(get_or_insert_send(max_send_data))
+            .ok_or(ClosedStream { _private: () })?;
+
+        stream.incremental = incremental;
+        Ok(())
+    }
+
     /// Get the priority of a stream
     ///
     /// # Panics

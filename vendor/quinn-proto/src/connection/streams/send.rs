@@ -9,6 +9,8 @@ pub(super) struct Send {
     pub(super) state: SendState,
     pub(super) pending: SendBuffer,
     pub(super) priority: i32,
+    /// Whether the stream takes turns with others of its priority, where those are not fair by themselves
+    pub(super) incremental: bool,
     /// Whether a frame containing a FIN bit must be transmitted, even if we don't have any new data
     pub(super) fin_pending: bool,
     /// Whether this stream is in the `connection_blocked` list of `Streams`
@@ -28,6 +30,7 @@ impl Send {
             state: SendState::Ready,
             pending: SendBuffer::new(),
             priority: 0,
+            incremental: false,
             fin_pending: false,
             connection_blocked: false,
             data_blocked_limit: None,

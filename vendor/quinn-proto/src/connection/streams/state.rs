@@ -656,7 +656,7 @@ impl StreamsState {
                 // Fairness with other streams is achieved by implementing round-robin scheduling,
                 // so that the other streams will have a chance to write data
                 // before we touch this stream again.
-                if fair {
+                if fair || stream.incremental {
                     self.pending.push_pending(id, stream.priority);
                 } else {
                     self.pending.reinsert_pending(id, stream.priority);
@@ -1766,6 +1766,54 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn unfair_incremental() {
+        let mut server = make(Side::Server);
+        server.set_params(&TransportParameters {
+            initial_max_streams_bidi: 3u32.into(),
+            initial_max_data: 300u32.into(),
+            initial_max_stream_data_bidi_remote: 300u32.into(),
+            ..TransportParameters::default()
+        });
+        let (mut pending, state) = (Retransmits::default(), ConnState::Established);
+        let ids: Vec<_> = (0..3)
+            .map(|_| {
+                let mut streams = Streams {
+                    state: &mut server,
+                    conn_state: &state,
+                };
+                streams.open(Dir::Bi).unwrap()
+            })
+            .collect();
+        // The first two take turns, the third is finished once it is begun
+        for (id, incremental) in [(ids[0], true), (ids[1], true), (ids[2], false)] {
+            let mut stream = SendStream {
+                id,
+                state: &mut server,
+                pending: &mut pending,
+                conn_state: &state,
+            };
+            stream.set_incremental(incremental).unwrap();
+            stream.write(&[0; 100]).unwrap();
+        }
+        let mut order = vec![];
+        let mut buf = Vec::with_capacity(1024);
+        loop {
+            let buf_len = buf.len();
+            let metas = server.write_stream_frames(&mut buf, buf_len + 60, false);
+            if metas.is_empty() {
+                break;
+            }
+            order.extend(metas.iter().map(|meta| meta.id));
+        }
+        let first_done = order.iter().rposition(|id| *id == ids[0]).unwrap();
+        let second_begun = order.iter().position(|id| *id == ids[1]).unwrap();
+        assert!(second_begun < first_done, "{order:?}");
+        let third: Vec<_> = (0..order.len()).filter(|&at| order[at] == ids[2]).collect();
+        assert!(third.len() > 1);
+        assert!(third.windows(2).all(|pair| pair[1] == pair[0] + 1), "{order:?}");
     }
 
     #[test]
