@@ -359,7 +359,10 @@ pub enum Command {
     /// Go by this from now on. Numbers of origins go on: what was an origin's stays its own.
     Reconfigure(Arc<Policy>),
     /// Refuse new connections, send GOAWAY, close connections when they are idle.
-    Drain,
+    Drain {
+        /// False: another node has the sockets; who comes here all the same is served, and told to end.
+        refuse_new: bool,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

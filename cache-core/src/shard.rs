@@ -390,7 +390,7 @@ impl Shard {
                 Reply::Done
             }
             Command::Reconfigure(policy) => self.reconfigure(&policy),
-            Command::Drain => self.drain(),
+            Command::Drain { refuse_new } => self.drain(refuse_new),
         };
         Some(reply)
     }

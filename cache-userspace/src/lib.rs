@@ -23,5 +23,6 @@ pub mod tcp;
 pub mod tier_files;
 pub mod tls_files;
 pub mod tune;
+pub mod upgrade;
 pub mod upstream;
 pub mod xdp;

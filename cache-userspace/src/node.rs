@@ -28,6 +28,7 @@ use crate::purging::{Purging, PurgingError};
 use crate::status::{
     BackendStatus, MemoryStatus, NodeStatus, OriginStatus, ShardStatus, StatusDocument, XdpStatus,
 };
+use crate::upgrade::Generation;
 
 pub use orders::{PurgeOrder, PurgeReport};
 pub use pins::{PinReport, PinState, PinsReport, UnpinReport};
@@ -62,6 +63,7 @@ pub struct NodeFacts {
     /// Shard i runs on `cpus[i]`.
     pub cpus: Vec<usize>,
     pub warnings: Vec<String>,
+    pub generation: Arc<Generation>,
     /// What `GET /v1/config` answers: [`crate::config::explain::json`].
     pub config: serde_json::Value,
 }
@@ -235,6 +237,8 @@ impl NodeHandle {
             purges: purges_of(&sources.purges),
             warnings: facts.warnings.clone(),
             waiting: waiting.load().to_vec(),
+            generation: facts.generation.number,
+            predecessor: facts.generation.predecessor(),
             privileges: privileges::status(),
         }
     }
@@ -373,6 +377,7 @@ pub(crate) mod tests {
             },
             cpus: vec![0, 1],
             warnings: vec!["self-signed".to_owned()],
+            generation: Arc::default(),
             config: serde_json::json!({"settings": []}),
         };
         let purges = Arc::new(cache_core::purge::Purges::new(1, 16));

@@ -50,11 +50,29 @@ pub fn surrender(config: &Config) -> anyhow::Result<()> {
     unbind_locked_memory();
     bound().context("cannot give up capabilities for good")?;
     if let Some(name) = &config.server.user {
-        become_user(name, config).with_context(|| format!("server.user = {name:?}"))?;
+        become_user(name, config)?;
     }
     drop_capabilities().context("cannot give up capabilities")?;
     prctl::set_no_new_privs().context("cannot set no_new_privs")?;
     seccomp::apply(config.server.seccomp).context("server.seccomp")
+}
+
+/// That there is somebody to become, while an error costs nothing.
+///
+/// # Errors
+/// There is no such user.
+pub fn require_user(config: &Config) -> anyhow::Result<()> {
+    match &config.server.user {
+        Some(name) => user_of(name).map(drop),
+        None => Ok(()),
+    }
+}
+
+fn user_of(name: &str) -> anyhow::Result<User> {
+    let user = User::from_name(name).context("cannot read the users of this machine")?;
+    let none = || anyhow!("there is no such user; `cargo xtask install` makes popcache");
+    let user = user.ok_or_else(none);
+    user.with_context(|| format!("server.user = {name:?}"))
 }
 
 /// Rings lock memory; without CAP_IPC_LOCK that counts against a limit, which root may still raise.
@@ -66,9 +84,7 @@ fn unbind_locked_memory() {
 }
 
 fn become_user(name: &str, config: &Config) -> anyhow::Result<()> {
-    let user = User::from_name(name)
-        .context("cannot read the users of this machine")?
-        .ok_or_else(|| anyhow!("there is no such user; `cargo xtask install` makes popcache"))?;
+    let user = user_of(name)?;
     if Uid::effective() == user.uid {
         return Ok(());
     }

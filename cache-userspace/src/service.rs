@@ -51,6 +51,11 @@ impl Service {
         tell(&[NotifyState::Stopping]);
     }
 
+    /// Process `pid` serves from now on; this one drains.
+    pub fn succeeded_by(&self, pid: u32) {
+        tell(&[NotifyState::MainPid(pid), NotifyState::Status("drains")]);
+    }
+
     /// Does `reload` between the two messages that frame it.
     pub async fn reloading<T>(reload: impl Future<Output = T>) -> T {
         match NotifyState::monotonic_usec_now() {

@@ -25,9 +25,10 @@ use cache_core::shard::Shard;
 use cache_core::stats::ShardStats;
 use cache_core::store::{self, Store, StoreConfig, StoreReport};
 use cache_core::tier::TierGauges;
-use cache_ebpf::cid::CidKeys;
+use cache_ebpf::cid::{CidKey, CidKeys};
 use tokio::sync::mpsc;
 
+use crate::admin::Former;
 use crate::certificates::Certificates;
 use crate::compress::Compressor;
 use crate::config::{Config, Machine};
@@ -40,24 +41,33 @@ use crate::rt::control::Control;
 use crate::rt::core_loop::LoopStats;
 use crate::rt::disk::DiskStats;
 use crate::rt::mesh::mesh;
-use crate::rt::packet::{PacketStats, UdpSocket, open_sockets};
+use crate::rt::packet::{Kind, PacketStats, UdpSocket, open_sockets};
 use crate::rt::spawn::{CorePlan, RunningCore, spawn};
 use crate::service::Service;
 use crate::sessions::Sessions;
 use crate::status::BackendStatus;
 use crate::tcp::stats::TcpStats;
+use crate::upgrade::{Generation, Handover, Offered, Sockets, Takeover, socket_beside};
 use crate::upstream::Upstream;
-use crate::xdp::{Xdp, XdpOptions, random_cid_keys};
+use crate::xdp::{Xdp, XdpOptions, random_cid_keys, random_key};
 use crate::{admin, config, privileges, reload, tls_files};
-use ports::Ports;
+use ports::{Ports, Steer};
 use tier::Memory;
 
 /// Runs a node until SIGINT or SIGTERM.
 ///
 /// # Errors
 /// It could not start, or a part of it failed while running.
-pub fn serve(mut config: Config, machine: Machine, format: bool) -> anyhow::Result<()> {
-    let listeners = admin::bind(&config.admin)?;
+pub fn serve(mut config: Config, machine: Machine, how: How) -> anyhow::Result<()> {
+    privileges::require_user(&config)?;
+    let takeover = match how {
+        How::TakeOver => Some(Takeover::ask(&config)?),
+        How::Alone { .. } => None,
+    };
+    let listeners = match how {
+        How::TakeOver => None,
+        How::Alone { .. } => Some(admin::bind(&config.admin)?),
+    };
     require_kernel()?;
     let certificates = Arc::new(Certificates::load(&config.tls).context("tls")?);
     let early = config.tls.early_data;
@@ -68,14 +78,20 @@ pub fn serve(mut config: Config, machine: Machine, format: bool) -> anyhow::Resu
     )?);
     let tcp_tls = Arc::new(tls_files::tcp_config(certificates.clone())?);
     let shards = u8::try_from(config.server.cpus.len()).context("too many cores")?;
-    let sockets = open_sockets(&config.server.listen, shards).context("server.listen")?;
-    let listen: Vec<SocketAddr> = sockets[0].iter().map(UdpSocket::address).collect();
-    let mut doors = tcp::Doors::open(&config, &listen, tcp_tls, shards)?;
+    let sockets = match &takeover {
+        Some(takeover) => takeover.sockets.try_clone()?,
+        None => open_all_sockets(&config, shards)?,
+    };
+    let offered = sockets.try_clone().context("no descriptors are left")?;
+    let listen: Vec<SocketAddr> = sockets.udp[0].iter().map(UdpSocket::address).collect();
+    let mut doors = tcp::Doors::on(&config, &listen, tcp_tls, (sockets.tls, sockets.clear))?;
+    let format = matches!(how, How::Alone { format: true });
     let memory = Memory::open(&config, shards, format)?;
     let (mut stores, report) = build_store(&config, shards, &memory)?;
     memory.pin_again(&mut stores);
     let mut tiers = memory.recover(&config, shards)?.into_iter();
-    let steering = Steering::new(&config, &listen, doors.ports(), shards)?;
+    let former_key = takeover.as_ref().map(|takeover| takeover.offer.cid_key);
+    let steering = Steering::new(&config, (&listen, doors.ports()), shards, former_key)?;
     let quic = QuicSetup::new(tls, steering.cid_keys, &config.limits)?
         .with_cid_lifetime(config.guard.cid_key_lifetime);
     let node_id = node_id()?;
@@ -85,8 +101,29 @@ pub fn serve(mut config: Config, machine: Machine, format: bool) -> anyhow::Resu
 
     let ports = {
         let mut xdp = steering.lock();
-        Ports::open(&config, &listen, sockets, xdp.as_deref_mut())?
+        let steer = match takeover {
+            Some(_) => Steer::Later,
+            None => Steer::Now,
+        };
+        Ports::open(&config, &listen, sockets.udp, xdp.as_deref_mut(), steer)?
     };
+    let is_af_xdp = ports.backend.kind == Kind::AfXdp.name();
+    let generation = takeover
+        .as_ref()
+        .map(|takeover| Generation::new(takeover.offer.generation + 1, Some(takeover.offer.pid)));
+    let generation = Arc::new(generation.unwrap_or_default());
+    let predecessor = takeover.map(Takeover::switch).transpose()?;
+    let former = match predecessor {
+        Some(_) => Former::Replaced,
+        None => Former::Refused,
+    };
+    let listeners = match listeners {
+        Some(listeners) => listeners,
+        None => admin::bind_in_place_of(&config.admin, former)?,
+    };
+    let beside = socket_beside(&config.admin.socket);
+    let (successors, _successors_file) =
+        admin::bind_unix(&beside, UPGRADE_MODE, former).context("admin.socket")?;
     privileges::surrender(&config)?;
     let (lanes, control_lanes) =
         mesh(shards, config.limits.max_lane_backlog).context("cannot make lanes")?;
@@ -130,9 +167,26 @@ pub fn serve(mut config: Config, machine: Machine, format: bool) -> anyhow::Resu
         show(&listen),
         ports.backend.kind
     );
-    let facts = facts(&config, listen, ports.backend, report, &steering);
+    let facts = facts(
+        &config,
+        listen,
+        ports.backend,
+        report,
+        (&steering, Arc::clone(&generation)),
+    );
     let purger = memory.purges.writer().context("another writer of purges")?;
+    let has_tier = memory.journal.is_some();
     let purging = Purging::new(purger, memory.journal);
+    let offered = Offered {
+        sockets: offered,
+        shards,
+        xdp: steering.xdp.clone(),
+        cid_key: steering.cid_key(),
+        is_af_xdp,
+        guard: guard.clone(),
+        refusal: has_tier.then(|| TIER_REFUSAL.to_owned()),
+        generation,
+    };
     let seed = memory.seed;
     let compressor = Arc::new(compressor(&config));
     let (drain_limit, save_limit) = (config.server.drain_limit, config.tier.save_at_stop);
@@ -155,11 +209,14 @@ pub fn serve(mut config: Config, machine: Machine, format: bool) -> anyhow::Resu
         seed,
     );
     let node = NodeHandle::new(facts, sources);
+    let (handing, handover) = mpsc::channel(1);
+    Handover::start(offered, handing, successors, predecessor)?;
     let control = Control {
         lanes: control_lanes,
         upstream,
         compressor,
         commands,
+        handover,
         admin: listeners,
         node,
         stats: counters.shards,
@@ -173,6 +230,29 @@ pub fn serve(mut config: Config, machine: Machine, format: bool) -> anyhow::Resu
         service.ready(ready.trim_start_matches("popcache: "));
     });
     cores.join().and(ended)
+}
+
+/// How a node comes to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// It must be the only one. `format`: its tier's devices are written anew, whatever they hold.
+    Alone { format: bool },
+    /// The node that runs hands its sockets over ([`crate::upgrade`]).
+    TakeOver,
+}
+
+/// Only the node's own user and root may take over.
+const UPGRADE_MODE: u32 = 0o600;
+
+const TIER_REFUSAL: &str = "two nodes cannot share the drives of [tier]: restart instead, which begins warm \
+                            (tier.save_at_stop)";
+
+/// UDP and TCP, as the configuration says.
+fn open_all_sockets(config: &Config, shards: u8) -> anyhow::Result<Sockets> {
+    let udp = open_sockets(&config.server.listen, shards).context("server.listen")?;
+    let listen: Vec<SocketAddr> = udp[0].iter().map(UdpSocket::address).collect();
+    let (tls, clear) = tcp::listeners(&config.server, &listen, shards)?;
+    Ok(Sockets { udp, tls, clear })
 }
 
 /// Locked memory that glommio insists on, in bytes.
@@ -303,19 +383,22 @@ struct Steering {
 }
 
 impl Steering {
+    /// `tcp_ports`: those that are listened on. `former`: the key of connection ids of the node before this one, which goes on making
+    /// ids with it.
     fn new(
         config: &Config,
-        listen: &[SocketAddr],
-        tcp_ports: Vec<u16>,
+        (listen, tcp_ports): (&[SocketAddr], Vec<u16>),
         shards: u8,
+        former: Option<u8>,
     ) -> anyhow::Result<Self> {
         let Some(interface) = &config.packet.interface else {
+            let next = former.map_or(0, |key| key.wrapping_add(1));
             return Ok(Self {
                 xdp: None,
-                cid_keys: random_cid_keys()?,
+                cid_keys: random_cid_keys(next)?,
             });
         };
-        let xdp = Xdp::attach(&XdpOptions {
+        let mut xdp = Xdp::attach(&XdpOptions {
             interface: interface.clone(),
             mode: config.packet.xdp_mode,
             pin_dir: config.packet.pin_dir.clone(),
@@ -324,11 +407,19 @@ impl Steering {
             shards: u32::from(shards),
         })
         .context("packet.interface")?;
-        let cid_keys = xdp.cid_keys();
+        let cid_keys = match former {
+            Some(former) => next_key(&mut xdp, former)?,
+            None => xdp.cid_keys(),
+        };
         Ok(Self {
             xdp: Some(Arc::new(Mutex::new(xdp))),
             cid_keys,
         })
+    }
+
+    /// The number of the key that ids are made with at first.
+    fn cid_key(&self) -> u8 {
+        self.cid_keys.active().map_or(0, |(number, _)| number)
     }
 
     /// The guard over the program, if there is one.
@@ -366,6 +457,23 @@ impl Steering {
             },
         }
     }
+}
+
+/// A key of our own, which the program knows beside those of the former node; we know it alone, so that its
+/// connections are none of ours.
+fn next_key(xdp: &mut Xdp, former: u8) -> anyhow::Result<CidKeys> {
+    let known = xdp.cid_keys();
+    let active = known.active().map(|(number, _)| number);
+    ensure!(
+        active == Some(former),
+        "the XDP program's keys are not those of the node that runs: restart instead"
+    );
+    let key = CidKey(random_key()?);
+    let (mut keys, next) = known.with_next(key);
+    keys.activate(next);
+    keys.set_since(0);
+    xdp.set_cid_keys(keys)?;
+    Ok(CidKeys::new(next, key))
 }
 
 /// Every shard's counters.
@@ -417,7 +525,7 @@ fn facts(
     listen: Vec<SocketAddr>,
     backend: BackendStatus,
     report: StoreReport,
-    steering: &Steering,
+    (steering, generation): (&Steering, Arc<Generation>),
 ) -> NodeFacts {
     NodeFacts {
         name: config.server.name.clone(),
@@ -428,6 +536,7 @@ fn facts(
         memory: report.backing,
         cpus: config.server.cpus.clone(),
         warnings: config.warnings.clone(),
+        generation,
         config: config::explain::json(config),
     }
 }

@@ -45,6 +45,12 @@ pub struct StatusDocument {
     /// Settings of the configuration file that wait for a restart.
     #[serde(default)]
     pub waiting: Vec<String>,
+    /// How many processes handed over to the next before this one.
+    #[serde(default)]
+    pub generation: u64,
+    /// The process that hands over to this one and still drains.
+    #[serde(default)]
+    pub predecessor: Option<u32>,
     /// What the process is still allowed.
     #[serde(default)]
     pub privileges: PrivilegeStatus,
@@ -145,6 +151,13 @@ impl StatusDocument {
                 span(self.uptime_seconds)
             ),
         );
+        if self.generation > 0 {
+            let draining = match self.predecessor {
+                Some(pid) => format!("; pid {pid} drains its connections"),
+                None => String::new(),
+            };
+            fact("upgrades", format!("{}{draining}", self.generation));
+        }
         fact("listen", self.listen.join(", "));
         fact(
             "backend",
@@ -510,6 +523,8 @@ mod tests {
             purges: counters(&[("tag_slots", 65_536), ("tags", 0)]),
             warnings: vec!["the certificate is self-signed".to_owned()],
             waiting: Vec::new(),
+            generation: 0,
+            predecessor: None,
             privileges: PrivilegeStatus {
                 uid: 995,
                 user: "popcache".to_owned(),

@@ -27,10 +27,13 @@ const MOST_NOTICE: Duration = Duration::from_secs(1);
 const ROUND_TRIPS: u32 = 3;
 
 impl Shard {
-    /// Refuses new connections, and has those that there are end once they are answered.
-    pub(super) fn drain(&mut self) -> Reply {
+    /// Refuses new connections, if that is wanted, and has those that there are, and those that come all the
+    /// same, end once they are answered.
+    pub(super) fn drain(&mut self, refuse_new: bool) -> Reply {
         self.draining = true;
-        self.quic.refuse_new();
+        if refuse_new {
+            self.quic.refuse_new();
+        }
         self.look_at_all();
         Reply::Draining {
             connections: self.quic.open_connections(),

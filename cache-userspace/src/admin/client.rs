@@ -87,6 +87,11 @@ pub async fn reload_tls(socket: &Path) -> Result<ReloadReport, ClientError> {
     ask(socket, Method::POST, "/v1/reload-tls", None).await
 }
 
+/// Asks the node at `socket` for its effective configuration.
+pub async fn config(socket: &Path) -> Result<Value, ClientError> {
+    ask(socket, Method::GET, "/v1/config", None).await
+}
+
 /// Makes the node at `socket` read its configuration again.
 pub async fn reload(socket: &Path) -> Result<ConfigReport, ClientError> {
     ask(socket, Method::POST, "/v1/reload", None).await

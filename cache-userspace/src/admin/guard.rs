@@ -169,7 +169,7 @@ pub(super) fn refusal(error: &GuardError) -> (StatusCode, &'static str) {
             StatusCode::INTERNAL_SERVER_ERROR,
             "make guard.state_file a file that can be written, then ask again",
         ),
-        GuardError::Busy | GuardError::Ended => {
+        GuardError::Busy | GuardError::Ended | GuardError::Resting => {
             (StatusCode::SERVICE_UNAVAILABLE, "ask again in a moment")
         }
         GuardError::Xdp(_) => (

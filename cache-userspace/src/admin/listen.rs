@@ -59,6 +59,22 @@ impl Listeners {
 /// Another popcache answers on the socket, something else is in its place, or the address, the
 /// directory or the token cannot be had. Each error says which, and what to do.
 pub fn bind(config: &AdminConfig) -> anyhow::Result<Listeners> {
+    bind_in_place_of(config, Former::Refused)
+}
+
+/// A process that answers on the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Former {
+    Refused,
+    /// It hands over: its socket is replaced.
+    Replaced,
+}
+
+/// [`bind`] where there may be another popcache.
+///
+/// # Errors
+/// As of [`bind`].
+pub fn bind_in_place_of(config: &AdminConfig, former: Former) -> anyhow::Result<Listeners> {
     let tcp = match (config.tcp, &config.token_file) {
         (None, _) => None,
         (Some(_), None) => bail!("admin.tcp needs admin.token_file"),
@@ -71,21 +87,24 @@ pub fn bind(config: &AdminConfig) -> anyhow::Result<Listeners> {
         }
     };
     let path = &config.socket;
-    let (unix, inode) =
-        bind_unix(path).with_context(|| format!("admin.socket {}", path.display()))?;
-    Ok(Listeners {
-        unix,
-        tcp,
-        socket: SocketFile {
-            path: path.clone(),
-            inode,
-        },
-    })
+    let bound = bind_unix(path, SOCKET_MODE, former);
+    let (unix, socket) = bound.with_context(|| format!("admin.socket {}", path.display()))?;
+    Ok(Listeners { unix, tcp, socket })
 }
 
-fn bind_unix(path: &Path) -> anyhow::Result<(UnixListener, u64)> {
+/// Listens on a path, for those that `mode` lets in.
+///
+/// # Errors
+/// The path is taken, or the directory cannot be had.
+pub fn bind_unix(
+    path: &Path,
+    mode: u32,
+    former: Former,
+) -> anyhow::Result<(UnixListener, SocketFile)> {
     make_directory(path)?;
-    refuse_if_taken(path)?;
+    if former == Former::Refused {
+        refuse_if_taken(path)?;
+    }
     // Made under another name and moved, so that nobody meets it with wider permissions.
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}", std::process::id()));
@@ -94,11 +113,14 @@ fn bind_unix(path: &Path) -> anyhow::Result<(UnixListener, u64)> {
     let listener =
         UnixListener::bind(&unborn).with_context(|| format!("cannot bind {}", unborn.display()))?;
     listener.set_nonblocking(true)?;
-    let placed = fs::set_permissions(&unborn, fs::Permissions::from_mode(SOCKET_MODE))
+    let placed = fs::set_permissions(&unborn, fs::Permissions::from_mode(mode))
         .and_then(|()| fs::symlink_metadata(&unborn))
         .and_then(|meta| fs::rename(&unborn, path).map(|()| meta.ino()));
     match placed {
-        Ok(inode) => Ok((listener, inode)),
+        Ok(inode) => {
+            let path = path.to_owned();
+            Ok((listener, SocketFile { path, inode }))
+        }
         Err(error) => {
             let _ = fs::remove_file(&unborn);
             Err(error).context("cannot put the socket in its place")

@@ -30,7 +30,7 @@ pub mod request;
 mod server;
 pub mod token;
 
-pub use listen::{Listeners, bind};
+pub use listen::{Former, Listeners, SocketFile, bind, bind_in_place_of, bind_unix};
 pub use server::serve_admin;
 
 #[cfg(test)]

@@ -94,7 +94,7 @@ async fn serve(listeners: Listeners) {
                     },
                 },
                 Command::Explain(_) => Reply::Explained(None),
-                Command::SeeCidKeys(_) | Command::Reconfigure(_) | Command::Drain => {
+                Command::SeeCidKeys(_) | Command::Reconfigure(_) | Command::Drain { .. } => {
                     panic!("nobody asks for it")
                 }
             };

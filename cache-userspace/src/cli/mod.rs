@@ -18,6 +18,7 @@ mod purge;
 mod remote;
 mod serve;
 mod tune;
+mod upgrade;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,6 +26,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config;
+use crate::start::How;
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +74,13 @@ enum Command {
         /// Write the tier's devices anew, whatever they hold
         #[arg(long)]
         format: bool,
+        /// Take over from the node that runs; `popcache upgrade` does this
+        #[arg(long, hide = true, conflicts_with = "format")]
+        take_over: bool,
     },
+    /// Have this program take over from the running node, without losing a request
+    #[command(after_long_help = UPGRADE_HELP)]
+    Upgrade(upgrade::Upgrade),
     /// Explain the whole effective configuration, or every problem in it
     #[command(after_long_help = CHECK_HELP)]
     Check {
@@ -257,6 +265,16 @@ Examples:
   popcache man | man -l -
   popcache man --dir /usr/local/share/man/man1";
 
+const UPGRADE_HELP: &str = "\
+Starts this program beside the running node, with the configuration file as it is now. The new process takes the
+sockets; the former one serves its connections to their end, for at most server.drain_limit, and ends. Needs root,
+memory for two nodes for a moment, the same cores and addresses, and no [tier] (a restart begins warm there). The
+new node begins with an empty memory. If it does not start, the former one goes on.
+
+Examples:
+  popcache upgrade
+  popcache upgrade --config /etc/popcache/popcache.toml";
+
 const RELOAD_HELP: &str = "\
 SIGHUP does the same. The file is read and checked whole: if anything is wrong with it, with a file that it
 names or with a feed of the guard, nothing changes and the message says what. Connections and requests go on.
@@ -280,7 +298,18 @@ pub fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Exit {
     match arguments.command {
-        Command::Serve { file, format } => serve::serve(&file.config, format),
+        Command::Serve {
+            file,
+            format,
+            take_over,
+        } => {
+            let how = match take_over {
+                true => How::TakeOver,
+                false => How::Alone { format },
+            };
+            serve::serve(&file.config, how)
+        }
+        Command::Upgrade(upgrade) => upgrade::upgrade(&upgrade),
         Command::Check { file, json } => check::check(&file.config, json),
         Command::Status { node, json } => remote::status(&node, json),
         Command::ProbeTier(arguments) => probe::probe(&arguments),

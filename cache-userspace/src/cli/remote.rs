@@ -78,7 +78,7 @@ pub(super) fn ask<T>(
     })
 }
 
-fn socket(node: &Node) -> Result<PathBuf, Exit> {
+pub(super) fn socket(node: &Node) -> Result<PathBuf, Exit> {
     match (&node.socket, &node.config) {
         (Some(socket), _) => Ok(socket.clone()),
         (None, None) => Ok(PathBuf::from(config::DEFAULT_SOCKET)),

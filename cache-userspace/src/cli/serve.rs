@@ -4,9 +4,9 @@ use std::path::Path;
 
 use super::{Exit, fail, logging};
 use crate::config::{self, Machine};
-use crate::start;
+use crate::start::{self, How};
 
-pub(super) fn serve(path: &Path, format: bool) -> Exit {
+pub(super) fn serve(path: &Path, how: How) -> Exit {
     let machine = Machine::this();
     let config = match config::load(path, &machine) {
         Ok(config) => config,
@@ -18,7 +18,7 @@ pub(super) fn serve(path: &Path, format: bool) -> Exit {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    match start::serve(config, machine, format) {
+    match start::serve(config, machine, how) {
         Ok(()) => Exit::Done,
         Err(error) => fail(Exit::Failed, format_args!("{error:#}")),
     }

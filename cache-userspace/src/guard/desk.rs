@@ -59,6 +59,8 @@ pub struct Desk {
     /// Not before this a new key of connection ids is tried after a failure.
     cid_key_retry: u64,
     counts: Arc<Mutex<Counts>>,
+    /// Another process writes the maps.
+    rests: bool,
 }
 
 impl Desk {
@@ -84,6 +86,7 @@ impl Desk {
             shards,
             maps,
             counts,
+            rests: false,
         };
         desk.swap_lists()?;
         desk.write_rules()?;
@@ -96,6 +99,9 @@ impl Desk {
 
     /// What has to be done without being asked.
     pub fn look_after(&mut self, now: u64) {
+        if self.rests {
+            return;
+        }
         lock(&self.xdp).flush_log();
         self.read_events(now);
         if now.saturating_sub(self.bucket_key_since) >= self.config.bucket_key_lifetime.as_secs() {
@@ -121,6 +127,8 @@ impl Desk {
                 let top = self.events.top(most, self.config.event_sample);
                 return Ok(Answer::Top(top));
             }
+            Order::Rest(rests) => self.rest(rests),
+            _ if self.rests => Err(GuardError::Resting),
             Order::List(request) => self.list(&request, now),
             Order::Remove(request) => self.remove(&request),
             Order::Monitor(request) => self.set_modes(&request),
@@ -246,6 +254,16 @@ impl Desk {
             return Err(error);
         }
         Ok(self.totals(self.feeds.len()))
+    }
+
+    /// What is in force is written again, should the other process have changed it.
+    fn rest(&mut self, rests: bool) -> Result<Done, GuardError> {
+        self.rests = rests;
+        if !rests {
+            self.write_rules()?;
+            self.swap_lists()?;
+        }
+        Ok(self.totals(0))
     }
 
     fn configure(&mut self, config: GuardConfig, now: u64) -> Result<Done, GuardError> {

@@ -60,6 +60,8 @@ pub enum GuardError {
     Busy,
     #[error("the guard has ended")]
     Ended,
+    #[error("another process is taking over: ask again when it has")]
+    Resting,
     #[error("{0}")]
     Prefix(String),
     #[error("there is no rule {0:?}; `popcache guard list` names them all")]
@@ -129,6 +131,19 @@ impl Guard {
         let (reply, answer) = oneshot::channel();
         match self.orders.try_send((order, reply)) {
             Ok(()) => answer.await.unwrap_or(Err(GuardError::Ended)),
+            Err(TrySendError::Full(_)) => Err(GuardError::Busy),
+            Err(TrySendError::Disconnected(_)) => Err(GuardError::Ended),
+        }
+    }
+
+    /// [`Self::ask`] of a thread that may wait.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn ask_now(&self, order: Order) -> Result<Answer, GuardError> {
+        let (reply, answer) = oneshot::channel();
+        match self.orders.try_send((order, reply)) {
+            Ok(()) => answer.blocking_recv().unwrap_or(Err(GuardError::Ended)),
             Err(TrySendError::Full(_)) => Err(GuardError::Busy),
             Err(TrySendError::Disconnected(_)) => Err(GuardError::Ended),
         }

@@ -27,6 +27,8 @@ pub enum Order {
     /// Go by another configuration, whose feeds are read. What was changed while running goes before it
     /// as before.
     Configure(Box<GuardConfig>),
+    /// Another process is taking over: change nothing (true), or go on as before.
+    Rest(bool),
     Events {
         /// Those with a higher number.
         after: u64,

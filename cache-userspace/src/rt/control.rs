@@ -33,6 +33,7 @@ use crate::compress::Compressor;
 use crate::node::{NodeHandle, ShardCommand};
 use crate::service::Service;
 use crate::tcp::stats::TcpStats;
+use crate::upgrade::HandoverOrder;
 use crate::upstream::{EventSender, Upstream, event_channel};
 
 /// Fetch events of one shard between the upstream and the lane.
@@ -58,6 +59,8 @@ pub struct Control {
     pub compressor: Arc<Compressor>,
     /// What the admin API asks of the shards.
     pub commands: mpsc::Receiver<ShardCommand>,
+    /// What a handover to another process asks.
+    pub handover: mpsc::Receiver<(HandoverOrder, oneshot::Sender<()>)>,
     pub admin: Listeners,
     pub node: NodeHandle,
     pub stats: Vec<Arc<ShardStats>>,
@@ -119,18 +122,36 @@ impl Control {
         spawn_local(reload_on_hangup(self.node.clone())?);
         let mut admin = spawn_local(serve_admin(self.admin, self.node));
         let mut tick = interval(HOUSEKEEPING);
+        let (stats, tcp) = (self.stats, self.tcp);
+        let open = || {
+            let quic = stats.iter().map(|stats| stats.connections.get());
+            let tcp = tcp.iter().map(|stats| stats.connections.get());
+            quic.chain(tcp).sum()
+        };
         ready(&self.service);
         let end = loop {
             tokio::select! {
                 name = signals.next() => {
                     tracing::info!(signal = name, "stopping: no new connections");
                     self.service.stopping();
-                    let open = || {
-                        let quic = self.stats.iter().map(|stats| stats.connections.get());
-                        let tcp = self.tcp.iter().map(|stats| stats.connections.get());
-                        quic.chain(tcp).sum()
+                    shards.drain(true).await;
+                    wait_for_connections(open, self.drain_limit, &mut signals).await;
+                    break Ok(());
+                }
+                Some((order, done)) = self.handover.recv() => {
+                    let left = shards.hand_over(order).await;
+                    let Some(successor) = left else {
+                        // Who asked waits for this, or is gone.
+                        let _ = done.send(());
+                        continue;
                     };
-                    drain(&shards, open, self.drain_limit, &mut signals).await;
+                    tracing::info!(successor, "another process has taken over");
+                    admin.abort();
+                    // The successor binds its address.
+                    let _aborted = (&mut admin).await;
+                    self.service.succeeded_by(successor);
+                    let _ = done.send(());
+                    wait_for_connections(open, self.drain_limit, &mut signals).await;
                     break Ok(());
                 }
                 _ = gone.changed() => break Err(anyhow::anyhow!("a shard ended unasked")),
@@ -194,17 +215,20 @@ struct Shards {
 
 impl Shards {
     async fn ask(&self, shard: ShardId, command: Command, reply: oneshot::Sender<Reply>) {
-        let id = {
-            let mut waiting = self.waiting.borrow_mut();
-            // Those that gave up waiting.
-            waiting.replies.retain(|_, reply| !reply.is_closed());
-            waiting.next_id += 1;
-            let id = waiting.next_id;
-            waiting.replies.insert(id, reply);
-            id
-        };
+        let id = self.expect(reply);
         self.tell(usize::from(shard), ToShard::Command { id, command })
             .await;
+    }
+
+    /// The number under which a reply is waited for.
+    fn expect(&self, reply: oneshot::Sender<Reply>) -> u64 {
+        let mut waiting = self.waiting.borrow_mut();
+        // Those that gave up waiting.
+        waiting.replies.retain(|_, reply| !reply.is_closed());
+        waiting.next_id += 1;
+        let id = waiting.next_id;
+        waiting.replies.insert(id, reply);
+        id
     }
 
     async fn tell(&self, shard: usize, message: ToShard) {
@@ -218,6 +242,56 @@ impl Shards {
     fn count(&self) -> usize {
         self.commands.borrow().len()
     }
+
+    /// Has every connection told to end.
+    async fn drain(&self, refuse_new: bool) {
+        for shard in 0..self.count() {
+            let (reply, _) = oneshot::channel();
+            let command = Command::Drain { refuse_new };
+            self.ask(shard as ShardId, command, reply).await;
+        }
+    }
+
+    /// The process that everything new goes to, once it does.
+    async fn hand_over(&self, order: HandoverOrder) -> Option<u32> {
+        match order {
+            HandoverOrder::Join(sockets) => {
+                for (shard, sockets) in sockets.into_iter().enumerate() {
+                    self.tell(shard, ToShard::Join(sockets)).await;
+                }
+            }
+            HandoverOrder::Stay { count } => self.tell_all(|| ToShard::Stay { count }).await,
+            HandoverOrder::LeaveAfXdp => self.leave_af_xdp().await,
+            HandoverOrder::Leave { count, successor } => {
+                self.tell_all(|| ToShard::Leave { count }).await;
+                self.drain(false).await;
+                return Some(successor);
+            }
+        }
+        None
+    }
+
+    async fn tell_all(&self, message: impl Fn() -> ToShard) {
+        for shard in 0..self.count() {
+            self.tell(shard, message()).await;
+        }
+    }
+
+    /// Returns when every shard has closed its socket, so that another can be bound to the queue.
+    async fn leave_af_xdp(&self) {
+        let mut answers = Vec::new();
+        for shard in 0..self.count() {
+            let (reply, answer) = oneshot::channel();
+            let id = self.expect(reply);
+            self.tell(shard, ToShard::LeaveAfXdp { id }).await;
+            answers.push(answer);
+        }
+        for answer in answers {
+            if timeout(STOP_LIMIT, answer).await.is_err() {
+                tracing::warn!("a shard does not close its AF_XDP socket");
+            }
+        }
+    }
 }
 
 /// Passes the admin API's commands on.
@@ -228,11 +302,7 @@ async fn ask(mut commands: mpsc::Receiver<ShardCommand>, shards: Shards) {
 }
 
 /// Waits until no connection is open, the time is up, or a second signal comes.
-async fn drain(shards: &Shards, open: impl Fn() -> u64, limit: Duration, signals: &mut Signals) {
-    for shard in 0..shards.count() {
-        let (reply, _) = oneshot::channel();
-        shards.ask(shard as ShardId, Command::Drain, reply).await;
-    }
+async fn wait_for_connections(open: impl Fn() -> u64, limit: Duration, signals: &mut Signals) {
     let deadline = Instant::now() + limit;
     loop {
         tokio::select! {
@@ -381,7 +451,7 @@ mod tests {
                     lanes.to_control.send(ToControl::Reply { id, reply }, false);
                     lanes.flush();
                 }
-                Some(ToShard::Fetch { .. }) => panic!("nothing was fetched"),
+                Some(other) => panic!("{other:?}"),
                 None => thread::yield_now(),
             }
         }
@@ -401,6 +471,7 @@ mod tests {
             )),
             compressor: Arc::new(Compressor::new(1, 1 << 10)),
             commands,
+            handover: mpsc::channel(1).1,
             admin: admin.expect("socket"),
             node: node.clone(),
             stats: vec![Arc::default(), Arc::default()],
@@ -441,7 +512,13 @@ mod tests {
         assert_eq!(report.objects, Some(11));
         for player in players {
             let asked = player.join().expect("player");
-            assert_eq!(asked, ["SeePurges { everything: true }", "Drain"]);
+            assert_eq!(
+                asked,
+                [
+                    "SeePurges { everything: true }",
+                    "Drain { refuse_new: true }"
+                ]
+            );
         }
 
         let (mut lanes, ends) = mesh(2, 16).expect("lanes");

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use cache_core::io::{Command, Datagram, Input, Now, Outbox, RequestEvent, RequestId};
+use cache_core::io::{Command, Datagram, Input, Now, Outbox, Reply, RequestEvent, RequestId};
 use cache_core::shard::Shard;
 use cache_core::stats::Stat;
 
@@ -24,7 +24,7 @@ use super::disk::Disk;
 use super::door::Answers;
 use super::doorbell::Doorbell;
 use super::mesh::{ShardLanes, ToControl, ToShard};
-use super::packet::PacketIo;
+use super::packet::{PacketIo, Which};
 use super::sleep::{self, Sleeper, heartbeat};
 use super::stop::Stop;
 
@@ -32,6 +32,8 @@ use super::stop::Stop;
 const RECEIVE_BUDGET: usize = 128;
 /// Messages taken from one lane in one turn.
 const LANE_BUDGET: usize = 128;
+/// Turns in which sockets are emptied that another node goes on with: 8,192 datagrams.
+const MAX_EMPTYING: usize = 64;
 /// Transmits that a shard may write in one turn.
 const MAX_TRANSMITS: usize = 64;
 
@@ -126,6 +128,10 @@ pub struct Core {
     pub(super) answers: Answers,
     tcp_connections: usize,
     draining: bool,
+    /// Another node has its sockets.
+    has_left: bool,
+    /// What wakes it has to be made again.
+    sockets_changed: bool,
     /// Told to stop.
     stopping: Option<Stop>,
 }
@@ -151,6 +157,8 @@ impl Core {
             answers: Answers::default(),
             tcp_connections: 0,
             draining: false,
+            has_left: false,
+            sockets_changed: false,
             stopping: None,
         }
     }
@@ -180,6 +188,9 @@ impl Core {
             match step {
                 Step::End => break,
                 Step::Sleep => {
+                    if std::mem::take(&mut this.borrow_mut().sockets_changed) {
+                        sleeper = this.borrow().sleeper()?;
+                    }
                     if this.borrow_mut().fall_asleep(&mut sleeper)? {
                         let woken = sleeper.sleep().await;
                         woken.context("cannot wait for the core's doorbell")?;
@@ -198,6 +209,9 @@ impl Core {
                         stats.held(&stats.long_turns, now.mono - began);
                     }
                     if give_way {
+                        if std::mem::take(&mut this.borrow_mut().sockets_changed) {
+                            sleeper = this.borrow().sleeper()?;
+                        }
                         sleep::give_way().await;
                         gave_way = now.mono;
                         now = clock::now();
@@ -270,6 +284,11 @@ impl Core {
         self.draining || self.stopping.is_some()
     }
 
+    /// Another node has the sockets: what still comes here is served, and told to end.
+    pub(super) fn has_left(&self) -> bool {
+        self.has_left
+    }
+
     pub(super) fn set_tcp_connections(&mut self, open: usize) {
         self.tcp_connections = open;
     }
@@ -321,6 +340,25 @@ impl Core {
         disk.reap(|done| shard.handle(now, Input::Disk(done), outbox))
     }
 
+    /// Takes what waits in the sockets, for as long as that ends.
+    fn empty_sockets(&mut self, now: Now) -> usize {
+        let mut taken = 0;
+        for _ in 0..MAX_EMPTYING {
+            match self.take_packets(now) {
+                0 => break,
+                some => taken += some,
+            }
+        }
+        taken
+    }
+
+    fn leave(&mut self, now: Now, count: usize) -> usize {
+        let taken = self.empty_sockets(now);
+        self.packets.leave(Which::First, count);
+        (self.has_left, self.sockets_changed) = (true, true);
+        taken
+    }
+
     fn take_lanes(&mut self, now: Now) -> usize {
         let mut taken = 0;
         for peer in &mut self.lanes.peers {
@@ -339,8 +377,31 @@ impl Core {
                 None => break,
                 Some(ToShard::Fetch { id, event }) => Input::Fetch { id, event },
                 Some(ToShard::Command { id, command }) => {
-                    self.draining |= matches!(command, Command::Drain);
+                    self.draining |= matches!(command, Command::Drain { .. });
                     Input::Command { id, command }
+                }
+                Some(ToShard::Join(sockets)) => {
+                    self.packets.join(sockets);
+                    self.sockets_changed = true;
+                    continue;
+                }
+                Some(ToShard::Stay { count }) => {
+                    self.packets.leave(Which::Last, count);
+                    self.sockets_changed = true;
+                    continue;
+                }
+                Some(ToShard::Leave { count }) => {
+                    taken += self.leave(now, count);
+                    continue;
+                }
+                Some(ToShard::LeaveAfXdp { id }) => {
+                    // The reply wants a turn.
+                    taken += 1 + self.empty_sockets(now);
+                    self.packets.leave_af_xdp();
+                    self.sockets_changed = true;
+                    let reply = Reply::Done;
+                    self.outbox.replies.push((id, reply));
+                    continue;
                 }
                 Some(ToShard::Stop) => {
                     self.shard.stop(now);

@@ -150,6 +150,12 @@ impl Door {
         core.is_none_or(|core| core.borrow().is_draining())
     }
 
+    /// Another node accepts connections from now on.
+    pub fn has_left(&self) -> bool {
+        let core = self.core.upgrade();
+        core.is_none_or(|core| core.borrow().has_left())
+    }
+
     /// Open TCP connections, so that the loop makes room for their tasks.
     pub fn set_connections(&self, open: usize) {
         if let Some(core) = self.core.upgrade() {

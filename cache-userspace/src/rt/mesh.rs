@@ -8,6 +8,7 @@ use cache_core::shard::LaneMessage;
 
 use super::doorbell::Doorbell;
 use super::lane::{Receiver, Sender, lane};
+use super::packet::UdpSocket;
 
 /// Messages in flight in one lane. Many shards have many lanes, so each is shorter.
 fn lane_capacity(shards: u8) -> usize {
@@ -24,6 +25,21 @@ pub enum ToShard {
     Command {
         id: u64,
         command: Command,
+    },
+    /// Receive from these sockets as well.
+    Join(Vec<UdpSocket>),
+    /// Go on without the AF_XDP socket; the reply says that it is closed.
+    LeaveAfXdp {
+        id: u64,
+    },
+    /// Let go of the sockets that were there first, so that another node goes on with them. They are emptied
+    /// first. No TCP connections are accepted any more.
+    Leave {
+        count: usize,
+    },
+    /// The other node did not come: let go of the last sockets instead.
+    Stay {
+        count: usize,
     },
     /// Leave the loop now.
     Stop,

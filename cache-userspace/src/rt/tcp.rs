@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, FromRawFd as _, IntoRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -111,6 +111,22 @@ fn trouble(error: Errno, address: SocketAddr) -> ListenError {
 }
 
 impl Listener {
+    /// One that another node opened.
+    pub fn adopt(fd: OwnedFd, address: SocketAddr) -> Self {
+        Self { fd, address }
+    }
+
+    /// The same socket once more, to be handed to another node.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let fd = self.fd.try_clone()?;
+        let address = self.address;
+        Ok(Self { fd, address })
+    }
+
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
     /// Brings it onto this core. Must be called inside an executor.
     pub fn open(self) -> Accepting {
         // SAFETY: the descriptor is a listening socket that nobody else owns from here on.
@@ -140,7 +156,7 @@ impl Stream {
     /// Answers leave at once: each is written in one go.
     pub fn send_at_once(&self) -> io::Result<()> {
         // SAFETY: the stream owns the descriptor and outlives the borrow.
-        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(self.stream.as_raw_fd()) };
+        let fd = unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) };
         setsockopt(&fd, TcpNoDelay, &true).map_err(io::Error::from)
     }
 }

@@ -2,14 +2,19 @@
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
 
 use crate::config::{Backend, Config};
-use crate::rt::packet::af_xdp::{self, Mode, Xsk, own_addresses};
+use crate::rt::packet::af_xdp::{self, Busy, Mode, Xsk, own_addresses};
 use crate::rt::packet::{Kind, Port, UdpSocket};
 use crate::status::BackendStatus;
 use crate::xdp::Xdp;
+
+/// How long a queue may be another's.
+const BUSY_LIMIT: Duration = Duration::from_secs(3);
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// How each shard's packets travel, and why so.
 pub struct Ports {
@@ -28,9 +33,12 @@ impl Ports {
         listen: &[SocketAddr],
         sockets: Vec<Vec<UdpSocket>>,
         xdp: Option<&mut Xdp>,
+        steering: Steer,
     ) -> anyhow::Result<Self> {
         match choose(config, sockets.len(), xdp)? {
-            Choice::AfXdp(xsks, xdp) => Self::af_xdp(config, listen, sockets, xsks, xdp),
+            Choice::AfXdp(xsks, xdp) => {
+                Self::af_xdp(config, listen, sockets, xsks, (xdp, steering))
+            }
             Choice::Udp(reason) => Ok(Self {
                 ports: sockets.into_iter().map(Port::Udp).collect(),
                 backend: BackendStatus {
@@ -46,14 +54,14 @@ impl Ports {
         listen: &[SocketAddr],
         sockets: Vec<Vec<UdpSocket>>,
         xsks: Vec<Xsk>,
-        xdp: &mut Xdp,
+        (xdp, steering): (&mut Xdp, Steer),
     ) -> anyhow::Result<Self> {
         let own = own_addresses(listen, xdp.interface()).context("packet.interface")?;
         let reason = describe(config, &xsks);
         let mut ports = Vec::new();
         for ((queue, xsk), sockets) in (0..).zip(xsks).zip(sockets) {
             xdp.register_xsk(queue, xsk.fd.as_fd())?;
-            xdp.set_af_xdp(queue, true)?;
+            xdp.set_af_xdp(queue, steering == Steer::Now)?;
             ports.push(Port::AfXdp {
                 xsk: Box::new(xsk),
                 own: own.clone(),
@@ -66,6 +74,14 @@ impl Ports {
         };
         Ok(Self { ports, backend })
     }
+}
+
+/// When packets go to the AF_XDP sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steer {
+    Now,
+    /// Once the node before this one has ended, whose packets come by the kernel.
+    Later,
 }
 
 enum Choice<'a> {
@@ -102,7 +118,9 @@ fn open_all(config: &Config, shards: usize, modes: &[Mode]) -> anyhow::Result<Ve
     let open_one = |queue: usize| {
         let mut last = Err(anyhow!("no AF_XDP mode to try"));
         for mode in modes {
-            last = af_xdp::open(interface, queue as u32, depth, *mode, config.memory.pages);
+            last = once_free(|| {
+                af_xdp::open(interface, queue as u32, depth, *mode, config.memory.pages)
+            });
             if last.is_ok() {
                 break;
             }
@@ -110,6 +128,19 @@ fn open_all(config: &Config, shards: usize, modes: &[Mode]) -> anyhow::Result<Ve
         last
     };
     (0..shards).map(open_one).collect()
+}
+
+/// The kernel lets go of a queue some time after its last socket was closed.
+fn once_free(open: impl Fn() -> anyhow::Result<Xsk>) -> anyhow::Result<Xsk> {
+    let deadline = Instant::now() + BUSY_LIMIT;
+    loop {
+        match open() {
+            Err(error) if error.is::<Busy>() && Instant::now() < deadline => {
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            opened => return opened,
+        }
+    }
 }
 
 fn describe(config: &Config, xsks: &[Xsk]) -> String {

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use cache_core::config::Role;
 use http::HeaderValue;
 
-use crate::config::Config;
+use crate::config::{Config, ServerConfig};
 use crate::rt::tcp::{Listener, listen_group};
 use crate::tcp::stats::TcpStats;
 use crate::tcp::{SharedBounds, TcpBounds, TcpPlan};
@@ -28,20 +28,16 @@ pub struct Doors {
 }
 
 impl Doors {
-    /// `udp`: the addresses of HTTP/3, which TLS over TCP has too unless it is told others.
+    /// Of listeners that are there.
     ///
     /// # Errors
-    /// An address cannot be listened on.
-    pub fn open(
+    /// No Alt-Svc can be made of the addresses.
+    pub fn on(
         config: &Config,
         udp: &[SocketAddr],
         tls: Arc<rustls::ServerConfig>,
-        shards: u8,
+        (secure, clear): (Groups, Groups),
     ) -> anyhow::Result<Self> {
-        let server = &config.server;
-        let secure = server.listen_tcp.as_deref().unwrap_or(udp);
-        let secure = groups(secure, shards).context("server.listen_tcp")?;
-        let clear = groups(&server.listen_clear, shards).context("server.listen_clear")?;
         let shards: Vec<_> = secure.into_iter().zip(clear).collect();
         if shards
             .iter()
@@ -102,8 +98,26 @@ fn expect_syn_cookies() {
     }
 }
 
+/// For TLS and without it. `udp`: the addresses of HTTP/3, which TLS over TCP has too unless it is told
+/// others.
+///
+/// # Errors
+/// An address cannot be listened on.
+pub fn listeners(
+    server: &ServerConfig,
+    udp: &[SocketAddr],
+    shards: u8,
+) -> anyhow::Result<(Groups, Groups)> {
+    let secure = server.listen_tcp.as_deref().unwrap_or(udp);
+    let secure = groups(secure, shards).context("server.listen_tcp")?;
+    let clear = groups(&server.listen_clear, shards).context("server.listen_clear")?;
+    Ok((secure, clear))
+}
+
 /// By shard, then by address.
-fn groups(addresses: &[SocketAddr], shards: u8) -> anyhow::Result<Vec<Vec<Listener>>> {
+type Groups = Vec<Vec<Listener>>;
+
+fn groups(addresses: &[SocketAddr], shards: u8) -> anyhow::Result<Groups> {
     let mut all: Vec<Vec<Listener>> = (0..shards).map(|_| Vec::new()).collect();
     for &address in addresses {
         for (shard, listener) in all.iter_mut().zip(listen_group(address, shards)?) {

@@ -64,7 +64,12 @@ where
         .header_read_timeout(None)
         .max_buf_size(core.shared.max_field_section.max(MIN_HEAD))
         .serve_connection(TokioIo::new(io), service);
-    let drain = |connection: Pin<&mut _>| http1::Connection::graceful_shutdown(connection);
+    let drain = |connection: Pin<&mut _>| {
+        // A request may be on its way to an idle connection of a node that drains: its answer is the last one.
+        if place.watch.seen().active > 0 || !core.door.is_draining() {
+            http1::Connection::graceful_shutdown(connection);
+        }
+    };
     drive(&place, connection, drain, hyper::Error::is_parse).await;
 }
 

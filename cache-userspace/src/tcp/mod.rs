@@ -136,6 +136,10 @@ async fn accept(core: Rc<Core>, listener: Accepting, secure: bool) {
                 pause(ACCEPT_PAUSE).await;
             }
         }
+        // The kernel had given us this one already; the next is the other node's.
+        if core.door.has_left() {
+            return;
+        }
     }
 }
 
@@ -172,7 +176,8 @@ fn date() -> HeaderValue {
 impl Core {
     fn admit(self: &Rc<Self>, stream: crate::rt::tcp::Stream, secure: bool) {
         let open = self.watches.borrow().len();
-        if open >= self.bounds.max_connections || self.door.is_draining() {
+        let is_ending = self.door.is_draining() && !self.door.has_left();
+        if open >= self.bounds.max_connections || is_ending {
             self.stats.connections_refused.inc();
             return;
         }

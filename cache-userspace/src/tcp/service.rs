@@ -94,7 +94,8 @@ async fn answer(
         Err(Unanswered::Refused(refusal)) => return Ok(refuse(refusal, active)),
         Err(Unanswered::CutOff) => return Err(io::Error::other("no answer")),
     };
-    if asking::is_exhausted(&active) {
+    let is_draining = active.place().core.door.is_draining();
+    if asking::is_exhausted(&active) || is_draining {
         close(&mut head);
     }
     let declared = head.headers().get(CONTENT_LENGTH).and_then(length);

@@ -60,7 +60,7 @@ tcp_stats! {
 impl TcpStats {
     pub fn count(&self, verdict: &Verdict) {
         match verdict {
-            Verdict::Keep | Verdict::Drain => {}
+            Verdict::Keep | Verdict::Drain | Verdict::Leftover => {}
             Verdict::Idle => self.idle_timeouts.inc(),
             Verdict::SlowHandshake => self.handshake_timeouts.inc(),
             Verdict::SlowHead => self.header_timeouts.inc(),

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::TcpBounds;
 
-/// A connection that was told to end gracefully may take so long for it.
-const DRAIN_GRACE: Duration = Duration::from_secs(5);
+/// A connection that was told to end gracefully may take so long for it: over HTTP/1.1, where a client hears of
+/// it with an answer only, it waits so long for a request.
+const DRAIN_GRACE: Duration = Duration::from_secs(2);
 
 /// What counts of a connection's past.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +49,8 @@ pub enum Verdict {
     SlowBody,
     SlowReader,
     Flood,
+    /// It was told to end, and asks for nothing more.
+    Leftover,
 }
 
 /// Decides from what was seen.
@@ -85,7 +88,7 @@ pub fn judge(seen: &Seen, now: Instant, bounds: &TcpBounds) -> Verdict {
         .draining_since
         .is_some_and(|since| over(since, DRAIN_GRACE))
     {
-        return Verdict::SlowReader;
+        return Verdict::Leftover;
     }
     match seen.draining_since.is_none() && over(seen.quiet_since, bounds.idle_timeout) {
         true => Verdict::Idle,

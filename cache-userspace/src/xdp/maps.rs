@@ -76,7 +76,7 @@ impl Maps {
         if keys.active().is_some() {
             return Ok(keys);
         }
-        let keys = random_cid_keys()?;
+        let keys = random_cid_keys(0)?;
         self.cid_keys.set(0, Plain(keys), 0).map_err(error)?;
         Ok(keys)
     }

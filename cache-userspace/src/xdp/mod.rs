@@ -264,13 +264,13 @@ pub fn detach(interface: &str, pin_dir: &Path) -> Result<bool, XdpError> {
     Ok(existed)
 }
 
-/// One fresh random key, active under key id 0. For a node without an XDP program; with one, use
+/// One fresh random key, active under this key id. For a node without an XDP program; with one, use
 /// [`Xdp::cid_keys`].
 ///
 /// # Errors
 /// The operating system has no randomness to give.
-pub fn random_cid_keys() -> Result<CidKeys, XdpError> {
-    Ok(CidKeys::new(0, CidKey(random_key()?)))
+pub fn random_cid_keys(number: u8) -> Result<CidKeys, XdpError> {
+    Ok(CidKeys::new(number, CidKey(random_key()?)))
 }
 
 /// A SipHash key that nobody knows.

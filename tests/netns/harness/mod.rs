@@ -15,6 +15,7 @@ use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,7 @@ pub use clients::{Fetched, Outcome, TcpOutcome};
 pub use network::{Network, within};
 pub use origin::Origin;
 pub use process::Process;
+use process::{Orphan, wait_for_end};
 
 /// The host name that clients ask for.
 pub const HOST: &str = "edge.test";
@@ -56,6 +58,8 @@ impl Backend {
 /// A running appliance with its origin and its network.
 pub struct Edge {
     popcache: Option<Process>,
+    /// What has taken over from it.
+    successor: Mutex<Option<Orphan>>,
     pub origin: Origin,
     network: Network,
     backend: Backend,
@@ -92,6 +96,7 @@ impl Edge {
             .expect("write the configuration");
         let mut edge = Self {
             popcache: None,
+            successor: Mutex::default(),
             origin,
             network,
             backend,
@@ -140,13 +145,40 @@ impl Edge {
 
     /// Ends popcache as an operator does (SIGTERM). Its XDP program stays attached.
     pub fn stop_popcache(&mut self) {
+        let successor = self.successor.get_mut().expect("no panic").take();
+        if let Some(successor) = successor {
+            successor.stop();
+        }
         let popcache = self.popcache.take().expect("popcache runs");
         let status = popcache.stop();
         assert!(status.success(), "popcache ended with {status}");
     }
 
+    /// Has a new process take over, as an operator does, and waits until it is alone.
+    pub fn upgrade(&self) -> String {
+        let former = self.pid();
+        let said = self.control(&["upgrade"]);
+        let pid = self.status()["pid"].as_i64().expect("a process id");
+        let pid = i32::try_from(pid).expect("a process id");
+        assert_ne!(pid, former, "{said}");
+        let orphan = Some(Orphan::new(pid));
+        let before = std::mem::replace(&mut *self.successor.lock().expect("no panic"), orphan);
+        wait_for_end(former, START);
+        drop(before);
+        let deadline = Instant::now() + START;
+        while !self.status()["predecessor"].is_null() {
+            assert!(Instant::now() < deadline, "{:#}", self.status());
+            thread::sleep(TICK);
+        }
+        said
+    }
+
     /// The process id of popcache.
     pub fn pid(&self) -> i32 {
+        let successor = self.successor.lock().expect("no panic");
+        if let Some(successor) = &*successor {
+            return successor.pid();
+        }
         self.popcache.as_ref().expect("popcache runs").pid()
     }
 

@@ -136,6 +136,50 @@ impl Drop for Process {
     }
 }
 
+/// A program that another program started: nobody's child here. It is killed when this is dropped.
+pub struct Orphan(Pid);
+
+impl Orphan {
+    pub fn new(pid: i32) -> Self {
+        Self(Pid::from_raw(pid))
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.0.as_raw()
+    }
+
+    /// Asks it to end (SIGTERM) and waits until it has.
+    pub fn stop(self) {
+        kill(self.0, Signal::SIGTERM).expect("signal a program");
+        wait_for_end(self.pid(), GRACE);
+    }
+}
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        if is_running(self.pid()) {
+            let _it_may_have_ended = kill(self.0, Signal::SIGKILL);
+            wait_for_end(self.pid(), GRACE);
+        }
+    }
+}
+
+/// Waits until a process has ended, by itself.
+pub fn wait_for_end(pid: i32, at_most: Duration) {
+    let deadline = Instant::now() + at_most;
+    while is_running(pid) {
+        assert!(Instant::now() < deadline, "{pid} runs on after {at_most:?}");
+        thread::sleep(TICK);
+    }
+}
+
+/// One that has ended may still be waited for by its parent.
+fn is_running(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = status.rsplit(')').next().unwrap_or_default();
+    !matches!(state.trim_start().chars().next(), None | Some('Z' | 'X'))
+}
+
 /// `program` as a command that runs in a namespace, started by `wrapper`.
 pub fn inside(namespace: &str, program: &Command, wrapper: &[&str]) -> Command {
     let mut command = Command::new("ip");

@@ -40,5 +40,6 @@ mod shield;
 mod tcp;
 mod tier;
 mod tune;
+mod upgrade;
 mod uploads;
 mod variants;

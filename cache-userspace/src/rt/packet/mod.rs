@@ -23,7 +23,7 @@ use cache_core::io::{Datagram, Outbox};
 use cache_core::stats::Stat;
 
 use af_xdp::{AfXdpIo, Xsk};
-pub use socket::{SocketError, open_sockets};
+pub use socket::{SocketError, open_beside, open_sockets, steer};
 pub use udp::{UdpIo, UdpSocket};
 
 /// How a shard's packets travel.
@@ -108,6 +108,13 @@ impl Port {
     }
 }
 
+/// Some of a shard's sockets, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    First,
+    Last,
+}
+
 /// Packet I/O of one shard.
 pub enum PacketIo {
     Udp(Box<UdpIo>),
@@ -128,6 +135,32 @@ impl PacketIo {
         match self {
             Self::Udp(io) => io.recv(budget, sink),
             Self::AfXdp(io) => io.recv(budget, sink),
+        }
+    }
+
+    /// Receives from these, too, from now on.
+    pub fn join(&mut self, sockets: Vec<UdpSocket>) {
+        self.kernel().join(sockets);
+    }
+
+    /// Lets go of the first or the last `count` UDP sockets, of which there must be more. What waits in them is
+    /// not taken.
+    pub fn leave(&mut self, which: Which, count: usize) {
+        self.kernel().leave(which, count);
+    }
+
+    /// Goes on without the AF_XDP socket, if there is one. What waits in its rings must have been taken.
+    pub fn leave_af_xdp(&mut self) {
+        if let Self::AfXdp(io) = self {
+            let kernel = io.take_kernel();
+            *self = Self::Udp(Box::new(kernel));
+        }
+    }
+
+    fn kernel(&mut self) -> &mut UdpIo {
+        match self {
+            Self::Udp(io) => io,
+            Self::AfXdp(io) => io.kernel(),
         }
     }
 

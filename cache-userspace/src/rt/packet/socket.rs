@@ -16,7 +16,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, getsockname, socket,
 };
 
-use super::steer;
+use super::steer as program;
 use super::udp::UdpSocket;
 
 /// Receive buffer of one socket: 20 ms at 1.6 Gbit/s a shard, in case it is held up.
@@ -90,10 +90,33 @@ fn open_group(mut address: SocketAddr, shards: u8) -> Result<Vec<UdpSocket>, Soc
         group.push(UdpSocket { fd, address });
     }
     if let Some(first) = group.first() {
-        steer::attach(&first.fd)
-            .map_err(|e| option_error("SO_ATTACH_REUSEPORT_CBPF", address, e.into()))?;
+        attach(first, shards, None)?;
     }
     Ok(group)
+}
+
+/// Opens sockets in the groups of `sockets`, one for each, for a node whose connections end: they follow those of
+/// the group that are there. Nothing arrives on them before [`steer`] says so.
+pub fn open_beside(sockets: &[Vec<UdpSocket>]) -> Result<Vec<Vec<UdpSocket>>, SocketError> {
+    let beside = |socket: &UdpSocket| {
+        let address = socket.address;
+        open_one(address).map(|fd| UdpSocket { fd, address })
+    };
+    let of_shard = |shard: &Vec<UdpSocket>| shard.iter().map(beside).collect();
+    sockets.iter().map(of_shard).collect()
+}
+
+/// Has the groups of `sockets` steered by shard, and what has a connection id of the key `former` or of one just
+/// before it to the sockets of [`open_beside`].
+pub fn steer(sockets: &[Vec<UdpSocket>], former: Option<u8>) -> Result<(), SocketError> {
+    let shards = sockets.len() as u8;
+    let mut first = sockets.iter().take(1).flatten();
+    first.try_for_each(|socket| attach(socket, shards, former))
+}
+
+fn attach(socket: &UdpSocket, shards: u8, former: Option<u8>) -> Result<(), SocketError> {
+    let failed = |e: nix::Error| option_error("SO_ATTACH_REUSEPORT_CBPF", socket.address, e.into());
+    program::attach(&socket.fd, shards, former).map_err(failed)
 }
 
 /// A reuseport group admits later sockets of the same user, another popcache's too. So an address

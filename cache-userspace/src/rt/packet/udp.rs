@@ -8,10 +8,10 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use cache_core::io::{Datagram, Outbox, Transmit};
 
-use super::PacketStats;
 use super::backlog::Backlog;
 use super::batch::{Outgoing, ReceiveBatch, Received, SEND_SLOTS, SendBatch};
 use super::socket::DEFAULT_TOS;
+use super::{PacketStats, Which};
 
 /// Segments that every kernel with UDP_SEGMENT takes at once.
 const MAX_SEGMENTS: usize = 64;
@@ -32,6 +32,21 @@ impl UdpSocket {
     /// The address it listens on, with the port it got.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// One that another node opened.
+    pub fn adopt(fd: OwnedFd, address: SocketAddr) -> Self {
+        Self { fd, address }
+    }
+
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let fd = self.fd.try_clone()?;
+        let address = self.address;
+        Ok(Self { fd, address })
+    }
+
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     /// Listens on every address of its family.
@@ -76,6 +91,29 @@ impl UdpIo {
             blocked: None,
             stats,
         }
+    }
+
+    pub fn join(&mut self, sockets: Vec<UdpSocket>) {
+        self.sockets.extend(sockets);
+    }
+
+    /// All of its sockets, with nothing that waits to be sent.
+    pub fn take_all(&mut self) -> Self {
+        let sockets = std::mem::take(&mut self.sockets);
+        Self::new(sockets, self.stats.clone())
+    }
+
+    /// See [`super::PacketIo::leave`].
+    pub fn leave(&mut self, which: Which, count: usize) {
+        let kept = self.sockets.len().saturating_sub(count);
+        if kept == 0 {
+            return;
+        }
+        match which {
+            Which::First => drop(self.sockets.drain(..count)),
+            Which::Last => self.sockets.truncate(kept),
+        }
+        (self.first, self.blocked) = (0, None);
     }
 
     pub fn recv(&mut self, budget: usize, mut sink: impl FnMut(Datagram)) -> usize {

@@ -355,8 +355,8 @@ fn what_cannot_be_is_refused_before_anything_is_touched() {
 #[test]
 fn random_keys_differ() {
     assert_ne!(
-        random_cid_keys().expect("random"),
-        random_cid_keys().expect("random")
+        random_cid_keys(0).expect("random"),
+        random_cid_keys(0).expect("random")
     );
 }
 

@@ -29,7 +29,7 @@ use frame::Path;
 use neighbours::Neighbours;
 use umem::{FRAME_BYTES, Frame};
 
-pub use socket::{Mode, Xsk, open};
+pub use socket::{Busy, Mode, Xsk, open};
 
 /// System calls that one send may need: the kernel takes some frames at a time.
 const MAX_KICKS: usize = 256;
@@ -66,6 +66,15 @@ impl AfXdpIo {
         };
         io.fill();
         io
+    }
+
+    pub fn kernel(&mut self) -> &mut UdpIo {
+        &mut self.kernel
+    }
+
+    /// The UDP sockets, to go on with alone. What waits to be sent is dropped: QUIC sends it again.
+    pub fn take_kernel(&mut self) -> UdpIo {
+        self.kernel.take_all()
     }
 
     /// Half of the frames are the kernel's to receive into; the other half is sent from.

@@ -165,10 +165,17 @@ fn explain_bind(error: &io::Error, interface: &str, queue: u32, mode: Mode) -> a
              (`ethtool -L {interface} combined {}`) or use fewer server.cores",
             queue + 1
         ),
-        Some(libc::EBUSY) => anyhow!("{place} has an AF_XDP socket of another program"),
+        Some(libc::EBUSY) => Busy { place }.into(),
         Some(libc::ENETDOWN) => anyhow!("{interface} is down; `ip link set {interface} up`"),
         _ => anyhow!("cannot bind an AF_XDP socket to {place}: {error}"),
     }
+}
+
+/// The queue is another socket's, or was until a moment ago.
+#[derive(Debug, thiserror::Error)]
+#[error("{place} has an AF_XDP socket of another program")]
+pub struct Busy {
+    place: String,
 }
 
 fn offsets(fd: &OwnedFd) -> anyhow::Result<xdp_mmap_offsets> {

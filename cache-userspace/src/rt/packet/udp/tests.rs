@@ -4,7 +4,7 @@ use std::time::Duration;
 use cache_core::io::EcnCodepoint;
 use cache_ebpf::cid::{CidKey, seal};
 
-use super::super::open_sockets;
+use super::super::{open_beside, open_sockets, steer};
 use super::*;
 
 /// One `UdpIo` a shard on an address of loopback.
@@ -186,19 +186,71 @@ fn a_connection_id_names_the_socket_of_its_shard() {
             assert_eq!(&got.data[..], &datagram[..]);
         }
     }
-    // An Initial with a client's own id and one that names no shard stay together by hash.
+    // What a client made up stays together, and so does what names no shard.
     let initial = [&[0xc0, 0, 0, 0, 1, 8][..], &[1; 40]].concat();
     let stray = [&[0x40][..], &seal(&key, 0, 9, [9; 6])[..], &[0; 20]].concat();
     for datagram in [&initial, &initial, &stray] {
         client.send_to(datagram, to).expect("send");
+        receive(&mut shards[1], 1);
     }
-    let mut counts = [0, 0];
-    while counts[0] + counts[1] < 3 {
-        for (count, io) in counts.iter_mut().zip(&mut shards) {
-            *count += io.recv(64, |_| {});
+}
+
+#[test]
+fn ids_of_a_former_node_reach_its_sockets_and_all_others_the_new_ones() {
+    let listen: SocketAddr = "127.0.0.1:0".parse().expect("address");
+    let own = open_sockets(&[listen], 2).expect("sockets");
+    let beside = open_beside(&own).expect("sockets beside");
+    let clone = |sockets: &[Vec<UdpSocket>]| -> Vec<Vec<UdpSocket>> {
+        let all = sockets.iter();
+        all.map(|one| vec![one[0].try_clone().expect("a clone")])
+            .collect()
+    };
+    let io = |sockets: Vec<Vec<UdpSocket>>| -> Vec<UdpIo> {
+        let all = sockets.into_iter();
+        all.map(|one| UdpIo::new(one, Arc::default())).collect()
+    };
+    let (mut new, mut former) = (io(clone(&own)), io(beside));
+    let client = client_of(&new[0]);
+    let to = address(&new[0]);
+    let key = CidKey::from_bytes([7; 16]);
+    let packets = |key_id: u8, shard: u8| {
+        let cid = seal(&key, key_id, shard, [9; 6]);
+        let long = [&[0xe0, 0, 0, 0, 1, 12][..], &cid[..], &[0; 20]].concat();
+        [[&[0x40][..], &cid[..], &[0; 20]].concat(), long]
+    };
+    // The last key of the former node is 1: its others are 0, 255 and 254.
+    steer(&own, Some(1)).expect("steered");
+    for key_id in [1, 0, 255, 254, 2, 3, 253, 128] {
+        for shard in [0, 1] {
+            for packet in packets(key_id, shard) {
+                client.send_to(&packet, to).expect("send");
+                let is_former = [1, 0, 255, 254].contains(&key_id);
+                let ios = if is_former { &mut former } else { &mut new };
+                let got = receive(&mut ios[usize::from(shard)], 1).remove(0);
+                assert_eq!(&got.data[..], &packet[..], "{key_id} {shard}");
+            }
         }
     }
-    assert!(counts == [3, 0] || counts == [0, 3], "{counts:?}");
+    let initial = [&[0xc0, 0, 0, 0, 1, 8][..], &[1; 40]].concat();
+    client.send_to(&initial, to).expect("send");
+    receive(&mut new[1], 1);
+
+    // The former one ends: its sockets go, and everything is the new one's.
+    steer(&own, None).expect("steered");
+    drop(former);
+    for shard in [0, 1] {
+        for packet in packets(1, shard) {
+            client.send_to(&packet, to).expect("send");
+            receive(&mut new[usize::from(shard)], 1);
+        }
+    }
+    // A shard lets go of its first sockets, or of its last.
+    let mut both = UdpIo::new(clone(&own).remove(0), Arc::default());
+    both.join(open_beside(&own).expect("sockets").remove(0));
+    assert_eq!(both.fds().len(), 2);
+    both.leave(Which::Last, 1);
+    both.leave(Which::First, 1);
+    assert_eq!(both.fds().len(), 1, "the last one stays");
 }
 
 #[test]
