@@ -57,6 +57,58 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
+impl Exchange {
+    pub fn new(plan: RequestPlan) -> Self {
+        Self {
+            plan,
+            sent_at: Duration::ZERO,
+            stream: None,
+            received: Vec::new(),
+            outcome: None,
+        }
+    }
+}
+
+impl Answer {
+    fn empty() -> Self {
+        Self {
+            status: 0,
+            version: None,
+            cache_status: String::new(),
+            retry_after: false,
+            content_range: None,
+            boundary: None,
+            body: Vec::new(),
+        }
+    }
+
+    /// One without a body yet.
+    pub fn of(status: u16, headers: &http::HeaderMap) -> Self {
+        let mut answer = Self::empty();
+        answer.status = status;
+        for (name, value) in headers {
+            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+            answer.field(name.as_str().as_bytes(), value);
+        }
+        answer
+    }
+
+    fn field(&mut self, name: &[u8], value: String) {
+        match name {
+            b":status" => self.status = value.parse().unwrap_or(0),
+            b"x-version" => self.version = value.parse().ok(),
+            b"cache-status" => self.cache_status = value,
+            b"retry-after" => self.retry_after = true,
+            b"content-range" => self.content_range = Some(value),
+            b"content-type" => {
+                let multipart = value.strip_prefix("multipart/byteranges; boundary=");
+                self.boundary = multipart.map(str::to_owned);
+            }
+            _ => {}
+        }
+    }
+}
+
 pub struct Client {
     endpoint: Endpoint,
     connection: Option<(ConnectionHandle, Connection)>,
@@ -89,16 +141,7 @@ impl Client {
             connection: None,
             address,
             server,
-            exchanges: requests
-                .iter()
-                .map(|&plan| Exchange {
-                    plan,
-                    sent_at: Duration::ZERO,
-                    stream: None,
-                    received: Vec::new(),
-                    outcome: None,
-                })
-                .collect(),
+            exchanges: requests.iter().map(|&plan| Exchange::new(plan)).collect(),
             by_stream: BTreeMap::new(),
             waiting: Vec::new(),
             connected: false,
@@ -363,15 +406,7 @@ fn encode(plan: &RequestPlan) -> Vec<u8> {
 
 /// Reads a whole response.
 fn decode(mut data: &[u8]) -> Outcome {
-    let mut answer = Answer {
-        status: 0,
-        version: None,
-        cache_status: String::new(),
-        retry_after: false,
-        content_range: None,
-        boundary: None,
-        body: Vec::new(),
-    };
+    let mut answer = Answer::empty();
     while let Some((header, used)) = FrameHeader::parse(data) {
         let end = used + header.length as usize;
         let Some(payload) = data.get(used..end) else {
@@ -400,18 +435,7 @@ fn read_fields(section: &[u8], answer: &mut Answer) {
             qpack::Name::Literal(text) => text_of(text),
         };
         let value = String::from_utf8_lossy(&text_of(line.value)).into_owned();
-        match name.as_slice() {
-            b":status" => answer.status = value.parse().unwrap_or(0),
-            b"x-version" => answer.version = value.parse().ok(),
-            b"cache-status" => answer.cache_status = value,
-            b"retry-after" => answer.retry_after = true,
-            b"content-range" => answer.content_range = Some(value),
-            b"content-type" => {
-                let multipart = value.strip_prefix("multipart/byteranges; boundary=");
-                answer.boundary = multipart.map(str::to_owned);
-            }
-            _ => {}
-        }
+        answer.field(&name, value);
     }
 }
 

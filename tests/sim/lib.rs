@@ -1,7 +1,8 @@
 //! Whole shards under virtual time, from one seed.
 //!
 //! A world is a node of one to three real [`cache_core::shard::Shard`]s, their lanes, a lossy
-//! network, real QUIC clients (quinn-proto) and an origin that may be slow, fail, truncate or lie.
+//! network, real QUIC clients (quinn-proto), others whose requests come over TCP by way of a shell that is
+//! not simulated, and an origin that may be slow, fail, truncate or lie.
 //! Everything random is drawn from the seed, time is an event queue, and nothing else is an input:
 //! the same seed gives the same run, told by the hash of its trace.
 //!
@@ -24,6 +25,7 @@ mod disk;
 pub mod origin;
 pub mod plan;
 mod ranges;
+mod tcp;
 pub mod tls;
 pub mod trace;
 pub mod world;

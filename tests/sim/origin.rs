@@ -51,6 +51,8 @@ struct Running {
     fault: Fault,
     /// The step event is scheduled.
     scheduled: bool,
+    /// 103s before the head.
+    hints: u8,
     head_sent: bool,
     shared: bool,
 }
@@ -188,6 +190,7 @@ impl Origin {
                 pace: Duration::from_millis(rng.random_range(1..=pace)),
                 fault,
                 scheduled: true,
+                hints: rng.random_range(0..8_u8).saturating_sub(5),
                 head_sent: false,
                 shared,
             },
@@ -273,6 +276,10 @@ impl Origin {
         let sent = running.range.len().saturating_sub(running.rest.len());
         let event = if running.fault == Fault::Refuse {
             failed(FetchErrorKind::ConnectionRefused)
+        } else if running.hints > 0 {
+            running.hints -= 1;
+            let link = HeaderValue::from_static("</style.css>; rel=preload");
+            FetchEvent::Hints(HeaderMap::from_iter([(http::header::LINK, link)]))
         } else if !running.head_sent {
             running.head_sent = true;
             version.head_at = Some(now);

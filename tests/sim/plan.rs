@@ -23,6 +23,8 @@ pub struct Plan {
     pub faults: OriginFaults,
     pub resources: Vec<Resource>,
     pub clients: Vec<ClientPlan>,
+    /// The same over HTTP/1.1 and HTTP/2.
+    pub tcp_clients: Vec<ClientPlan>,
     pub purges: Vec<PurgePlan>,
 }
 
@@ -256,6 +258,11 @@ impl Plan {
             .map(|_| purge(rng, resources.len()))
             .collect();
         let shards = rng.random_range(1..=3);
+        let slice_size = rng.random_range(1..=8) * (16 << 10);
+        let (network, faults) = (network(rng, clean), faults(rng, clean));
+        let tcp_clients = (0..rng.random_range(0..4))
+            .map(|_| client(rng, &resources, most, clean))
+            .collect();
         Self {
             seed,
             shards,
@@ -266,11 +273,12 @@ impl Plan {
             large_share: if disk.is_some() { 0.1 } else { 0.5 },
             disk,
             limits: if clean { generous(limits) } else { limits },
-            slice_size: rng.random_range(1..=8) * (16 << 10),
-            network: network(rng, clean),
-            faults: faults(rng, clean),
+            slice_size,
+            network,
+            faults,
             resources,
             clients,
+            tcp_clients,
             purges,
         }
     }

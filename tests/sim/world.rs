@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use cache_core::config::{Caching, ClientFields, OriginRoute, Role, ShardConfig};
 use cache_core::conn::quic::{CidKeys, QuicSetup};
-use cache_core::io::{Command, Datagram, DiskDone, FetchId, Input, Now, Outbox, ShardId};
+use cache_core::io::{
+    Command, Datagram, DiskDone, FetchId, Input, Now, Outbox, RequestEvent, RequestId, ShardId,
+};
 use cache_core::purge::{self as purging, Purger, Purges};
 use cache_core::shard::{LaneMessage, Shard};
 use cache_core::stats::ShardStats;
@@ -23,6 +25,7 @@ use crate::client::{Client, Outcome};
 use crate::disk::Disk;
 use crate::origin::{Origin, tag, target};
 use crate::plan::{Plan, PurgePlan, Purged, SPAN};
+use crate::tcp::TcpClient;
 use crate::tls;
 use crate::trace::Trace;
 
@@ -79,6 +82,10 @@ enum Happening {
     Cancel(usize, usize),
     Rebind(usize),
     Vanish(usize),
+    TcpRequest(usize, usize),
+    TcpCancel(usize, usize),
+    /// The client has taken so many bytes.
+    TcpRoom(ShardId, RequestId, u32),
     Purge(PurgePlan),
     /// A shard is told of a purge, by its place in the list.
     SeePurge(ShardId, usize),
@@ -132,6 +139,7 @@ struct World {
     lanes: Vec<Vec<Duration>>,
     clients: Vec<Client>,
     client_timers: Vec<Option<Duration>>,
+    tcp_clients: Vec<TcpClient>,
     client_tls: Arc<rustls::ClientConfig>,
     origin: Origin,
     disk: Option<Disk>,
@@ -158,6 +166,11 @@ impl World {
             })
             .collect();
         let shards = usize::from(plan.shards);
+        let tcp_clients = plan.tcp_clients.iter().enumerate();
+        let tcp_clients = tcp_clients.map(|(number, client)| {
+            let shard = (number % shards) as ShardId;
+            TcpClient::new(number, shard, client)
+        });
         let mut world = Self {
             origin: Origin::new(plan.resources.clone(), plan.faults, plan.limits.max_object),
             rng,
@@ -168,6 +181,7 @@ impl World {
             queue: BinaryHeap::new(),
             nodes,
             lanes: vec![vec![Duration::ZERO; shards]; shards],
+            tcp_clients: tcp_clients.collect(),
             client_timers: vec![None; clients.len()],
             clients,
             client_tls: tls::client().map_err(|error| error.to_string())?,
@@ -197,6 +211,17 @@ impl World {
                 self.at(at, Happening::Vanish(client));
             }
         }
+        for (client, plan) in self.plan.tcp_clients.clone().into_iter().enumerate() {
+            for (index, request) in plan.requests.iter().enumerate() {
+                self.at(request.at, Happening::TcpRequest(client, index));
+                // One that leaves takes back all that it has asked for.
+                let gone = plan.vanish.map(|at| at.max(request.at));
+                let cancel = request.cancel.map(|after| request.at + after);
+                if let Some(at) = cancel.into_iter().chain(gone).min() {
+                    self.at(at, Happening::TcpCancel(client, index));
+                }
+            }
+        }
         for purge in self.plan.purges.clone() {
             self.at(purge.at, Happening::Purge(purge));
         }
@@ -217,7 +242,10 @@ impl World {
 
     /// Plays events until every request has an outcome.
     fn play(&mut self) -> Result<(), String> {
-        let over = |world: &Self| world.now > SPAN && world.clients.iter().all(Client::is_done);
+        let over = |world: &Self| {
+            let over_tcp = world.tcp_clients.iter().all(TcpClient::is_done);
+            world.now > SPAN && over_tcp && world.clients.iter().all(Client::is_done)
+        };
         self.play_until(PATIENCE, over)
     }
 
@@ -300,6 +328,25 @@ impl World {
                 self.clients[client].cancel(index);
                 self.drive_client(client);
                 Ok(())
+            }
+            Happening::TcpRequest(client, index) => {
+                self.note("tcp-request", &[client as u64, index as u64]);
+                let asking = &mut self.tcp_clients[client];
+                let (shard, id) = (asking.shard, asking.id(index));
+                let event = asking.ask(self.now, index)?;
+                self.input(shard, Input::Request { id, event })
+            }
+            Happening::TcpCancel(client, index) => {
+                let asking = &mut self.tcp_clients[client];
+                let (shard, id) = (asking.shard, asking.id(index));
+                match asking.cancel(index) {
+                    Some(event) => self.input(shard, Input::Request { id, event }),
+                    None => Ok(()),
+                }
+            }
+            Happening::TcpRoom(shard, id, bytes) => {
+                let event = RequestEvent::Room(bytes);
+                self.input(shard, Input::Request { id, event })
             }
             Happening::Rebind(client) => {
                 self.note("rebind", &[client as u64]);
@@ -446,6 +493,17 @@ impl World {
                 }
             }
         }
+        for (id, event) in out.answers.drain(..) {
+            let (client, index) = TcpClient::place(id);
+            self.note("tcp-answer", &[client as u64, index as u64]);
+            let taken = self.tcp_clients[client].take(index, event)?;
+            if taken > 0 {
+                // As slow as its line, or slower.
+                let most = self.plan.network.delay.as_nanos() as u64 * 4;
+                let pause = Duration::from_nanos(self.rng.random_range(0..=most));
+                self.after(pause, Happening::TcpRoom(shard, id, taken));
+            }
+        }
         for (to, message) in out.lanes.drain(..) {
             self.lane(shard, to, message);
         }
@@ -561,6 +619,8 @@ impl World {
             checks::at_rest(index, &node.shard.holdings())?;
         }
         let exchanges = self.clients.iter().map(|client| &client.exchanges[..]);
+        let over_tcp = self.tcp_clients.iter().map(|client| &client.exchanges[..]);
+        let exchanges = exchanges.chain(over_tcp);
         checks::exchanges(&self.plan, &self.origin, &self.purges, exchanges)
             .map_err(|why| format!("{why}\n{}", self.tiers()))?;
         Ok(self.report())
@@ -575,7 +635,11 @@ impl World {
     }
 
     fn report(&self) -> Report {
-        let exchanges = || self.clients.iter().flat_map(|client| &client.exchanges);
+        let exchanges = || {
+            let over_tcp = self.tcp_clients.iter().flat_map(|client| &client.exchanges);
+            let over_quic = self.clients.iter().flat_map(|client| &client.exchanges);
+            over_quic.chain(over_tcp)
+        };
         let sum = |stat: fn(&ShardStats) -> u64| {
             self.nodes.iter().map(|node| stat(&node.stats)).sum::<u64>()
         };

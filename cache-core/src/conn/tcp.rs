@@ -95,7 +95,11 @@ impl TcpRequest {
                 kind::DATA => self.data_left = header.length,
                 _ => {
                     let end = at + header.length as usize;
-                    self.take_head(&piece[at..end]);
+                    let Some(section) = piece.get(at..end) else {
+                        debug_assert!(false, "a head was split");
+                        return self.end(AnswerEvent::Failed);
+                    };
+                    self.take_head(section);
                     at = end;
                 }
             }

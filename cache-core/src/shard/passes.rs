@@ -259,14 +259,14 @@ impl Shard {
                 pass.received += bytes.len() as u64;
                 pass.uncredited += bytes.len() as u32;
                 match pass.declared {
-                    None => pass.queue.push_back(data_header(bytes.len())),
+                    // No more than was declared fits in the answer's frame.
                     Some(declared) if pass.received > declared => {
                         out.fetches.push(FetchCommand::Cancel { id: fetch });
                         pass.end = Some(End::Broken);
                     }
-                    Some(_) => {}
+                    Some(_) => pass.queue.push_back(bytes),
+                    None => pass.queue.extend([data_header(bytes.len()), bytes]),
                 }
-                pass.queue.push_back(bytes);
             }
             FetchEvent::Room(_) => {}
             FetchEvent::End => {
