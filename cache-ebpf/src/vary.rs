@@ -12,8 +12,11 @@ use crate::{
 /// The furthest into a frame that anything may vary.
 pub const MAX_AT: u16 = 255;
 
-/// Name of the generator's map of one [`Plan`].
-pub const PLAN: &str = "PLAN";
+/// Name of the generator's map of one [`Variation`].
+pub const VARIATION: &str = "VARIATION";
+
+/// Name of the generator's map of the one interface that it sends through.
+pub const OUT: &str = "OUT";
 
 /// Name of the generator's per-CPU array of two counters: frames and bytes that reached the sink.
 pub const SUNK: &str = "SUNK";
@@ -41,20 +44,10 @@ pub struct Variation {
     pub reserved: u16,
 }
 
-/// What the program that generates is told.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
-    pub variation: Variation,
-    /// Index of the interface to send through.
-    pub interface: u32,
-    pub reserved: u32,
-}
-
 // SAFETY: repr(C) of integers without gaps (see the size assertion), any bits of which are a value.
-unsafe impl MapValue for Plan {}
+unsafe impl MapValue for Variation {}
 
-const _: () = assert!(size_of::<Variation>() == 32 && size_of::<Plan>() == 40);
+const _: () = assert!(size_of::<Variation>() == 32);
 
 /// What frame `n` has of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -27,7 +27,7 @@ pub struct Arguments {
     #[arg(long, default_value = "1024-65535", value_name = "FIRST-LAST")]
     ports: String,
     /// Kinds by weight: initial (a real client's first flight), forged-initial, short (forged ids),
-    /// malformed, amplification
+    /// malformed, amplification, syn
     #[arg(long, default_value = "initial", value_name = "KIND=N,...")]
     mix: String,
     /// Payload bytes of short headers

@@ -1,4 +1,4 @@
-//! Frames to send: Ethernet, IP and UDP around a payload, and what may vary in them.
+//! Frames to send: Ethernet, IP and UDP around a payload, or TCP's SYN, and what may vary in them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -10,9 +10,18 @@ const ETHERNET: usize = 14;
 const IPV4: usize = 20;
 const IPV6: usize = 40;
 const UDP: usize = 8;
+const PROTOCOL_TCP: u8 = 6;
 const PROTOCOL_UDP: u8 = 17;
 const HOPS: u8 = 64;
 const DONT_FRAGMENT: u16 = 0x4000;
+
+// A SYN (RFC 9293, section 3.1): where its sequence number and checksum are, and what else it says.
+const SEQUENCE: u16 = 4;
+const TCP_CHECKSUM: u16 = 16;
+const SYN_LEN: usize = 24;
+const SYN_LEN_AND_FLAGS: [u8; 2] = [6 << 4, 2];
+const WINDOW: u16 = 64_240;
+const MAXIMUM_SEGMENT: [u8; 4] = [2, 4, 5, 180];
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
@@ -137,37 +146,49 @@ impl Template {
     pub fn datagram(path: &Path, port: Option<u16>, payload: &[u8], id: IdAt) -> Result<Self> {
         let length = u16::try_from(UDP + payload.len()).context("the payload is too long")?;
         let source_port = port.unwrap_or(path.ports.first);
-        let mut frame = Vec::with_capacity(ETHERNET + IPV6 + UDP + payload.len());
-        frame.extend(path.destination_mac);
-        frame.extend(path.source_mac);
-        let pseudo = match (path.sources.first, path.to.ip()) {
-            (IpAddr::V4(from), IpAddr::V4(to)) => {
-                frame.extend([0x08, 0x00]);
-                frame.extend(ipv4(from, to, length)?);
-                sum(&from.octets()) + sum(&to.octets())
-            }
-            (IpAddr::V6(from), IpAddr::V6(to)) => {
-                frame.extend([0x86, 0xdd]);
-                frame.extend(ipv6(from, to, length));
-                sum(&from.octets()) + sum(&to.octets())
-            }
-            (from, to) => bail!("{from} and {to} are not of the same kind"),
-        };
+        let (mut frame, pseudo) = headers(path, PROTOCOL_UDP, length)?;
         let udp_at = frame.len();
         for word in [source_port, path.to.port(), length, 0] {
             frame.extend(word.to_be_bytes());
         }
         frame.extend(payload);
-        let all = pseudo + u64::from(PROTOCOL_UDP) + u64::from(length) + sum(&frame[udp_at..]);
-        // Zero would mean that there is none (RFC 768).
-        let checksum = match fold(all) {
-            0 => 0xffff,
-            sum => sum,
+        let varying = Varying {
+            ports: port.is_none(),
+            checksum: 6,
+            id: id.map(|id| UDP as u16 + id),
         };
-        frame[udp_at + 6..][..2].copy_from_slice(&checksum.to_be_bytes());
         Ok(Self {
-            variation: variation(path, port.is_none(), udp_at as u16, id),
+            variation: seal(&mut frame, pseudo, path, udp_at, &varying),
             payload_at: udp_at + UDP,
+            frame,
+        })
+    }
+
+    /// The beginning of a TCP connection along `path`, its sequence number varying.
+    ///
+    /// # Errors
+    /// Addresses of two kinds.
+    pub fn syn(path: &Path) -> Result<Self> {
+        let (mut frame, pseudo) = headers(path, PROTOCOL_TCP, SYN_LEN as u16)?;
+        let tcp_at = frame.len();
+        for port in [path.ports.first, path.to.port()] {
+            frame.extend(port.to_be_bytes());
+        }
+        // Sequence and acknowledgement number; the latter means nothing in a SYN.
+        frame.extend([0; 8]);
+        frame.extend(SYN_LEN_AND_FLAGS);
+        frame.extend(WINDOW.to_be_bytes());
+        // Checksum and urgent pointer.
+        frame.extend([0; 4]);
+        frame.extend(MAXIMUM_SEGMENT);
+        let varying = Varying {
+            ports: true,
+            checksum: TCP_CHECKSUM,
+            id: Some(SEQUENCE),
+        };
+        Ok(Self {
+            variation: seal(&mut frame, pseudo, path, tcp_at, &varying),
+            payload_at: frame.len(),
             frame,
         })
     }
@@ -182,10 +203,50 @@ impl Template {
     }
 }
 
-fn variation(path: &Path, ports: bool, udp_at: u16, id: IdAt) -> Variation {
+/// Ethernet and IP for `length` bytes of `protocol`, and the sum of the pseudo-header.
+fn headers(path: &Path, protocol: u8, length: u16) -> Result<(Vec<u8>, u64)> {
+    let mut frame = Vec::with_capacity(ETHERNET + IPV6 + usize::from(length));
+    frame.extend(path.destination_mac);
+    frame.extend(path.source_mac);
+    let addresses = match (path.sources.first, path.to.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            frame.extend([0x08, 0x00]);
+            frame.extend(ipv4(from, to, protocol, length)?);
+            sum(&from.octets()) + sum(&to.octets())
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            frame.extend([0x86, 0xdd]);
+            frame.extend(ipv6(from, to, protocol, length));
+            sum(&from.octets()) + sum(&to.octets())
+        }
+        (from, to) => bail!("{from} and {to} are not of the same kind"),
+    };
+    Ok((frame, addresses + u64::from(protocol) + u64::from(length)))
+}
+
+/// What varies behind IP, by offsets from the header there.
+struct Varying {
+    ports: bool,
+    checksum: u16,
+    id: Option<u16>,
+}
+
+/// Fills in the checksum of the header at `at`, and says where all that varies is.
+fn seal(frame: &mut [u8], pseudo: u64, path: &Path, at: usize, varying: &Varying) -> Variation {
+    // Zero would mean that there is none (RFC 768); to TCP both are the same.
+    let checksum = match fold(pseudo + sum(&frame[at..])) {
+        0 => 0xffff,
+        sum => sum,
+    };
+    let place = at + usize::from(varying.checksum);
+    frame[place..][..2].copy_from_slice(&checksum.to_be_bytes());
+    variation(path, at as u16, varying)
+}
+
+fn variation(path: &Path, udp_at: u16, varying: &Varying) -> Variation {
     let v4 = path.to.is_ipv4();
     let sources = path.sources.count > 1;
-    let ports = ports && path.ports.count > 1;
+    let ports = varying.ports && path.ports.count > 1;
     let when = |varies: bool, at: u16| if varies { at } else { 0 };
     Variation {
         seed: 0,
@@ -197,21 +258,21 @@ fn variation(path: &Path, ports: bool, udp_at: u16, id: IdAt) -> Variation {
         source_at: when(sources, if v4 { udp_at - 8 } else { udp_at - 20 }),
         ip_checksum_at: when(sources && v4, udp_at - 10),
         port_at: when(ports, udp_at),
-        udp_checksum_at: udp_at + 6,
-        id_at: id.map_or(0, |id| udp_at + UDP as u16 + id),
+        udp_checksum_at: udp_at + varying.checksum,
+        id_at: varying.id.map_or(0, |id| udp_at + id),
         reserved: 0,
     }
 }
 
-fn ipv4(from: Ipv4Addr, to: Ipv4Addr, udp: u16) -> Result<[u8; IPV4]> {
-    let total = udp.checked_add(IPV4 as u16);
+fn ipv4(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, length: u16) -> Result<[u8; IPV4]> {
+    let total = length.checked_add(IPV4 as u16);
     let total = total.context("the payload is too long")?;
     let mut header = [0; IPV4];
     header[0] = 0x45;
     header[2..4].copy_from_slice(&total.to_be_bytes());
     header[6..8].copy_from_slice(&DONT_FRAGMENT.to_be_bytes());
     header[8] = HOPS;
-    header[9] = PROTOCOL_UDP;
+    header[9] = protocol;
     header[12..16].copy_from_slice(&from.octets());
     header[16..].copy_from_slice(&to.octets());
     let checksum = fold(sum(&header));
@@ -219,11 +280,11 @@ fn ipv4(from: Ipv4Addr, to: Ipv4Addr, udp: u16) -> Result<[u8; IPV4]> {
     Ok(header)
 }
 
-fn ipv6(from: Ipv6Addr, to: Ipv6Addr, udp: u16) -> [u8; IPV6] {
+fn ipv6(from: Ipv6Addr, to: Ipv6Addr, protocol: u8, length: u16) -> [u8; IPV6] {
     let mut header = [0; IPV6];
     header[0] = 0x60;
-    header[4..6].copy_from_slice(&udp.to_be_bytes());
-    header[6] = PROTOCOL_UDP;
+    header[4..6].copy_from_slice(&length.to_be_bytes());
+    header[6] = protocol;
     header[7] = HOPS;
     header[8..24].copy_from_slice(&from.octets());
     header[24..].copy_from_slice(&to.octets());
@@ -233,7 +294,7 @@ fn ipv6(from: Ipv6Addr, to: Ipv6Addr, udp: u16) -> [u8; IPV6] {
 #[cfg(test)]
 pub(super) mod tests {
     use cache_ebpf::packet::Packet;
-    use cache_ebpf::parse::{network, udp};
+    use cache_ebpf::parse::{Transport, network, tcp, udp};
     use cache_ebpf::vary::vary;
 
     use super::*;
@@ -290,6 +351,35 @@ pub(super) mod tests {
                     assert_eq!(frame[id..][..8], drawn.to_be_bytes());
                 }
             }
+        }
+    }
+
+    #[test]
+    fn every_syn_is_one_and_has_a_right_checksum() {
+        for (sources, to) in [
+            ("198.18.64.0/18", "198.18.0.1:443"),
+            ("2001:db8::/96", "[2001:db8::1]:443"),
+        ] {
+            let path = path(sources, to);
+            let template = Template::syn(&path).expect("fits");
+            let mut frame = template.frame.clone();
+            let mut sequences = std::collections::BTreeSet::new();
+            for n in 0..500 {
+                vary(&mut frame[..], &template.variation, n).expect("long enough");
+                let packet = Packet::new(&frame);
+                let found = network(&packet).expect("IP");
+                let Ok(Transport::Tcp(at)) = found.transport else {
+                    panic!("{found:?}");
+                };
+                let (segment, opens) = tcp(&packet, at).expect("whole");
+                assert!(opens && segment.destination == 443, "{segment:?}");
+                assert!((1000..2000).contains(&segment.source));
+                let addresses = &frame[if to.starts_with('[') { 22 } else { 26 }..at];
+                let pseudo = sum(addresses) + u64::from(PROTOCOL_TCP) + SYN_LEN as u64;
+                assert_eq!(fold(pseudo + sum(&frame[at..])), 0, "TCP's checksum");
+                sequences.insert(frame[at + 4..][..4].to_vec());
+            }
+            assert_eq!(sequences.len(), 500);
         }
     }
 

@@ -4,13 +4,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use aya::maps::DevMap;
 use aya::programs::Xdp;
 use aya::{Ebpf, TestRun, TestRunAttrs, TestRunOptions};
-use cache_ebpf::vary::{PLAN, Plan, Variation};
+use cache_ebpf::vary::{OUT, VARIATION, Variation};
 
 use super::mix::Traffic;
 use super::{Sent, permit::Link};
-use crate::bpf::{Plain, array, tools, verified};
+use crate::bpf::{Plain, array, map, tools, verified};
 
 /// Frames of the first system call, and of any.
 const FIRST_BURST: u64 = 1 << 13;
@@ -24,7 +25,6 @@ const BATCH: u32 = 256;
 
 pub struct Live {
     ebpf: Ebpf,
-    interface: u32,
     seed: u64,
     told: Option<Variation>,
     /// Most frames of the next call.
@@ -37,9 +37,11 @@ impl Live {
     pub fn new(link: &Link, seed: u64) -> Result<Self> {
         let mut ebpf = tools(false)?;
         verified(&mut ebpf, "generate")?;
+        let mut out: DevMap<_> = map(&mut ebpf, OUT)?.try_into()?;
+        out.set(0, link.index, None, 0)
+            .with_context(|| format!("cannot send frames through {}", link.name))?;
         Ok(Self {
             ebpf,
-            interface: link.index,
             seed,
             told: None,
             burst: FIRST_BURST,
@@ -79,20 +81,16 @@ impl Live {
         Ok(Sent { packets, bytes })
     }
 
-    /// Gives the program its plan, where it has another.
+    /// Tells the program what varies, where that is something else.
     fn tell(&mut self, variation: Variation) -> Result<()> {
         if self.told == Some(variation) {
             return Ok(());
         }
-        let plan = Plan {
-            variation: Variation {
-                seed: self.seed,
-                ..variation
-            },
-            interface: self.interface,
-            reserved: 0,
+        let seeded = Variation {
+            seed: self.seed,
+            ..variation
         };
-        array(&mut self.ebpf, PLAN)?.set(0, Plain(plan), 0)?;
+        array(&mut self.ebpf, VARIATION)?.set(0, Plain(seeded), 0)?;
         self.told = Some(variation);
         Ok(())
     }

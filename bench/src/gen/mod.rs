@@ -180,10 +180,14 @@ impl Options {
                 self.to.is_some(),
                 "nowhere to send to: give --to ADDRESS:PORT"
             );
-            let reflected = mix.0.iter().any(|(kind, _)| *kind == Kind::Amplification);
+            let of = |kind| mix.0.iter().any(|(of, _)| *of == kind);
             ensure!(
-                !(self.way.is_udp() && reflected),
+                !(self.way.is_udp() && of(Kind::Amplification)),
                 "amplification comes from reflectors' ports: send it by live-frames or af-xdp"
+            );
+            ensure!(
+                !(self.way.is_udp() && of(Kind::Syn)),
+                "SYNs are TCP: send them by live-frames or af-xdp"
             );
         }
         ensure!(
@@ -218,11 +222,13 @@ impl Options {
                 let path = self.path(link)?;
                 let mut random = SmallRng::seed_from_u64(self.seed);
                 let group = |(kind, weight): &(Kind, u32)| -> Result<_> {
-                    let payloads = payload::payloads(*kind, *size, &mut random)?;
-                    let templates = payloads
-                        .iter()
-                        .map(|p| Template::datagram(&path, p.port, &p.bytes, p.id))
-                        .collect::<Result<Vec<_>>>()?;
+                    let templates = match kind {
+                        Kind::Syn => vec![Template::syn(&path)?],
+                        _ => payload::payloads(*kind, *size, &mut random)?
+                            .iter()
+                            .map(|p| Template::datagram(&path, p.port, &p.bytes, p.id))
+                            .collect::<Result<Vec<_>>>()?,
+                    };
                     Ok((kind.name(), *weight, templates))
                 };
                 let groups = mix.0.iter().map(group).collect::<Result<Vec<_>>>()?;

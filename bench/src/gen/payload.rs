@@ -31,15 +31,18 @@ pub enum Kind {
     Malformed,
     /// What reflectors send to the victim of an amplification attack.
     Amplification,
+    /// The beginning of a TCP connection, which has no payload.
+    Syn,
 }
 
 impl Kind {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Initial,
         Self::ForgedInitial,
         Self::Short,
         Self::Malformed,
         Self::Amplification,
+        Self::Syn,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -49,6 +52,7 @@ impl Kind {
             Self::Short => "short",
             Self::Malformed => "malformed",
             Self::Amplification => "amplification",
+            Self::Syn => "syn",
         }
     }
 }
@@ -83,6 +87,7 @@ pub fn payloads(kind: Kind, size: usize, random: &mut SmallRng) -> Result<Vec<Pa
         Kind::Short => vec![short(size, random)],
         Kind::Malformed => malformed(random),
         Kind::Amplification => amplification(random),
+        Kind::Syn => bail!("a SYN is no datagram"),
     })
 }
 

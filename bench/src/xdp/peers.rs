@@ -5,7 +5,7 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{LpmTrie, ProgramArray};
 use aya::programs::Xdp;
-use cache_ebpf::vary::{PLAN, Plan, Variation};
+use cache_ebpf::vary::{VARIATION, Variation};
 
 use crate::bpf::{Plain, array, map, tools, verified};
 
@@ -66,11 +66,7 @@ impl Peers {
             source_at: SOURCE_AT,
             ..Variation::default()
         };
-        let plan = Plan {
-            variation,
-            ..Plan::default()
-        };
-        Ok(array(&mut self.ebpf, PLAN)?.set(0, Plain(plan), 0)?)
+        Ok(array(&mut self.ebpf, VARIATION)?.set(0, Plain(variation), 0)?)
     }
 
     /// What `varied` runs then.

@@ -4,20 +4,25 @@ use core::marker::PhantomData;
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS},
-    helpers::generated::{bpf_jiffies64, bpf_redirect},
+    helpers::generated::bpf_jiffies64,
     macros::{map, xdp},
-    maps::{Array, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, lpm_trie::Key},
+    maps::{Array, DevMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, lpm_trie::Key},
     programs::XdpContext,
 };
 use cache_ebpf::{
     meter::{self, Bucket, Cost, Meter, Meters},
     packet::Packet,
     parse::{self, Network},
-    vary::{Frame, MAX_AT, Plan, vary},
+    vary::{Frame, MAX_AT, Variation, vary},
 };
 
 #[map]
-static PLAN: Array<Plan> = Array::with_max_entries(1, 0);
+static VARIATION: Array<Variation> = Array::with_max_entries(1, 0);
+
+/// The interface to send through. Of a map the kernel has it at hand; by its number it would look it up
+/// for every frame.
+#[map]
+static OUT: DevMap = DevMap::with_max_entries(1, 0);
 
 /// Frames that this CPU has made.
 #[map]
@@ -84,10 +89,10 @@ impl Frame for Written<'_> {
     }
 }
 
-/// Makes the next frame of the plan out of this one.
+/// Makes the next frame out of this one.
 #[inline(always)]
-fn next_frame(ctx: &XdpContext) -> Option<&'static Plan> {
-    let plan = PLAN.get(0)?;
+fn next_frame(ctx: &XdpContext) -> Option<()> {
+    let variation = VARIATION.get(0)?;
     let made = MADE.get_ptr_mut(0)?;
     // SAFETY: this CPU's value; nothing else on this CPU touches it while the program runs.
     let n = unsafe {
@@ -95,16 +100,14 @@ fn next_frame(ctx: &XdpContext) -> Option<&'static Plan> {
         *made = n.wrapping_add(1);
         n
     };
-    vary(&mut Written::of(ctx), &plan.variation, n)?;
-    Some(plan)
+    vary(&mut Written::of(ctx), variation, n)
 }
 
-/// Sends live frames through the plan's interface.
+/// Sends live frames through the interface.
 #[xdp]
 pub fn generate(ctx: XdpContext) -> u32 {
     match next_frame(&ctx) {
-        // SAFETY: takes two numbers; an interface that is not there is an error of the frame's.
-        Some(plan) => unsafe { bpf_redirect(plan.interface, 0) as u32 },
+        Some(()) => OUT.redirect(0, XDP_ABORTED.into()).unwrap_or(XDP_ABORTED),
         None => XDP_ABORTED,
     }
 }
