@@ -1,4 +1,4 @@
-"""Sends a long body over HTTP/1.1 or HTTP/3 and reads the answer meanwhile; prints one line of JSON.
+"""Sends a long body over HTTP/1.1, HTTP/2 or HTTP/3 and reads the answer meanwhile; prints one line of JSON.
 
 --stall-at BYTES sends no more once that much is sent, and waits for an answer.
 """
@@ -14,6 +14,10 @@ import select
 import socket
 import ssl
 import time
+
+from curl_cffi import Curl, CurlInfo, CurlOpt
+from curl_cffi.const import CurlHttpVersion
+from curl_cffi.curl import CURL_READFUNC_PAUSE
 
 import quic
 
@@ -95,6 +99,37 @@ def over_http1(options):
     }
 
 
+def over_http2(options):
+    address, port = options.server.rsplit(":", 1)
+    parts, answer = chunks(options.stall_at or options.bytes), io.BytesIO()
+    part = b""
+
+    def read(most):
+        nonlocal part
+        part = part or next(parts, b"")
+        piece, part = part[:most], part[most:]
+        return piece or (CURL_READFUNC_PAUSE if options.stall_at else b"")
+
+    curl = Curl()
+    curl.setopt(CurlOpt.URL, f"https://{quic.HOST}:{port}{options.path}".encode())
+    curl.setopt(CurlOpt.RESOLVE, [f"{quic.HOST}:{port}:{address}"])
+    curl.setopt(CurlOpt.CAINFO, options.ca.encode())
+    curl.setopt(CurlOpt.HTTP_VERSION, CurlHttpVersion.V2_0)
+    curl.setopt(CurlOpt.HTTPHEADER, [b"Expect:"])
+    curl.setopt(CurlOpt.POST, 1)
+    curl.setopt(CurlOpt.POSTFIELDSIZE_LARGE, options.bytes)
+    curl.setopt(CurlOpt.READFUNCTION, read)
+    curl.setopt(CurlOpt.WRITEDATA, answer)
+    curl.setopt(CurlOpt.TIMEOUT_MS, int(options.timeout * 1000))
+    curl.perform()
+    return {
+        "status": curl.getinfo(CurlInfo.RESPONSE_CODE),
+        "http_version": "h2" if curl.getinfo(CurlInfo.HTTP_VERSION) == CurlHttpVersion.V2_0 else "?",
+        "length": len(answer.getvalue()),
+        "sha256": hashlib.sha256(answer.getvalue()).hexdigest(),
+    }
+
+
 class Client(quic.Client):
     """One whose upload may be refused: what is answered is still read (RFC 9114 section 4.1)."""
 
@@ -134,7 +169,7 @@ async def over_http3(options):
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     quic.add_target(parser)
-    parser.add_argument("--version", choices=["http/1.1", "h3"], required=True)
+    parser.add_argument("--version", choices=["http/1.1", "h2", "h3"], required=True)
     parser.add_argument("--bytes", type=int, required=True)
     parser.add_argument("--stall-at", type=int)
     parser.add_argument("--timeout", type=float, default=60)
@@ -144,7 +179,8 @@ def arguments():
 
 def main():
     options = arguments()
-    report = over_http1(options) if options.version == "http/1.1" else asyncio.run(over_http3(options))
+    over = {"http/1.1": over_http1, "h2": over_http2, "h3": lambda o: asyncio.run(over_http3(o))}
+    report = over[options.version](options)
     report["sent_sha256"] = sent_hash(options.bytes)
     print(json.dumps(report), flush=True)
 

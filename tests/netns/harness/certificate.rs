@@ -1,11 +1,20 @@
-//! A self-signed certificate for one test.
+//! Self-signed certificates for one test.
 
 use std::fs;
 use std::path::Path;
 
-/// Writes `cert.pem` and `key.pem` for `host` into `folder`.
-pub fn write(folder: &Path, host: &str) {
-    let made = rcgen::generate_simple_self_signed([host.to_owned()]).expect("make a certificate");
-    fs::write(folder.join("cert.pem"), made.cert.pem()).expect("write the certificate");
-    fs::write(folder.join("key.pem"), made.signing_key.serialize_pem()).expect("write its key");
+use rcgen::{CertificateParams, DnType, KeyPair};
+
+use super::clients::sha256;
+
+/// Writes `STEM.pem` and `STEM.key` for `host` into `folder`; the SHA-256 of the certificate.
+pub fn write(folder: &Path, stem: &str, host: &str) -> String {
+    let mut wanted = CertificateParams::new([host.to_owned()]).expect("a name");
+    wanted.distinguished_name.push(DnType::CommonName, host);
+    let key = KeyPair::generate().expect("make a key");
+    let made = wanted.self_signed(&key).expect("make a certificate");
+    let at = |end: &str| folder.join(format!("{stem}.{end}"));
+    fs::write(at("pem"), made.pem()).expect("write the certificate");
+    fs::write(at("key"), key.serialize_pem()).expect("write its key");
+    sha256(made.der())
 }

@@ -87,6 +87,20 @@ impl Fetched {
     }
 }
 
+/// One head of a response, interim or final.
+#[derive(Debug, Deserialize)]
+pub struct Head {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+}
+
+/// The certificates that a name was shown, by their SHA-256.
+#[derive(Debug, Deserialize, PartialEq, Eq)]
+pub struct Shown {
+    pub tcp: String,
+    pub quic: String,
+}
+
 /// What became of a broken rule.
 #[derive(Debug, Deserialize)]
 pub struct Outcome {
@@ -163,6 +177,25 @@ impl Edge {
             .args(["--resolve", &format!("{HOST}:{port}:{address}")])
             .args(options)
             .args(paths.iter().map(|path| format!("https://{HOST}{path}")));
+        self.lines(&command)
+    }
+
+    /// Every head that one request of libcurl is answered with.
+    pub fn heads(&self, version: &str, options: &[&str], path: &str) -> Vec<Head> {
+        let (address, port) = SERVER.split_once(':').expect("an address and a port");
+        let mut command = self.python("heads.py");
+        command
+            .args(["--resolve", &format!("{HOST}:{port}:{address}")])
+            .args(["--version", version])
+            .args(options)
+            .arg(format!("https://{HOST}{path}"));
+        self.lines(&command)
+    }
+
+    /// What clients are shown that ask for these names.
+    pub fn certificates(&self, names: &[&str]) -> Vec<Shown> {
+        let mut command = self.python("certificates.py");
+        command.args(["--server", SERVER]).args(names);
         self.lines(&command)
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cache_ebpf::checksum::{fold, sum};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
 };
@@ -57,6 +58,15 @@ pub fn forged_short() -> Vec<u8> {
     ::aws_lc_rs::rand::fill(&mut packet).expect("randomness");
     packet[0] = 0x40 | packet[0] & 0x3f;
     packet
+}
+
+/// A whole frame to the appliance at `mac`, from an address that nobody has.
+pub fn frame(mac: [u8; 6], payload: &[u8]) -> Vec<u8> {
+    let source = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 99), 50_000);
+    let mut packet = datagram(source, SERVER.parse().expect("an address"), payload);
+    let checksum = fold(sum(&packet[..IPV4_HEADER]));
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    [&mac[..], &[2, 0, 0, 0, 0, 99, 8, 0], &packet].concat()
 }
 
 impl Edge {

@@ -23,7 +23,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 
-pub use clients::{Fetched, Outcome, TcpOutcome};
+pub use clients::{Fetched, Head, Outcome, Shown, TcpOutcome};
 pub use network::{Network, within};
 pub use origin::Origin;
 pub use process::Process;
@@ -31,6 +31,8 @@ use process::{Orphan, wait_for_end};
 
 /// The host name that clients ask for.
 pub const HOST: &str = "edge.test";
+/// Another one, of the certificate in `other.pem`; it is for the test to configure.
+pub const OTHER_HOST: &str = "other.test";
 /// Where popcache serves.
 pub const SERVER: &str = "10.77.0.1:443";
 
@@ -90,7 +92,8 @@ impl Edge {
         let alone = lock();
         let network = Network::make();
         let folder = Folder::make(network.name());
-        certificate::write(folder.path(), HOST);
+        certificate::write(folder.path(), "cert", HOST);
+        certificate::write(folder.path(), "other", OTHER_HOST);
         let origin = Origin::start(network.server(), &folder.path().join("origin.log"));
         fs::write(folder.config(), configuration(&folder, backend, more))
             .expect("write the configuration");
@@ -135,12 +138,21 @@ impl Edge {
     /// Starts a shield between popcache and the origin; popcache's configuration has to name it
     /// ([`shield::section`]).
     pub fn start_shield(&self) -> shield::Shield {
-        shield::Shield::start(self.network.server(), self.folder.path(), false)
+        self.start_shield_of(shield::Kind::Plain)
+    }
+
+    /// The same over TLS, for [`shield::secure_section`].
+    pub fn start_secure_shield(&self) -> shield::Shield {
+        self.start_shield_of(shield::Kind::Secure)
     }
 
     /// The same of one that is its own origin.
     pub fn start_looped_shield(&self) -> shield::Shield {
-        shield::Shield::start(self.network.server(), self.folder.path(), true)
+        self.start_shield_of(shield::Kind::Looped)
+    }
+
+    fn start_shield_of(&self, kind: shield::Kind) -> shield::Shield {
+        shield::Shield::start(self.network.server(), self.folder.path(), kind)
     }
 
     /// Ends popcache as an operator does (SIGTERM). Its XDP program stays attached.
@@ -180,6 +192,29 @@ impl Edge {
             return successor.pid();
         }
         self.popcache.as_ref().expect("popcache runs").pid()
+    }
+
+    /// Makes a new certificate for a host in `STEM.pem` and `STEM.key`; its SHA-256.
+    pub fn certify(&self, stem: &str, host: &str) -> String {
+        certificate::write(self.folder.path(), stem, host)
+    }
+
+    /// A file beside the configuration.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts a client script's counterpart in popcache's namespace and waits until it is ready.
+    pub fn start_origin(&self, script: &str, args: &[&str]) -> Process {
+        let mut process = Process::start(
+            self.network.server(),
+            Command::new(places::python())
+                .arg(places::script(script))
+                .args(args),
+            &self.folder.path().join("other-origin.log"),
+        );
+        process.wait_for_line("ready", START);
+        process
     }
 
     /// Asks popcache to read its configuration again, as an operator does by SIGHUP.
@@ -243,11 +278,16 @@ impl Edge {
 
     /// Waits until a counter of the status has a value.
     pub fn wait_for(&self, counter: &str, value: u64) {
+        self.wait_until(counter, |have| have == value);
+    }
+
+    /// Waits until a counter of the status is as wanted.
+    pub fn wait_until(&self, counter: &str, is_wanted: impl Fn(u64) -> bool) {
         let deadline = Instant::now() + START;
-        while self.counter(counter) != value {
+        while !is_wanted(self.counter(counter)) {
             assert!(
                 Instant::now() < deadline,
-                "{counter} is {}, not {value}",
+                "{counter} is {} and stays so",
                 self.counter(counter)
             );
             thread::sleep(TICK);
@@ -296,6 +336,11 @@ impl Edge {
             value.unwrap_or_else(|| panic!("no counter {name} in {shard:#}"))
         };
         shards.iter().map(value).sum()
+    }
+
+    /// A path for a file of the test's own.
+    pub fn scratch(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
     }
 
     pub fn network(&self) -> &Network {
@@ -368,7 +413,7 @@ fn configuration(folder: &Folder, backend: Backend, more: &str) -> String {
     format!(
         "[server]\nlisten = \"{SERVER}\"\ncores = [0, 1]\n{server}\
          [packet]\nbackend = \"{}\"\ninterface = \"{}\"\npin_dir = \"{path}/bpf/popcache\"\n\
-         [tls]\ncertificate = \"{path}/cert.pem\"\nkey = \"{path}/key.pem\"\n\
+         [tls]\ncertificate = \"{path}/cert.pem\"\nkey = \"{path}/cert.key\"\n\
          {memory}\
          [[origin]]\nname = \"demo\"\nhosts = [\"{HOST}\"]\nurl = \"http://{}\"\n\
          [admin]\nsocket = \"{path}/admin.sock\"\n{more}\n",

@@ -17,11 +17,25 @@ pub const HOST: &str = "scripted.test";
 /// For clients that connect to the appliance under its own name.
 pub const HEADER: [&str; 2] = ["--header", "Host: scripted.test"];
 
+/// How a final response begins that others come before.
+const FINAL: &[u8] = b"HTTP/1.1 200 ";
+/// Between those and this.
+const PAUSE: Duration = Duration::from_millis(300);
+
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the appliance's configuration says of it.
 pub fn section() -> String {
-    format!("[[origin]]\nname = \"scripted\"\nhosts = [\"{HOST}\"]\nurl = \"http://{ADDRESS}\"\n")
+    let (address, _) = ADDRESS.split_once(':').unwrap_or_default();
+    section_at(address)
+}
+
+/// The same, found under a name that resolves to where it is.
+pub fn section_at(name: &str) -> String {
+    let (_, port) = ADDRESS.split_once(':').unwrap_or_default();
+    format!(
+        "[[origin]]\nname = \"scripted\"\nhosts = [\"{HOST}\"]\nurl = \"http://{name}:{port}\"\n"
+    )
 }
 
 pub struct Scripted {
@@ -85,8 +99,14 @@ fn serve(
         };
         let response = answer(&head);
         asked.lock().expect("no panic while noting").push(head);
+        let last = response.windows(FINAL.len()).position(|part| part == FINAL);
+        let (interim, last) = response.split_at(last.unwrap_or(0));
         // The other end may have heard enough.
-        let _sent = stream.write_all(&response);
+        let _sent = stream.write_all(interim);
+        if !interim.is_empty() {
+            thread::sleep(PAUSE);
+        }
+        let _sent = stream.write_all(last);
     }
 }
 

@@ -1,4 +1,4 @@
-//! A second popcache between the appliance and its origin, reached over clear HTTP/1.1.
+//! A second popcache between the appliance and its origin, reached over clear HTTP/1.1 or HTTP/2.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,8 @@ use super::{HOST, READY, START, origin, places};
 
 /// Where it takes requests of edges, in the appliance's namespace.
 const ADDRESS: &str = "127.0.0.1:8081";
+/// The same over TLS.
+const SECURE: &str = "127.0.0.1:8445";
 /// What it needs for HTTP/3, which no edge asks it for.
 const LISTEN: &str = "127.0.0.1:8444";
 
@@ -17,20 +19,46 @@ pub fn section() -> String {
     format!("[[shield]]\nname = \"one\"\nurl = \"http://{ADDRESS}\"\nhealth_path = \"/\"\n")
 }
 
+/// The same of one over TLS, asked over HTTP/2.
+pub fn secure_section() -> String {
+    format!(
+        "[upstream]\nhttp2 = true\n[[shield]]\nname = \"one\"\nurl = \"https://{SECURE}\"\n\
+         ca = \"cert.pem\"\nserver_name = \"{HOST}\"\n"
+    )
+}
+
+/// What a shield is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Over clear HTTP/1.1.
+    Plain,
+    /// Over TLS.
+    Secure,
+    /// It fetches from itself.
+    Looped,
+}
+
 pub struct Shield {
     process: Process,
     socket: PathBuf,
 }
 
 impl Shield {
-    /// Starts one whose files are in `folder`, and waits until it is ready. It fetches from the
-    /// origin, or, `looped`, from itself.
-    pub(super) fn start(namespace: &str, folder: &Path, looped: bool) -> Self {
-        let behind = if looped { ADDRESS } else { origin::ADDRESS };
+    /// Starts one whose files are in `folder`, and waits until it is ready.
+    pub(super) fn start(namespace: &str, folder: &Path, kind: Kind) -> Self {
+        let behind = match kind {
+            Kind::Looped => ADDRESS,
+            Kind::Plain | Kind::Secure => origin::ADDRESS,
+        };
+        let listen = match kind {
+            Kind::Secure => format!("listen_tcp = \"{SECURE}\""),
+            Kind::Plain | Kind::Looped => format!("listen_clear = \"{ADDRESS}\""),
+        };
         let config = folder.join("shield.toml");
         let socket = folder.join("shield.sock");
         let text = format!(
-            "[server]\nlisten = \"{LISTEN}\"\nlisten_clear = \"{ADDRESS}\"\ncores = [0]\nrole = \"shield\"\n\
+            "[server]\nlisten = \"{LISTEN}\"\n{listen}\ncores = [0]\nrole = \"shield\"\n\
+             [tls]\ncertificate = \"cert.pem\"\nkey = \"cert.key\"\n\
              [memory]\nram = \"64 MiB\"\n\
              [[origin]]\nname = \"demo\"\nhosts = [\"{HOST}\"]\nurl = \"http://{behind}\"\n\
              [admin]\nsocket = \"{}\"\n",

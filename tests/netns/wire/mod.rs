@@ -19,6 +19,7 @@ macro_rules! on_both_backends {
     )+};
 }
 
+mod certificates;
 mod control;
 mod drain;
 mod early;
@@ -29,6 +30,7 @@ mod generator;
 mod guard;
 mod herd;
 mod install;
+mod interim;
 mod keys;
 mod malformed;
 mod priorities;
@@ -37,9 +39,11 @@ mod reload;
 mod semantics;
 mod service;
 mod shield;
+mod steering;
 mod tcp;
 mod tier;
 mod tune;
 mod upgrade;
 mod uploads;
+mod upstream;
 mod variants;

@@ -12,6 +12,7 @@ on_both_backends! {
     flushing_an_edge_under_load_is_absorbed_by_its_shield,
     an_edge_whose_shield_dies_goes_on_with_the_origin,
     a_shield_that_asks_itself_says_so,
+    an_edge_asks_its_shield_over_http2,
 }
 
 fn start(backend: Backend) -> (Edge, shield::Shield, Vec<String>) {
@@ -99,4 +100,29 @@ fn a_shield_that_asks_itself_says_so(backend: Backend) {
     let counters = &status["shards"][0]["counters"];
     assert_eq!(counters["loops_refused"], 1, "{counters:#}");
     assert_eq!(edge.origin.requests("/emotes/1.png"), 0);
+}
+
+/// One connection for all that the edge asks for at once, by the shield's own authority.
+fn an_edge_asks_its_shield_over_http2(backend: Backend) {
+    let edge = Edge::start_with(backend, &shield::secure_section());
+    let shield = edge.start_secure_shield();
+    let paths: Vec<String> = (1..=OBJECTS).map(|n| format!("/emotes/{n}.png")).collect();
+    let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+    let fetched = edge.aioquic(&[], &paths);
+    assert_served(&fetched);
+    for (path, one) in paths.iter().zip(&fetched) {
+        assert_eq!(edge.origin.requests(path), 1, "{path}");
+        one.assert_body(&edge.origin.body(path));
+    }
+    let status = edge.status();
+    let node = &status["nodes"][0];
+    assert_eq!(node["requests"], OBJECTS as u64, "{node:#}");
+    assert_eq!(node["connections_made"], 1, "{node:#}");
+    let shielded = shield.status();
+    let counters = &shielded["shards"][0]["counters"];
+    assert_eq!(counters["tcp_requests"], OBJECTS as u64, "{counters:#}");
+    assert_eq!(counters["h2_connections"], 1, "{counters:#}");
+    // A body that outgrows HTTP/2's windows.
+    let path = "/size/2000000";
+    edge.curl(&[path])[0].assert_body(&edge.origin.body(path));
 }

@@ -3,7 +3,7 @@
 use crate::harness::{Backend, Edge};
 
 const MIB: u64 = 1 << 20;
-const VERSIONS: [&str; 2] = ["http/1.1", "h3"];
+const VERSIONS: [&str; 3] = ["http/1.1", "h2", "h3"];
 
 on_both_backends! {
     a_long_body_is_passed_on_as_it_comes,
@@ -16,12 +16,12 @@ fn a_long_body_is_passed_on_as_it_comes(backend: Backend) {
     let edge = Edge::start(backend);
     edge.curl(&["/size/1000"]);
     let before = edge.memory_peak();
-    for (version, bytes) in [("http/1.1", 50 * MIB), ("h3", 6 * MIB)] {
+    for (version, bytes) in [("http/1.1", 50 * MIB), ("h2", 50 * MIB), ("h3", 6 * MIB)] {
         let one = edge.upload(version, bytes, &[], "/echo");
         assert_eq!((one.status, one.length), (200, bytes), "{one:?}");
         assert_eq!(one.sha256, one.sent_sha256, "{one:?}");
     }
-    assert_eq!(edge.counter("request_body_bytes"), 56 * MIB);
+    assert_eq!(edge.counter("request_body_bytes"), 106 * MIB);
     // Its windows, and what the allocator keeps of them.
     let more = edge.memory_peak().saturating_sub(before);
     assert!(more < 24 * MIB, "{more} bytes for a body of 50 MiB");
@@ -53,4 +53,7 @@ fn a_body_that_is_too_long_is_refused(backend: Backend) {
     let one = edge.upload("h3", 2 * MIB, &[], "/echo");
     assert_eq!(one.status, 413, "{one:?}");
     assert_eq!(edge.counter("request_bodies_too_large"), 1);
+    let one = edge.upload("h2", 2 * MIB, &[], "/echo");
+    assert_eq!(one.status, 413, "{one:?}");
+    assert_eq!(edge.counter("tcp_bodies_too_large"), 1);
 }
