@@ -546,6 +546,7 @@ xdp       attached to pc0 (native, link pinned)
 memory    256 MiB in 2 MiB hugepages
 rights    user popcache, no capabilities, system calls filtered
 coded     compressed 3
+tls       sessions 2
 
 shard  cpu  h3  h2  h1  requests  hits  misses    hit  collapsed  waiters  flights  objects   stored
 0        2   3   2   1      1000   990      10  99.0%          0        0        0        5  1.5 KiB

@@ -94,7 +94,8 @@ fn draw_rules(rng: &mut SmallRng, host: &mut Host) {
     let lists = host.rules.lists;
     let mut rules = Rules::new(rng.random_range(1..=64), ports);
     rules.lists = lists;
-    rules.tcp_ports = rng.random();
+    // Often the same, so that drawn SYNs are for a port that is served.
+    rules.tcp_ports = if rng.random() { ports } else { rng.random() };
     rules.tcp_ports[rng.random_range(0..MAX_PORTS)] = pcap::PORT;
     rules.af_xdp = *[0, 1, !0].choose(rng).expect("choices");
     if rng.random_ratio(1, 20) {
@@ -130,7 +131,8 @@ fn draw_guard(rng: &mut SmallRng, rules: &mut Rules) {
     rules.meters.packets = meter(20 * PACKET);
     rules.meters.bytes = meter(5000);
     rules.meters.handshakes = meter(5 * HANDSHAKE);
-    rules.meters.syns = meter(5 * HANDSHAKE);
+    // A drawn source seldom comes back.
+    rules.meters.syns = meter(2 * HANDSHAKE);
     let mut reflectors = rng.random::<[u16; MAX_REFLECTORS]>();
     reflectors[rng.random_range(0..MAX_REFLECTORS)] = packets::REFLECTOR;
     rules.set_reflectors(&reflectors);
