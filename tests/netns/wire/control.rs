@@ -2,7 +2,7 @@
 
 use crate::harness::{Backend, Edge};
 
-on_both_backends! {
+on_one_backend! {
     a_purged_object_is_fetched_again,
     a_pinned_object_is_fetched_and_kept,
     a_purge_covers_what_has_the_key_or_the_prefix,

@@ -101,13 +101,19 @@ fn a_replayed_flight_is_executed_once(backend: Backend) {
     let accepted = by_shard(&edge, "connections_accepted");
     let fetched = edge.early(&["--replay", &COPIES.to_string()], &[PICTURE]);
     assert!(fetched[0].early && fetched[0].is_hit(), "{fetched:?}");
-    // Both cores saw copies, and found the session used. Of copies with one connection id a core looks at the
+    // Who saw copies found the session used: both cores by AF_XDP, over sockets those that the kernel gave
+    // some. Of copies with one connection id a core looks at the
     // first, whose handshake is never complete, and takes the others for its packets.
     let now = by_shard(&edge, "connections_accepted");
     let more: Vec<u64> = now.iter().zip(&accepted).map(|(n, a)| n - a).collect();
-    assert!(more.iter().all(|&copies| copies > 0), "{more:?}");
+    let least = match backend {
+        Backend::AfXdp => 2,
+        Backend::Udp => 1,
+    };
+    let cores = more.iter().filter(|&&copies| copies > 0).count();
+    assert!(cores >= least, "{more:?}");
     let replayed = sessions(&edge, "replayed");
-    assert!(replayed > 1, "{replayed}");
+    assert!(replayed >= least as u64, "{replayed}");
     assert_eq!(more.iter().sum::<u64>(), replayed + 2);
     assert_eq!(sessions(&edge, "resumed"), 1);
     assert_eq!(edge.counter("early_requests"), 1);

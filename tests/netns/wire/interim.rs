@@ -8,7 +8,7 @@ const HINT: &str =
     "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\nset-cookie: a=1\r\n\r\n";
 const FINAL: &str = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello";
 
-on_both_backends! {
+on_one_backend! {
     hints_reach_those_who_can_use_them_and_are_not_kept,
     a_flood_of_interim_responses_is_an_error,
     who_asks_whether_to_send_a_body_is_told,

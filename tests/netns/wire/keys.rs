@@ -2,7 +2,7 @@
 
 use crate::harness::{Backend, Edge};
 
-on_both_backends! {
+on_one_backend! {
     tokens_and_campaigns_share_one_object,
     missing_objects_are_remembered_for_a_while,
     clients_cannot_shape_what_others_get,

@@ -19,6 +19,20 @@ macro_rules! on_both_backends {
     )+};
 }
 
+/// Makes a test of one function with one packet backend: for what packets have no part in.
+macro_rules! on_one_backend {
+    ($($check:ident),+ $(,)?) => {$(
+        mod $check {
+            use crate::harness::Backend;
+
+            #[test]
+            fn udp() {
+                super::$check(Backend::Udp);
+            }
+        }
+    )+};
+}
+
 mod certificates;
 mod control;
 mod drain;

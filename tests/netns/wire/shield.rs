@@ -8,7 +8,7 @@ use crate::harness::{Backend, Edge, Fetched, shield};
 const OBJECTS: usize = 40;
 const FLUSHES: usize = 5;
 
-on_both_backends! {
+on_one_backend! {
     flushing_an_edge_under_load_is_absorbed_by_its_shield,
     an_edge_whose_shield_dies_goes_on_with_the_origin,
     a_shield_that_asks_itself_says_so,

@@ -5,7 +5,7 @@ use crate::harness::{Backend, Edge};
 const MIB: u64 = 1 << 20;
 const VERSIONS: [&str; 3] = ["http/1.1", "h2", "h3"];
 
-on_both_backends! {
+on_one_backend! {
     a_long_body_is_passed_on_as_it_comes,
     a_client_that_stops_sending_is_told,
     an_origin_may_answer_early,

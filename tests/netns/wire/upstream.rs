@@ -10,7 +10,7 @@ use crate::harness::{Backend, Edge, HOST, Process, scripted};
 const SECURE: &str = "127.0.0.1:8446";
 const NAME: &str = "origin.test";
 
-on_both_backends! {
+on_one_backend! {
     a_node_is_shown_who_asks,
     names_that_cannot_be_looked_up_keep_their_addresses,
 }
