@@ -22,8 +22,8 @@ pub const HANDSHAKE: u32 = 1 << 16;
 /// Ticks beyond which it does not matter how long a source was silent (hours to days).
 const MAX_ELAPSED: u32 = 1 << 24;
 
-/// What one source has spent lately.
-#[repr(C)]
+/// What one source has spent lately. Aligned for a copy on the stack, which BPF wants so for whole words.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bucket {
     /// Tick of the last charge, the low half.
