@@ -3,7 +3,7 @@
 //! ```text
 //!  Region  [ block 0 | block 1 | ... | block n-1 ]      each a multiple of 4 KiB, 4 KiB-aligned
 //!             |                          ^
-//!           take()                     drop              free list: a bounded queue of numbers
+//!           take()                     drop              free list: the last given back goes first
 //! ```
 //! The whole region is one buffer for the kernel (`IORING_REGISTER_BUFFERS`): its start and length
 //! are [`Pool::as_ptr`] and [`Pool::len`]. Direct I/O wants the alignment.
@@ -15,9 +15,8 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use crossbeam_queue::ArrayQueue;
-
 use crate::backing::Region;
+use crate::free::Free;
 
 /// What a block's start and length are multiples of.
 pub const BLOCK_ALIGN: usize = 4 << 10;
@@ -45,7 +44,7 @@ struct Shared {
     block_bytes: usize,
     blocks: usize,
     /// Numbers of the blocks that nobody holds, each at most once.
-    free: ArrayQueue<u16>,
+    free: Free,
 }
 
 /// A buffer that its holder alone may touch. Dropping it gives it back to its pool.
@@ -58,22 +57,17 @@ impl Pool {
     /// Cuts `region` in blocks of `block_bytes`, a multiple of 4 KiB. A rest is not used.
     pub fn new(region: Region, block_bytes: usize) -> Result<Self, PoolError> {
         let blocks = check(&region, block_bytes)?;
-        let free = ArrayQueue::new(blocks);
-        for index in 0..blocks {
-            let pushed = free.push(index as u16);
-            assert!(pushed.is_ok(), "the queue has a place for every block");
-        }
         Ok(Self(Arc::new(Shared {
             region,
             block_bytes,
             blocks,
-            free,
+            free: Free::all(blocks as u32),
         })))
     }
 
     /// A block that nobody holds, with whatever its last holder left in it. `None`: all are taken.
     pub fn take(&self) -> Option<Block> {
-        let index = self.0.free.pop()?;
+        let index = self.0.free.take()?;
         Some(Block {
             shared: Arc::clone(&self.0),
             index,
@@ -160,8 +154,8 @@ impl Deref for Block {
         // lives and was zeroed by the kernel, so every byte is initialised. No other `Block` has
         // this number: it left the free list when this one was made and goes back when it is
         // dropped; the region was unique when the pool took it. So while `self` is borrowed shared,
-        // nobody writes these bytes. The list's queue orders the last holder's writes before
-        // (release on push, acquire on pop).
+        // nobody writes these bytes. The list orders the last holder's writes before
+        // (see `crate::free`).
         unsafe { std::slice::from_raw_parts(start, self.shared.block_bytes) }
     }
 }
@@ -189,8 +183,7 @@ impl fmt::Debug for Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        let pushed = self.shared.free.push(self.index);
-        debug_assert!(pushed.is_ok(), "block {} was free already", self.index);
+        self.shared.free.give(self.index);
     }
 }
 

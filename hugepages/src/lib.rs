@@ -27,6 +27,7 @@
 pub mod arena;
 mod backing;
 pub mod blocks;
+mod free;
 mod memory;
 mod prefetch;
 mod reader;

@@ -5,6 +5,7 @@
 //! `RUSTFLAGS="--cfg loom" cargo test -p hugepages --release --test loom --target-dir target/loom`
 #![cfg(loom)]
 
+use hugepages::blocks::Pool;
 use hugepages::{Arena, Backing, PagePolicy, Reader, Writer};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};
@@ -218,5 +219,31 @@ fn a_segment_that_changes_arenas_is_not_read_as_what_it_was() {
             }
         }
         reading.join().unwrap();
+    });
+}
+
+/// Takes a block and gives it back, twice; nobody else may have it meanwhile.
+fn hold_in_turn(pool: &Pool, held: &[AtomicU32; 2]) {
+    for _ in 0..2 {
+        let Some(block) = pool.take() else { continue };
+        let mine = &held[usize::from(block.index())];
+        // Not ordered by this: what the last holder did is, by the list.
+        assert_eq!(mine.swap(1, Ordering::Relaxed), 0);
+        mine.store(0, Ordering::Relaxed);
+        drop(block);
+    }
+}
+
+#[test]
+fn no_block_has_two_holders() {
+    model(|| {
+        let (region, _) = Backing::map(8 << 10, PagePolicy::Plain).unwrap();
+        let pool = Pool::new(region, 4 << 10).unwrap();
+        let held = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
+        let (others, theirs) = (pool.clone(), Arc::clone(&held));
+        let other = thread::spawn(move || hold_in_turn(&others, &theirs));
+        hold_in_turn(&pool, &held);
+        other.join().unwrap();
+        assert_eq!(pool.free(), 2);
     });
 }
