@@ -199,11 +199,6 @@ impl Census {
         self.worth[step] += rank * bytes as f32;
     }
 
-    /// For what must stay as long as there is room, whatever it is worth.
-    pub fn add_wanted(&mut self, bytes: u32) {
-        self.bytes[STEPS - 1] += bytes;
-    }
-
     /// Of a segment of so many bytes: what is to be kept, and what the rest is worth for each
     /// byte that is freed.
     pub fn judge(&self, segment_bytes: u32) -> (Keep, f32) {
@@ -234,13 +229,10 @@ impl Keep {
         match step(rank).cmp(&self.step) {
             std::cmp::Ordering::Less => false,
             std::cmp::Ordering::Equal => take(&mut self.on, bytes),
-            std::cmp::Ordering::Greater => self.takes_wanted(bytes),
+            std::cmp::Ordering::Greater => {
+                take(&mut self.above, bytes) || take(&mut self.on, bytes)
+            }
         }
-    }
-
-    /// The same for what must stay.
-    pub fn takes_wanted(&mut self, bytes: u32) -> bool {
-        take(&mut self.above, bytes) || take(&mut self.on, bytes)
     }
 }
 
@@ -310,18 +302,6 @@ mod tests {
         assert!(keep.takes(0.1, 2_000) && keep.takes(0.5, 2_000));
         assert!(keep.takes(0.1, 1_000) && !keep.takes(0.1, 1) && !keep.takes(0.001, 1));
         assert!(!keep.takes(0.5, 1));
-    }
-
-    #[test]
-    fn what_must_stay_does_so_while_there_is_room() {
-        let mut census = Census::new();
-        census.add(0.1, 4_000);
-        census.add_wanted(3_000);
-        let (mut keep, _) = census.judge(10_000);
-        assert!(keep.takes_wanted(3_000) && keep.takes(0.1, 2_000) && !keep.takes(0.1, 1));
-        census.add_wanted(6_000);
-        let (mut keep, _) = census.judge(10_000);
-        assert!(keep.takes_wanted(5_000) && !keep.takes_wanted(1) && !keep.takes(0.1, 1));
     }
 
     #[test]

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //!   [ header | tags | key | head | body (up to 64 KiB)              ]
-//!   [ header | tags | key | head | (segment u32, generation u32)... ]
+//!   [ header | tags | key | head | (extent u32, generation u32)... | end of the body ]
 //!   [ header | bytes of a body that is still being filled           ]
 //! ```
-//! The second form is a large object: its body lies in the listed extents, all full but the last. The
-//! third is garbage once its fill has ended. Records begin at any byte.
+//! The second form is a large object: its body lies in the listed extents, which are full, and what is left of
+//! it at the end of the record, so that no extent is wasted on it. The third is garbage once its fill has ended. Records
+//! begin at any byte.
 //!
 //! The header holds what an object has ([`encode`]): 15 bytes for a response 200 with a usual
 //! lifetime and a body below 64 KiB, up to [`encode::MAX_HEADER`] for one that has everything. A tag adds
@@ -161,16 +162,19 @@ impl Header {
         self.key_start() + u32::from(self.key_len)
     }
 
-    /// Where the body or the list of extents begins.
+    /// Where the body, or the list of extents, begins.
     pub fn tail_start(&self) -> u32 {
         self.head_start() + self.head_len
     }
 
-    /// Bytes of the body or of the list of extents in the record.
+    /// Bytes of the body in the record, and of the list of extents.
     pub fn tail_len(&self) -> u32 {
         match self.form {
             Form::Contiguous | Form::Piece => self.meta.body_len as u32,
-            Form::Extents => self.extents() * LISTED_BYTES as u32,
+            Form::Extents => {
+                let Tail { listed, rest } = Tail::of(self.meta.body_len);
+                (listed + rest) as u32
+            }
         }
     }
 
@@ -183,7 +187,7 @@ impl Header {
     pub fn extents(&self) -> u32 {
         match self.form {
             Form::Contiguous | Form::Piece => 0,
-            Form::Extents => self.meta.body_len.div_ceil(u64::from(EXTENT_BYTES)) as u32,
+            Form::Extents => (self.meta.body_len / u64::from(EXTENT_BYTES)) as u32,
         }
     }
 
@@ -241,13 +245,13 @@ impl Front {
         (head_check(head) == self.head_check).then_some(head)
     }
 
-    /// The body or the list of extents.
+    /// The body, or the list of extents and the end of the body.
     #[inline(always)]
     pub fn tail(self, record: &[u8]) -> &[u8] {
         part(record, self.tail, self.end)
     }
 
-    /// Where the body or the list of extents lies in the record, and its length.
+    /// Where that lies in the record, and its length.
     pub fn tail_range(self) -> (u32, u32) {
         (self.tail, self.end - self.tail)
     }
@@ -278,6 +282,31 @@ impl TagList {
     }
 }
 
+/// How the record of a large object ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tail {
+    /// Bytes of the list of extents.
+    pub listed: usize,
+    /// Bytes of the body's end, behind the list.
+    pub rest: usize,
+}
+
+impl Tail {
+    /// Of a body of so many bytes.
+    pub fn of(body_len: u64) -> Self {
+        let extents = body_len / u64::from(EXTENT_BYTES);
+        Self {
+            listed: (extents * LISTED_BYTES) as usize,
+            rest: (body_len % u64::from(EXTENT_BYTES)) as usize,
+        }
+    }
+
+    /// Both parts of what stands there.
+    pub fn split(self, tail: &[u8]) -> (&[u8], &[u8]) {
+        tail.split_at(self.listed.min(tail.len()))
+    }
+}
+
 /// One entry of a list of extents: the extent and its generation.
 pub(crate) fn listed(extent: u32, generation: u32) -> [u8; LISTED_BYTES as usize] {
     (u64::from(generation) << 32 | u64::from(extent)).to_le_bytes()
@@ -291,7 +320,7 @@ pub(crate) fn unlist(list: &[u8]) -> impl Iterator<Item = (u32, u32)> {
     })
 }
 
-/// Bytes of the body in its extent number `i`.
+/// Bytes of a body that is being filled in its extent number `i`.
 pub(crate) fn extent_len(body_len: u64, i: usize) -> u32 {
     let before = i as u64 * u64::from(EXTENT_BYTES);
     body_len.saturating_sub(before).min(u64::from(EXTENT_BYTES)) as u32
@@ -312,7 +341,9 @@ mod tests {
             ..ObjectMeta::default()
         };
         let large = Header::new(Form::Extents, meta, b"", b"");
-        assert_eq!((large.extents(), large.tail_len()), (4, 32));
+        assert_eq!((large.extents(), large.tail_len()), (3, 3 * 8 + 1));
+        let (list, rest) = Tail::of(meta.body_len).split(&[7; 25]);
+        assert_eq!((list.len(), rest.len()), (24, 1));
         let lens: Vec<u32> = (0..5).map(|i| extent_len(meta.body_len, i)).collect();
         assert_eq!(lens, [EXTENT_BYTES, EXTENT_BYTES, EXTENT_BYTES, 1, 0]);
         let list = [listed(7, 1), listed(u32::MAX, u32::MAX)].concat();

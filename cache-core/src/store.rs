@@ -5,7 +5,7 @@
 //!    index    lines of eight slots: key hash -> record                     (crate::index)
 //!    blocks   of 256 KiB to 2 MiB, each of them
 //!      a segment of the log: records with head and small body    (crate::record)
-//!      or cut in extents of 32 KiB: bodies above 64 KiB
+//!      or cut in extents of 32 KiB: bodies above 64 KiB, but for their ends
 //!
 //!  begin ---> append* ---> commit ---> release        a fill, by the owner
 //!               |spans        |slot

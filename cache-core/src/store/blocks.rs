@@ -14,7 +14,7 @@ use super::{KeyHash, Partition};
 use crate::evict::Source;
 use crate::index::SlotId;
 use crate::purge::TagSlot;
-use crate::record::{self, Form};
+use crate::record::{self, EXTENT_BYTES, Form, Tail};
 
 /// Blocks looked at for one with few used extents.
 const COMPARED: u32 = 64;
@@ -179,9 +179,9 @@ impl Owner {
         left: &mut u32,
         partition: &Partition,
     ) -> Copied {
-        let Some((_, _, record)) = self.copied(copying, partition) else {
+        if self.copied(copying, partition).is_none() {
             return Copied::Not;
-        };
+        }
         let leaving = self.extents_of(block);
         while let Some(extent) = copying.before.get(copying.after.len()).copied() {
             if !leaving.contains(&extent) {
@@ -192,9 +192,7 @@ impl Owner {
                 return Copied::Partly;
             };
             *left = rest;
-            let i = copying.after.len();
-            let len = record::extent_len(record.header.meta.body_len, i);
-            let bytes = partition.extents.read(extent, 0, len);
+            let bytes = partition.extents.read(extent, 0, EXTENT_BYTES);
             let Some(copy) = bytes.and_then(|bytes| self.space.copy_extent(bytes)) else {
                 return Copied::Not;
             };
@@ -255,7 +253,8 @@ impl Owner {
             true => Source::Pins,
             false => Source::Survivors,
         };
-        let parts = [fixed.as_ref(), record.key(), head, &list];
+        let (_, rest) = Tail::of(record.header.meta.body_len).split(record.tail());
+        let parts = [fixed.as_ref(), record.key(), head, &list, rest];
         self.space.append_log(source, &parts).ok()
     }
 }

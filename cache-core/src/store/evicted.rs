@@ -3,7 +3,7 @@
 use super::hit::Place;
 use super::{KeyHash, ObjectMeta, Partition};
 use crate::purge::TagSlot;
-use crate::record::{self, Form, Header};
+use crate::record::{self, EXTENT_BYTES, Form, Header, Tail};
 
 /// An object that [`super::Store::turn`] evicted for room. Its bytes are there for the length of the call.
 #[derive(Clone, Copy, Debug)]
@@ -63,15 +63,16 @@ impl Partition {
     }
 
     fn body<'a>(&'a self, header: &Header, tail: &'a [u8]) -> Option<Vec<&'a [u8]>> {
-        let pieces = record::unlist(tail).enumerate();
-        let extents = pieces.map(|(i, (extent, generation))| {
+        let (list, rest) = Tail::of(header.meta.body_len).split(tail);
+        let rest = (!rest.is_empty()).then_some(Some(rest));
+        let extents = record::unlist(list).map(|(extent, generation)| {
             let is_its = self.extents.generation(extent) == Some(generation);
-            let len = record::extent_len(header.meta.body_len, i);
-            self.extents.read(extent, 0, len).filter(|_| is_its)
+            let bytes = self.extents.read(extent, 0, EXTENT_BYTES);
+            bytes.filter(|_| is_its)
         });
         match header.form {
             Form::Contiguous => Some(vec![tail]),
-            Form::Extents => extents.collect(),
+            Form::Extents => extents.chain(rest).collect(),
             Form::Piece => None,
         }
     }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{HitNote, ObjectMeta, Partition};
 use crate::index::{Slot, SlotId};
 use crate::purge::TagSlot;
-use crate::record::{self, Form, Front, Header};
+use crate::record::{self, EXTENT_BYTES, Form, Front, Header, Tail};
 use crate::store::KeyHash;
 
 const CACHE_LINE: usize = 64;
@@ -129,13 +129,17 @@ impl<'a> Hit<'a> {
     }
 
     fn extents(&self) -> Option<Body> {
-        let body_len = self.meta().body_len;
-        let list = record::unlist(self.look.front.tail(self.look.bytes));
-        let mut views = list.enumerate().map(|(i, (extent, generation))| {
-            let len = record::extent_len(body_len, i);
-            let extents = &self.partition.extents;
-            extents.view_of(extent, generation, 0, len)
-        });
+        let Look { front, place, .. } = self.look;
+        let tail = Tail::of(self.meta().body_len);
+        let (list, rest) = tail.split(front.tail(self.look.bytes));
+        let Partition { extents, log, .. } = self.partition;
+        let listed = record::unlist(list)
+            .map(|(extent, generation)| extents.view_of(extent, generation, 0, EXTENT_BYTES));
+        let (tail_start, tail_len) = front.tail_range();
+        let rest_start = place.offset + tail_start + tail_len - rest.len() as u32;
+        let rest =
+            (!rest.is_empty()).then(|| log.view(place.segment, rest_start, rest.len() as u32));
+        let mut views = listed.chain(rest);
         Some(Body {
             first: views.next()??,
             rest: views.collect::<Option<_>>()?,
@@ -156,7 +160,7 @@ impl<'a> Look<'a> {
     }
 }
 
-/// Owned bytes of a body: one piece when it is contiguous, else one per extent.
+/// Owned bytes of a body: one piece when it is contiguous, else one for each extent's length of it.
 #[derive(Clone, Debug)]
 pub struct Body {
     first: Bytes,
@@ -202,7 +206,7 @@ impl<'a> Record<'a> {
         self.header.is_head(head).then_some(head)
     }
 
-    /// The body or the list of extents.
+    /// The body, or the list of extents and the end of the body.
     pub fn tail(&self) -> &'a [u8] {
         self.part(self.header.tail_start(), self.header.tail_len())
     }

@@ -19,7 +19,7 @@ use crate::record::{EXTENT_BYTES, MAX_OBJECT};
 /// Blocks that are never cut in extents.
 const MIN_LOG_SEGMENTS: u64 = 8;
 /// Segments are as large as leaves about this many.
-const WANTED_LOG_SEGMENTS: u64 = 128;
+const WANTED_LOG_SEGMENTS: u64 = 256;
 const MIN_SEGMENT_BYTES: u64 = 256 << 10;
 const MAX_SEGMENT_BYTES: u64 = 2 << 20;
 /// Bytes that can be extents, at least.

@@ -19,7 +19,7 @@ use crate::index::{Index, LOAD_PERCENT, Slot, SlotId};
 use crate::io::ShardId;
 use crate::policy::{Meta, Policy};
 use crate::purge::{Purges, TagSlot, Verdict};
-use crate::record::{self, Form, Header, MAX_CONTIGUOUS, MAX_HEAD, MAX_KEY};
+use crate::record::{self, EXTENT_BYTES, Form, Header, MAX_CONTIGUOUS, MAX_HEAD, MAX_KEY, Tail};
 
 /// Pieces of one body in the log; a body that comes in smaller pieces goes to an extent.
 const MAX_PIECES: usize = 64;
@@ -83,7 +83,7 @@ pub(super) struct Counts {
     pub extents_moved: u64,
 }
 
-/// A large object's extents.
+/// A large object's extents, all of them full.
 #[derive(Debug)]
 pub(super) struct Large {
     pub hash: KeyHash,
@@ -145,7 +145,7 @@ impl Owner {
             self.check_size(length)?;
             if length > MAX_CONTIGUOUS {
                 stage = Stage::Extents;
-                announced = length.div_ceil(u64::from(record::EXTENT_BYTES)) as u32;
+                announced = length.div_ceil(u64::from(EXTENT_BYTES)) as u32;
             }
         }
         self.announced += announced;
@@ -211,7 +211,10 @@ impl Owner {
         let large = filling.large.map(|id| id as usize);
         if let Some(large) = large.and_then(|id| self.larges.get_mut(id)) {
             large.location = location;
-            large.extents = std::mem::take(&mut filling.extents);
+            // The end of the body is in the record by now: its extent goes when the fill is released.
+            let full = (filling.written / u64::from(EXTENT_BYTES)) as usize;
+            let rest = filling.extents.split_off(full);
+            large.extents = std::mem::replace(&mut filling.extents, rest);
             for extent in &large.extents {
                 self.space
                     .set_user(*extent, filling.large.unwrap_or_default());
@@ -686,7 +689,7 @@ impl Writing<'_> {
         match &filling.stage {
             Stage::Record(place, header) => Ok((*place, **header)),
             _ if got <= MAX_CONTIGUOUS => self.join(partition),
-            _ => self.list(),
+            _ => self.list(partition),
         }
     }
 
@@ -709,16 +712,25 @@ impl Writing<'_> {
         Ok((place, header))
     }
 
-    /// Writes the record of a large object, which lists its extents.
-    fn list(&mut self) -> Result<(Place, Header), StoreError> {
+    /// Writes the record of a large object, which lists the extents that are full and has the rest.
+    fn list(&mut self, partition: &Partition) -> Result<(Place, Header), StoreError> {
         let filling = &mut *self.filling;
         let entry = self.larges.vacant_entry();
         let large = entry.key() as u32;
         let (header, fixed) = filling.header(Form::Extents, filling.written, large);
         let extents = self.space.extents();
         let listed = |extent: &u32| record::listed(*extent, extents.generation(*extent));
-        let list: Vec<u8> = filling.extents.iter().flat_map(listed).collect();
-        let parts = [fixed.as_ref(), &filling.key, &filling.head, &list];
+        let Tail { rest, .. } = Tail::of(filling.written);
+        let (full, last) = filling.extents.split_at(header.extents() as usize);
+        let list: Vec<u8> = full.iter().flat_map(listed).collect();
+        let rest = last.first().map(|extent| {
+            partition
+                .extents
+                .read(*extent, 0, rest as u32)
+                .ok_or(StoreError::Full)
+        });
+        let rest = rest.transpose()?.unwrap_or_default();
+        let parts = [fixed.as_ref(), &filling.key, &filling.head, &list, rest];
         let place = self.space.append_log(Source::Fills, &parts)?;
         filling.large = Some(large);
         entry.insert(Large {

@@ -278,16 +278,22 @@ impl Owner {
     fn count_record(&self, census: &mut Census, walked: &Walked) {
         let Walked { slot, record, .. } = walked;
         let header = &record.header;
-        let len = header.record_len();
         match header.form {
+            Form::Piece => {}
             _ if self.is_purged(record) => {}
             // A pinned one is copied whatever room that takes.
             _ if self.metas.get(*slot).is_pinned() => {}
-            // A large object is evicted for its extents, not for its record.
-            Form::Extents => census.add_wanted(len),
-            Form::Contiguous => census.add(self.rank(*slot, header.meta.class, len), len),
-            Form::Piece => {}
+            Form::Contiguous | Form::Extents => {
+                census.add(self.rank_in_log(*slot, header), header.record_len());
+            }
         }
+    }
+
+    /// What an object is worth for each byte of its record. A large one's is a small part of it: it is
+    /// evicted for its extents rather than for that.
+    fn rank_in_log(&self, slot: SlotId, header: &Header) -> f32 {
+        let part = header.footprint() as f32 / header.record_len() as f32;
+        self.rank(slot, header.meta.class, header.size()) * part
     }
 
     /// What an object is worth.
@@ -321,12 +327,7 @@ impl Owner {
         let len = header.record_len();
         let is_current = !self.is_purged(record);
         let is_pinned = is_current && self.metas.get(*slot).is_pinned();
-        let is_kept = is_current
-            && match header.form {
-                _ if is_pinned => true,
-                Form::Extents => keep.takes_wanted(len),
-                _ => keep.takes(self.rank(*slot, header.meta.class, len), len),
-            };
+        let is_kept = is_current && (is_pinned || keep.takes(self.rank_in_log(*slot, header), len));
         let source = match is_pinned {
             true => Source::Pins,
             false => Source::Survivors,
@@ -455,15 +456,17 @@ impl Owner {
     fn rank_of_large(&self, id: usize, partition: &Partition) -> Option<f32> {
         let large = self.larges.get(id).filter(|large| !large.pinned)?;
         let place = Place::of(large.location, partition.log_shift);
-        let record = partition.record(place);
-        if record.is_none_or(|record| self.is_purged(&record)) {
+        let Some(record) = partition
+            .record(place)
+            .filter(|record| !self.is_purged(record))
+        else {
             return Some(0.0);
-        }
+        };
         let slot = self.index.find(large.hash, large.location);
         let Some(slot) = slot else {
             return Some(0.0);
         };
-        let bytes = large.extents.len() as u32 * EXTENT_BYTES;
+        let bytes = record.header.size();
         let is_pinned = self.metas.get(slot).is_pinned();
         (!is_pinned).then(|| self.rank(slot, large.class, bytes))
     }

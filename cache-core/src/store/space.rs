@@ -21,6 +21,8 @@ const RESERVE_SHARE: u32 = 64;
 const MIN_RESERVE: u32 = 4;
 /// Of these, blocks that the log can take without waiting for extents to move.
 const LOG_RESERVE: u32 = 3;
+/// With fewer segments a log does not keep any open for small records only.
+const MANY_SEGMENTS: u32 = 64;
 /// Extents kept free where no more can be cut.
 const EXTENT_RESERVE: i64 = 8;
 /// Retired segments that readers hold count as coming free up to one in this many of all.
@@ -40,6 +42,8 @@ pub(super) struct Space {
     users: Vec<u32>,
     /// Segments being written, by source.
     open: [Option<u32>; SOURCES],
+    /// Those before them: a record that did not fit has left room there for smaller ones.
+    nearly_full: [Option<u32>; SOURCES],
     sealed: Sealed,
     /// Bytes of pinned records by segment, of those that hold or held some. Segments that hold too
     /// few of them are among the sealed ones too.
@@ -63,6 +67,7 @@ impl Space {
             log: writers.log,
             extents: writers.extents,
             open: [None; SOURCES],
+            nearly_full: [None; SOURCES],
             pinned: BTreeMap::new(),
             emptied: None,
             nudged_log: 0,
@@ -80,13 +85,15 @@ impl Space {
 
     /// Writes a record at the end of the log.
     pub fn append_log(&mut self, source: Source, parts: &[&[u8]]) -> Result<Place, StoreError> {
-        if let Some(segment) = self.open[source as usize]
-            && let Some(place) = self.append_to(segment, parts)
-        {
-            return Ok(place);
+        let open = [&self.nearly_full, &self.open].map(|segments| segments[source as usize]);
+        for segment in open.into_iter().flatten() {
+            if let Some(place) = self.append_to(segment, parts) {
+                return Ok(place);
+            }
         }
         let fresh = self.open_log(source)?;
-        if let Some(full) = self.open[source as usize].replace(fresh) {
+        let former = self.open[source as usize].replace(fresh);
+        if let Some(full) = self.next_sealed(source, former) {
             self.log.seal(full);
             match source {
                 Source::Fills | Source::Survivors => self.sealed.push(full),
@@ -94,6 +101,15 @@ impl Space {
             }
         }
         self.append_to(fresh, parts).ok_or(StoreError::Full)
+    }
+
+    /// What is to be sealed now that a record did not fit in `former`.
+    fn next_sealed(&mut self, source: Source, former: Option<u32>) -> Option<u32> {
+        let is_kept = source != Source::Pins && self.log.segments() >= MANY_SEGMENTS;
+        match is_kept {
+            true => std::mem::replace(&mut self.nearly_full[source as usize], former),
+            false => former,
+        }
     }
 
     /// Writes to the last of a fill's extents, as much as goes in, and says where and how much.

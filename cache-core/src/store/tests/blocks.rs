@@ -119,7 +119,7 @@ fn blocks_with_bytes_that_are_held_or_filled_wait() {
 fn a_turn_copies_few_extents_and_what_is_on_its_way_stays_whole() {
     // Blocks of 512 KiB, two turns' worth of extents.
     let config = StoreConfig {
-        ram_bytes: 64 << 20,
+        ram_bytes: 130 << 20,
         pages: PagePolicy::Plain,
         hash_seed: 42,
         large_share: 0.9,
@@ -128,17 +128,17 @@ fn a_turn_copies_few_extents_and_what_is_on_its_way_stays_whole() {
     let (mut stores, report) = build(&config, Arc::new(Purges::new(1, 16))).unwrap();
     assert_eq!(report.log_segment_bytes, 512 << 10);
     let len = 10 * LARGE;
-    ask_for(&mut stores, 0..80, len);
-    let mut versions = [0; 80];
+    ask_for(&mut stores, 0..160, len);
+    let mut versions = [0; 160];
     let (mut most, mut moved, mut purged) = (0, 0, 0);
-    for i in 1_000..20_000 {
+    for i in 1_000..35_000 {
         let _ = put(&mut stores, &name(i), SMALL);
         let before = stores[0].stats().extents_moved;
         stores[0].turn(&mut |_| {});
         moved = stores[0].stats().extents_moved;
         most = most.max(moved - before);
         drop(get(&mut stores[0], &name(i)));
-        let kept = i % 60;
+        let kept = i % 120;
         drop(get(&mut stores[0], &name(kept)));
         // Some of what may be half copied goes, or comes anew.
         if moved != before && i % 3 == 0 {

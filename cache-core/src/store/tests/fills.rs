@@ -61,6 +61,26 @@ fn a_body_is_whole_however_it_arrives() {
 }
 
 #[test]
+fn the_end_of_a_large_body_takes_no_extent() {
+    let mut stores = node(1, 16);
+    let (full, rest) = (LARGE as u64 / u64::from(EXTENT_BYTES), 777);
+    let mut taken = |key: &[u8], len: usize| {
+        put(&mut stores, key, len).unwrap();
+        turn(&mut stores);
+        let stats = stores[0].stats();
+        let per_block = (256 << 10) / EXTENT_BYTES;
+        assert_eq!(joined(&get(&mut stores[0], key).unwrap()), body(key, len));
+        (stats.bytes, per_block - stats.extents_free % per_block)
+    };
+    let (bytes, extents) = taken(b"with a rest", LARGE);
+    assert_eq!(u64::from(extents), full);
+    assert!(bytes < LARGE as u64 + 150, "{bytes}");
+    let (both, extents) = taken(b"without", LARGE - rest);
+    assert_eq!(u64::from(extents), 2 * full);
+    assert!(both - bytes < (LARGE - rest) as u64 + 150, "{both}");
+}
+
+#[test]
 fn spans_are_seen_by_other_shards_until_the_release() {
     let mut stores = node(2, 16);
     for (known, len) in [(true, SMALL), (false, SMALL), (false, LARGE), (true, LARGE)] {
