@@ -16,8 +16,8 @@
 //! with age and what came last goes first. None of it is set beforehand, and what was learned fades.
 //!
 //! Time is counted in requests. Nothing here allocates after [`Policy::new`], reads a clock or
-//! draws from anything but the seed. All memory is 4 bytes an entry of history, one entry for each
-//! object that the cache is expected to hold, and about 100 KiB of tables.
+//! draws from anything but the seed. All memory is 4 bytes an entry of history, three entries for four
+//! objects that the cache is expected to hold, and about 100 KiB of tables.
 
 mod history;
 mod learner;
@@ -25,8 +25,8 @@ mod learner;
 use history::{Ghost, History};
 use learner::{CLASSES, Class, Learner, Waiting};
 
-/// Entries of history per object that the cache is expected to hold.
-const HISTORY_PER_OBJECT: usize = 1;
+/// Entries of history for four objects that the cache is expected to hold. More made no fewer misses.
+const HISTORY_PER_FOUR: usize = 3;
 const MIN_HISTORY: usize = 4096;
 /// A round of learning begins after this part of the history's length in requests: one in.
 const ROUND_SHARE: u64 = 3;
@@ -165,7 +165,10 @@ impl Policy {
             class: meta.class(),
             age: self.age(meta),
         };
-        if let Some(forgotten) = self.history.put(hash, ghost, self.now()) {
+        let now = self.now();
+        let learner = &self.learner;
+        let rank = |ghost: Ghost| learner.rank(ghost.class, ghost.age);
+        if let Some(forgotten) = self.history.put(hash, ghost, now, rank) {
             self.learner.gave_up(forgotten.class, forgotten.age);
         }
     }
@@ -262,7 +265,7 @@ impl SizeWeight {
 }
 
 fn history_for(objects: usize) -> usize {
-    (objects * HISTORY_PER_OBJECT).max(MIN_HISTORY)
+    (objects / 4 * HISTORY_PER_FOUR).max(MIN_HISTORY)
 }
 
 const _: () = assert!(CLASSES < 1 << (32 - TIME_BITS));
@@ -395,7 +398,7 @@ mod tests {
     #[test]
     fn what_is_hot_stays_so_while_its_samples_come() {
         let mut policy = Policy::new(10_000, 1);
-        let limit = 10_000 / HOT_SHARE as u32;
+        let limit = history_for(10_000) as u32 / HOT_SHARE as u32;
         let mut meta = policy.admit(1, 100);
         for _ in 0..4 {
             policy.touch(&mut meta, false);

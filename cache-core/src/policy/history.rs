@@ -4,7 +4,7 @@
 //!  set    [ ghost | ghost | ... | ghost ]     8 ghosts, 32 bytes
 //!  ghost  fingerprint:12 | time:13 | class:7  0: empty
 //! ```
-//! Sets are by hash; the oldest ghost of a full set makes way. Time is that of the last request,
+//! Sets are by hash; of a full set the ghost makes way that is worth least. Time is that of the last request,
 //! coarse and modulo its range. Ghosts older than the range count as younger than they are, so what
 //! is older than most of it is forgotten as it is met.
 
@@ -91,18 +91,23 @@ impl History {
         ghost
     }
 
-    /// Remembers an object; gives the ghost that is forgotten for it.
-    pub fn put(&mut self, hash: u64, evicted: Ghost, now: u32) -> Option<Ghost> {
+    /// Remembers an object; gives the ghost that is forgotten for it, which is the one worth least.
+    pub fn put(
+        &mut self,
+        hash: u64,
+        evicted: Ghost,
+        now: u32,
+        rank: impl Fn(Ghost) -> f32,
+    ) -> Option<Ghost> {
         let (now, shift) = (now >> self.shift, self.shift);
         let time = now.wrapping_sub(evicted.age >> shift);
         let set = self.set(hash);
-        let age = |entry: &&mut Entry| match entry.is_empty() {
-            true => u32::MAX,
-            false => entry.age(now),
-        };
-        let oldest = set.iter_mut().max_by_key(age)?;
-        let forgotten = ghost(*oldest, now, shift);
-        *oldest = Entry::new(fingerprint(hash), time, evicted.class);
+        let worth = |entry: &&mut Entry| ghost(**entry, now, shift).map_or(-1.0, &rank);
+        let least = set
+            .iter_mut()
+            .min_by(|one, other| worth(one).total_cmp(&worth(other)))?;
+        let forgotten = ghost(*least, now, shift);
+        *least = Entry::new(fingerprint(hash), time, evicted.class);
         forgotten
     }
 
@@ -161,11 +166,19 @@ mod tests {
         }
     }
 
+    /// What is oldest is worth least.
+    fn oldest(ghost: Ghost) -> f32 {
+        1.0 / (1.0 + ghost.age as f32)
+    }
+
     #[test]
     fn a_ghost_is_found_once_and_has_aged() {
         let mut history = History::new(4096);
         assert_eq!(history.take(5 << 40 | 77, 10_000), None);
-        assert_eq!(history.put(5 << 40 | 77, evicted(33, 100), 10_000), None);
+        assert_eq!(
+            history.put(5 << 40 | 77, evicted(33, 100), 10_000, oldest),
+            None
+        );
         assert_eq!(history.take(5 << 40 | 78, 10_000), None);
         let ghost = history.take(5 << 40 | 77, 12_000).unwrap();
         assert_eq!(ghost.class, Class::of(33));
@@ -174,12 +187,15 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_of_a_set_makes_way() {
+    fn the_least_of_a_set_makes_way() {
         let mut history = History::new(WAYS);
         for i in 1..=WAYS as u64 {
-            assert_eq!(history.put(i, evicted(i as u8, 10), i as u32 * 100), None);
+            assert_eq!(
+                history.put(i, evicted(i as u8, 10), i as u32 * 100, oldest),
+                None
+            );
         }
-        let forgotten = history.put(99, evicted(99, 0), 1_000).unwrap();
+        let forgotten = history.put(99, evicted(99, 0), 1_000, oldest).unwrap();
         assert_eq!(forgotten.class, Class::of(1));
         assert!(history.take(1, 1_000).is_none() && history.take(2, 1_000).is_some());
     }
@@ -188,7 +204,7 @@ mod tests {
     fn samples_go_round_and_drop_what_is_too_old() {
         let mut history = History::new(64 * WAYS);
         for i in 0..64u64 {
-            history.put(i << 58, evicted(7, 0), 0);
+            history.put(i << 58, evicted(7, 0), 0, oldest);
         }
         let (ghosts, weight) = history.sample(16 * WAYS, 0);
         assert_eq!((ghosts.count(), weight), (16, 4.0));

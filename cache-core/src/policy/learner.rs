@@ -20,6 +20,13 @@ const AGES: usize = 80;
 const KEEP: f32 = 0.97;
 /// A class with so many observations weighs as much as what it leans on.
 const LEAN: f32 = 20.0;
+/// So many that were expected to come weigh as much as that a class comes as often as what it leans on.
+const LEVEL: f32 = 5.0;
+/// What an interval of age counts in this at the next.
+const NEAR: f32 = 0.8;
+/// Part of what is seen at an age that counts at each of the next younger and older ones: where little is
+/// seen, chance would have peaks, and ranks are the most of what follows.
+const SPREAD: f32 = 0.33;
 
 /// How often an object was asked for, and how long it had waited the last time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,10 +234,12 @@ impl Hazards {
     };
 
     fn new(fates: &Fates, waiting: &ByAge) -> Self {
+        let went: ByAge = array::from_fn(|age| fates.left[age] + waiting[age]);
+        let (all_came, went) = (spread(&fates.came), spread(&went));
         let mut hazards = Self::NONE;
         let mut older = 0.0;
         for age in (0..AGES).rev() {
-            let (came, gone) = (fates.came[age], fates.left[age] + waiting[age]);
+            let (came, gone) = (all_came[age], went[age]);
             hazards.came[age] = came;
             // Those that went within the interval have waited half of it.
             hazards.waited[age] = older + came + gone / 2.0;
@@ -251,13 +260,27 @@ impl Hazards {
         }
     }
 
-    /// The likelihoods, as if `weight` more objects had been seen that behaved as `others`.
+    /// The likelihoods, as if `weight` more objects had been seen that behaved as `others`, but came as much
+    /// more or less often than they do as these did at the ages before.
     fn lean(&self, others: &ByAge, weight: f32) -> ByAge {
+        let (mut came, mut expected) = (0.0, 0.0);
         array::from_fn(|age| {
-            let came = self.came[age] + weight * others[age];
-            (came / (self.waited[age] + weight)).min(1.0)
+            let level = (came + LEVEL) / (expected + LEVEL);
+            let prior = (level * others[age]).min(1.0);
+            let hazard = (self.came[age] + weight * prior) / (self.waited[age] + weight);
+            came = came * NEAR + self.came[age];
+            expected = expected * NEAR + self.waited[age] * others[age];
+            hazard.min(1.0)
         })
     }
+}
+
+/// Lets counts count at the ages beside theirs too.
+fn spread(counts: &ByAge) -> ByAge {
+    array::from_fn(|age| {
+        let beside = counts[age.saturating_sub(1)] + counts[(age + 1).min(AGES - 1)];
+        (1.0 - 2.0 * SPREAD) * counts[age] + SPREAD * beside
+    })
 }
 
 /// What is left of counts that came evenly over so many rounds.
