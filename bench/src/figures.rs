@@ -64,6 +64,20 @@ pub enum Better {
     Higher,
 }
 
+/// What a server's cores took for one request.
+pub const CPU_PER_REQUEST: Metric = Metric {
+    name: "cpu_us_per_request",
+    unit: "us",
+    better: Better::Lower,
+};
+
+/// Requests a second.
+pub const RATE: Metric = Metric {
+    name: "rps",
+    unit: "1/s",
+    better: Better::Higher,
+};
+
 /// The values of all runs, by case, metric and server.
 #[derive(Default)]
 pub struct Samples(BTreeMap<(usize, usize), BTreeMap<String, Vec<f64>>>);
@@ -265,18 +279,7 @@ fn number(value: Option<f64>) -> String {
 mod tests {
     use super::*;
 
-    const METRICS: [Metric; 2] = [
-        Metric {
-            name: "cpu_us_per_request",
-            unit: "us",
-            better: Better::Lower,
-        },
-        Metric {
-            name: "rps",
-            unit: "1/s",
-            better: Better::Higher,
-        },
-    ];
+    const METRICS: [Metric; 2] = [CPU_PER_REQUEST, RATE];
 
     fn sample() -> Figures {
         let mut samples = Samples::default();

@@ -14,11 +14,10 @@
 //! connections at the beginning that have no session yet.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::figures::{Better, Metric, POPCACHE};
+use crate::figures::{Better, Metric, POPCACHE, RATE};
 use crate::load::Report;
 use crate::nginx;
 pub use crate::rounds::Options;
@@ -39,19 +38,12 @@ const METRICS: [Metric; 2] = [
         unit: "us",
         better: Better::Lower,
     },
-    Metric {
-        name: "rps",
-        unit: "1/s",
-        better: Better::Higher,
-    },
+    RATE,
 ];
 
 const CASES: [&str; 2] = ["full-1req", "resumed-0rtt"];
 const FULL: usize = 0;
 const RESUMED: usize = 1;
-
-/// What a quick benchmark gives each download of a peer.
-const QUICK_PATIENCE: Duration = Duration::from_secs(6);
 
 /// Runs the benchmark; see [`rounds::run`] for the exit code.
 ///
@@ -66,10 +58,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         apart: true,
         templates: &[TEMPLATE],
         ram: "64 MiB",
-        patience: match options.quick {
-            true => QUICK_PATIENCE,
-            false => nginx::PATIENCE,
-        },
+        patience: nginx::patience(options.quick),
     };
     let seconds = if options.quick { 1.0 } else { 3.0 };
     let mut found = rounds::find(&rounds, options, |round| one(round, seconds))?;

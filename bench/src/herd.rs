@@ -12,7 +12,6 @@
 //! | `mean_wait_ratio` | mean time from a request's start to its last byte, over the origin's delay |
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -27,9 +26,6 @@ use crate::site::Kind;
 const STREAMS: usize = 100;
 /// What the origin takes for the object, milliseconds.
 const DELAY_MS: u32 = 500;
-
-/// What a quick benchmark gives each download of a peer.
-const QUICK_PATIENCE: Duration = Duration::from_secs(6);
 
 const METRICS: [Metric; 3] = [
     Metric {
@@ -64,10 +60,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         apart: false,
         templates: &[],
         ram: "256 MiB",
-        patience: match options.quick {
-            true => QUICK_PATIENCE,
-            false => nginx::PATIENCE,
-        },
+        patience: nginx::patience(options.quick),
     };
     rounds::run(&rounds, options, one)
 }

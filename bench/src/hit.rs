@@ -42,9 +42,6 @@ const KEYS: usize = 100;
 /// A quick benchmark begins no run that would end later than this.
 const QUICK_BUDGET: Duration = Duration::from_secs(46);
 
-/// What a quick benchmark gives each download of a peer.
-const QUICK_PATIENCE: Duration = Duration::from_secs(6);
-
 /// What the operator asked for.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -121,11 +118,7 @@ fn run_suite(suite: &Suite, options: &Options) -> Result<ExitCode> {
         templates: &templates.each_ref().map(String::as_str),
         keys: KEYS,
         ram: "256 MiB",
-        patience: if options.quick {
-            QUICK_PATIENCE
-        } else {
-            nginx::PATIENCE
-        },
+        patience: nginx::patience(options.quick),
     })?;
     let mut bench = Bench::new(&site, suite, options, cases);
     bench.warm()?;

@@ -8,7 +8,6 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
@@ -23,9 +22,6 @@ const TARGET: &str = "/size/1024?v=0";
 
 /// Connections before the first reading.
 const WARM: usize = 20;
-
-/// What a quick benchmark gives each download of a peer.
-const QUICK_PATIENCE: Duration = Duration::from_secs(6);
 
 const METRICS: [Metric; 1] = [Metric {
     name: "bytes_per_connection",
@@ -48,10 +44,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         apart: true,
         templates: &["/size/1024?v={}"],
         ram: "64 MiB",
-        patience: match options.quick {
-            true => QUICK_PATIENCE,
-            false => nginx::PATIENCE,
-        },
+        patience: nginx::patience(options.quick),
     };
     let starts = RefCell::default();
     rounds::run(&rounds, options, |round| one(round, &starts))

@@ -25,8 +25,15 @@ const RELEASE: &str = "trixie";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// What a download may take where nobody is in a hurry.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+/// The same of a quick benchmark.
+const QUICK_PATIENCE: Duration = Duration::from_secs(6);
 /// What the unpacked tree must be made by to be used again.
 const FORMAT: &str = "nginx root 1\n";
+
+/// What each download gets in a benchmark.
+pub const fn patience(quick: bool) -> Duration {
+    if quick { QUICK_PATIENCE } else { PATIENCE }
+}
 
 /// The private root, unpacked first where it is not there. Each of the two downloads may take
 /// `patience`.

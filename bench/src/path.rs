@@ -21,7 +21,7 @@ use anyhow::{Result, bail, ensure};
 use bytes::BytesMut;
 
 use crate::cpu::of_this_thread;
-use crate::figures::{Better, Figures, Machine, Metric, POPCACHE, Samples};
+use crate::figures::{CPU_PER_REQUEST, Figures, Machine, POPCACHE, Samples};
 use crate::floor;
 use crate::load::direct::Direct;
 use crate::load::expand;
@@ -39,12 +39,6 @@ const WARM_UP: usize = 20;
 /// What a run measures, about.
 const REQUESTS: usize = 100_000;
 const SERVER: ([u8; 4], u16) = ([10, 77, 0, 1], 443);
-
-const METRIC: Metric = Metric {
-    name: "cpu_us_per_request",
-    unit: "us",
-    better: Better::Lower,
-};
 
 struct Case {
     name: &'static str,
@@ -103,7 +97,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let figures = Figures {
         bench: "path".into(),
         machine: Machine::here(),
-        rows: samples.rows(&names, &[METRIC]),
+        rows: samples.rows(&names, &[CPU_PER_REQUEST]),
     };
     figures.publish(options.json.as_deref())?;
     Ok(ExitCode::SUCCESS)

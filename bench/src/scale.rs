@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 
-use crate::figures::{Better, Figures, Machine, Metric, POPCACHE, Row, Samples};
+use crate::figures::{CPU_PER_REQUEST, Figures, Machine, Metric, POPCACHE, RATE, Row, Samples};
 use crate::hit::Options;
 use crate::load::Report;
 use crate::nginx;
@@ -62,18 +62,7 @@ const fn connections(name: &'static str, connections: usize) -> Case {
     }
 }
 
-const METRICS: [Metric; 2] = [
-    Metric {
-        name: "cpu_us_per_request",
-        unit: "us",
-        better: Better::Lower,
-    },
-    Metric {
-        name: "rps",
-        unit: "1/s",
-        better: Better::Higher,
-    },
-];
+const METRICS: [Metric; 2] = [CPU_PER_REQUEST, RATE];
 
 const KEYS: usize = 100;
 /// UDP sockets of the client, so that a receive queue of the kernel does not hold all connections.

@@ -1,6 +1,6 @@
 //! What is measured: the cases of each benchmark of hits, against whom, and by which figures.
 
-use crate::figures::{Better, Metric};
+use crate::figures::{self, Better, CPU_PER_REQUEST, Metric};
 use crate::load::Report;
 use crate::site::{Kind, SERVERS};
 
@@ -123,20 +123,12 @@ const fn case(
 }
 
 const CPU: Figure = Figure {
-    metric: Metric {
-        name: "cpu_us_per_request",
-        unit: "us",
-        better: Better::Lower,
-    },
+    metric: CPU_PER_REQUEST,
     of: |report| report.server_cpu_us_per_request.unwrap_or(f64::NAN),
 };
 
 const RATE: Figure = Figure {
-    metric: Metric {
-        name: "rps",
-        unit: "1/s",
-        better: Better::Higher,
-    },
+    metric: figures::RATE,
     of: |report| report.rps,
 };
 

@@ -14,6 +14,7 @@
 //! This is the only place that knows glommio, io_uring, AF_XDP and raw sockets. `unsafe` lies in the
 //! leaves: [`ring`], [`disk`], [`doorbell`], [`sleep`], [`tcp`] and below [`packet`].
 
+mod bound;
 pub mod clock;
 pub mod control;
 pub mod core_loop;

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -17,6 +17,8 @@ use nix::sys::socket::{
     listen, sendmsg, setsockopt, socket,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::bound::Bound;
 
 /// Connections that may wait to be accepted on one socket.
 const BACKLOG: i32 = 1024;
@@ -40,11 +42,7 @@ pub enum ListenError {
 }
 
 /// A listening socket of one shard, not yet on its core.
-#[derive(Debug)]
-pub struct Listener {
-    fd: OwnedFd,
-    pub address: SocketAddr,
-}
+pub type Listener = Bound;
 
 /// One socket a shard on the same address; the kernel spreads connections over them.
 pub fn listen_group(mut address: SocketAddr, shards: u8) -> Result<Vec<Listener>, ListenError> {
@@ -111,22 +109,6 @@ fn trouble(error: Errno, address: SocketAddr) -> ListenError {
 }
 
 impl Listener {
-    /// One that another node opened.
-    pub fn adopt(fd: OwnedFd, address: SocketAddr) -> Self {
-        Self { fd, address }
-    }
-
-    /// The same socket once more, to be handed to another node.
-    pub fn try_clone(&self) -> io::Result<Self> {
-        let fd = self.fd.try_clone()?;
-        let address = self.address;
-        Ok(Self { fd, address })
-    }
-
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-
     /// Brings it onto this core. Must be called inside an executor.
     pub fn open(self) -> Accepting {
         // SAFETY: the descriptor is a listening socket that nobody else owns from here on.

@@ -69,7 +69,9 @@ impl Doors {
     pub fn ports(&self) -> Vec<u16> {
         let shards = self.shards.as_slice().iter();
         let listeners = shards.flat_map(|(secure, clear)| secure.iter().chain(clear));
-        listeners.map(|listener| listener.address.port()).collect()
+        listeners
+            .map(|listener| listener.address().port())
+            .collect()
     }
 
     /// What the next shard listens on.
@@ -121,7 +123,7 @@ fn groups(addresses: &[SocketAddr], shards: u8) -> anyhow::Result<Groups> {
     let mut all: Vec<Vec<Listener>> = (0..shards).map(|_| Vec::new()).collect();
     for &address in addresses {
         for (shard, listener) in all.iter_mut().zip(listen_group(address, shards)?) {
-            tracing::info!(address = %listener.address, "listening (TCP)");
+            tracing::info!(address = %listener.address(), "listening (TCP)");
             shard.push(listener);
         }
     }

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::guard::{Guard, Order};
 use crate::rt::packet::{UdpSocket, steer};
+use crate::rt::tcp::Listener;
 use crate::xdp::Xdp;
 
 /// What the control thread does for a handover.
@@ -203,8 +204,8 @@ impl Handover {
             let clear = sockets.clear.iter().take(1).flatten();
             [
                 udp.map(UdpSocket::address).collect(),
-                tls.map(|listener| listener.address).collect(),
-                clear.map(|listener| listener.address).collect(),
+                tls.map(Listener::address).collect(),
+                clear.map(Listener::address).collect(),
             ]
         };
         let [udp, tls, clear] = addresses(&self.offered.sockets);

@@ -49,6 +49,14 @@ pub struct Fetched {
     pub pictures: u64,
 }
 
+/// What a server was seen to make of a rule.
+#[derive(Debug, Deserialize)]
+pub struct Rule {
+    pub name: String,
+    pub kept: bool,
+    pub seen: serde_json::Value,
+}
+
 impl Fetched {
     /// The value of a header, empty where there is none.
     pub fn header(&self, name: &str) -> &str {
@@ -161,6 +169,13 @@ impl Edge {
     pub fn probe_tcp(&self, names: &[&str]) -> Vec<TcpOutcome> {
         let mut command = self.python("tcp.py");
         command.args(["--server", SERVER]).args(names);
+        self.lines(&command)
+    }
+
+    /// Asks for every rule of RFC 9113 and RFC 7541 that a server can be asked for.
+    pub fn ask_http2(&self) -> Vec<Rule> {
+        let mut command = self.python("http2.py");
+        command.args(["--server", SERVER]);
         self.lines(&command)
     }
 

@@ -1,8 +1,8 @@
 //! Packet I/O over UDP sockets with segmentation offload both ways.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::net::IpAddr;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -12,6 +12,7 @@ use super::backlog::Backlog;
 use super::batch::{Outgoing, ReceiveBatch, Received, SEND_SLOTS, SendBatch};
 use super::socket::DEFAULT_TOS;
 use super::{PacketStats, Which};
+use crate::rt::bound::Bound;
 
 /// Segments that every kernel with UDP_SEGMENT takes at once.
 const MAX_SEGMENTS: usize = 64;
@@ -21,34 +22,10 @@ const MAX_MESSAGE: usize = 65_487;
 /// Received datagrams are cut from buffers of this size, so that most cost no allocation.
 pub(super) const BUFFER_BYTES: usize = 256 << 10;
 
-/// One shard's socket for one listen address.
-#[derive(Debug)]
-pub struct UdpSocket {
-    pub(super) fd: OwnedFd,
-    pub(super) address: SocketAddr,
-}
+/// A socket that datagrams come in through.
+pub type UdpSocket = Bound;
 
 impl UdpSocket {
-    /// The address it listens on, with the port it got.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// One that another node opened.
-    pub fn adopt(fd: OwnedFd, address: SocketAddr) -> Self {
-        Self { fd, address }
-    }
-
-    pub fn try_clone(&self) -> io::Result<Self> {
-        let fd = self.fd.try_clone()?;
-        let address = self.address;
-        Ok(Self { fd, address })
-    }
-
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-
     /// Listens on every address of its family.
     fn is_wildcard(&self) -> bool {
         self.address.ip().is_unspecified()
