@@ -23,6 +23,8 @@ use crate::site::{Kind, Site};
 const CASE: &str = "1000-clients-1g";
 const CLIENTS: usize = 1_000;
 const BYTES: u64 = 1 << 30;
+/// Requests that a peer may fail, so that there is a figure to compare with: nginx loses a connection now and then.
+const BEARABLE: u64 = 10;
 
 const METRICS: [Metric; 2] = [
     Metric {
@@ -70,8 +72,12 @@ fn one(
     let arguments: Vec<String> = arguments.split(' ').map(str::to_owned).collect();
     let before = sent(site)?;
     let report: HerdReport = site.load(kind, &arguments)?;
+    let bearable = match kind {
+        Kind::Popcache => 0,
+        _ => BEARABLE,
+    };
     ensure!(
-        report.failed == 0,
+        report.failed <= bearable,
         "{} of {CLIENTS} requests failed: {:?}",
         report.failed,
         report.errors
@@ -82,8 +88,10 @@ fn one(
         kind.name(),
         report.wait_us.p99 / 1e3
     );
+    // All parts are of one size.
+    let served = BYTES as f64 * report.identical as f64 / CLIENTS as f64;
     let cpu_s = report.server_cpu_us / 1e6;
-    Ok([sent as f64 / BYTES as f64, cpu_s / (BYTES as f64 / 1e9)])
+    Ok([sent as f64 / served, cpu_s / (served / 1e9)])
 }
 
 fn sent(site: &Site) -> Result<u64> {

@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::config::explain::rounded;
 use crate::privileges::PrivilegeStatus;
 
+mod rates;
+
+pub use rates::Rates;
+
 /// The answer to `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StatusDocument {
@@ -456,7 +460,7 @@ fn span(seconds: u64) -> String {
 mod tests {
     use super::*;
 
-    fn document() -> StatusDocument {
+    pub fn document() -> StatusDocument {
         let counters = |pairs: &[(&str, u64)]| {
             pairs
                 .iter()

@@ -153,6 +153,7 @@ fn without_a_node_the_exit_code_is_3() {
     for arguments in [
         vec!["status", "--socket", socket],
         vec!["status", "--json", "--socket", socket],
+        vec!["top", "--socket", socket],
         vec!["purge", "--all", "--socket", socket],
         vec!["purge", "https://edge.test/a", "--socket", socket],
         vec!["pin", "https://edge.test/a", "--socket", socket],
@@ -193,6 +194,8 @@ fn wrong_usage_is_2_and_help_is_0() {
         &["nonsense"],
         &[],
         &["status", "--sockt", "x"],
+        &["top", "--interval", "1ms"],
+        &["top", "--count", "0"],
     ] {
         assert_eq!(popcache(arguments).status.code(), Some(2), "{arguments:?}");
     }

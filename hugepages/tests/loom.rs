@@ -93,7 +93,7 @@ fn a_view_never_sees_a_later_life() {
 fn a_view_dropped_by_a_stranger_is_waited_for() {
     model(|| {
         let (mut writer, mut readers) = arena(1, SEGMENT, 1);
-        let mut reader = readers.pop().unwrap();
+        let reader = readers.pop().unwrap();
         let segment = writer.open().unwrap();
         writer.append(segment, &[&[1; 8]]).unwrap();
         let view = reader.view(segment, 0, 8).unwrap();
@@ -166,7 +166,7 @@ fn what_is_read_on_ends_with_the_published_bytes() {
 fn published_bytes_are_whole_while_the_segment_grows() {
     model(|| {
         let (mut writer, mut readers) = arena(1, 128, 1);
-        let mut reader = readers.pop().unwrap();
+        let reader = readers.pop().unwrap();
         let segment = writer.open().unwrap();
         writer.append(segment, &[&[1; 64]]).unwrap();
         let reading = thread::spawn(move || {

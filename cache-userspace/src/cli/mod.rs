@@ -17,6 +17,7 @@ mod probe;
 mod purge;
 mod remote;
 mod serve;
+mod top;
 mod tune;
 mod upgrade;
 
@@ -62,6 +63,7 @@ Examples:
   popcache check --config popcache.toml
   popcache serve --config popcache.toml
   popcache status
+  popcache top
   popcache purge https://edge.example/emotes/42.png";
 
 #[derive(Debug, Subcommand)]
@@ -99,6 +101,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Watch what the running node does, every second
+    #[command(after_long_help = top::HELP)]
+    Top(top::Top),
     /// Make the running node forget objects, by URL, surrogate key or prefix, or all of them
     #[command(after_long_help = PURGE_HELP)]
     Purge(purge::Purge),
@@ -312,6 +317,7 @@ fn run(arguments: Arguments) -> Exit {
         Command::Upgrade(upgrade) => upgrade::upgrade(&upgrade),
         Command::Check { file, json } => check::check(&file.config, json),
         Command::Status { node, json } => remote::status(&node, json),
+        Command::Top(arguments) => top::top(&arguments),
         Command::ProbeTier(arguments) => probe::probe(&arguments),
         Command::Tune(arguments) => tune::tune(&arguments),
         Command::Purge(arguments) => purge::purge(&arguments),

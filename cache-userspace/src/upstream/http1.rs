@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::connect::{Driver, MAX_HEAD_BYTES, MAX_HEAD_FIELDS};
 use super::interim::Interim;
+use super::last_word::LastWord;
 use super::upload::Sending;
 
 /// The sending half of a connection.
@@ -23,7 +24,7 @@ where
         .max_buf_size(MAX_HEAD_BYTES)
         .max_header_size(MAX_HEAD_BYTES)
         .max_headers(MAX_HEAD_FIELDS)
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(LastWord::new(stream)))
         .await?;
     let driver = async move { Ok(connection.await?) };
     Ok((sender, Box::pin(driver)))

@@ -30,6 +30,7 @@ mod fleet;
 mod http1;
 mod http2;
 mod interim;
+mod last_word;
 mod lease;
 mod pool;
 mod probe;

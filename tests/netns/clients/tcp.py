@@ -1,7 +1,7 @@
 """Attacks over HTTP/2, and breaks rules of HTTP/1.1, frame by frame and byte by byte.
 
-Prints one line of JSON for each case: `goaway` and `reset` hold error codes, `status` the last
-response's, `closed` says whether the server ended the connection.
+Prints one line of JSON for each case: `goaway` holds the error code, `status` is the last response's, `closed` says
+whether the server ended the connection.
 """
 
 import argparse
@@ -96,7 +96,7 @@ def h2(options, *frames, settings=b"", flood=None, patience=1.5):
             if not wire.send(batch):
                 break
     got = wire.receive(patience)
-    result = {"goaway": None, "reset": None, "status": None}
+    result = {"goaway": None, "status": None}
     at = 0
     while at + 9 <= len(got):
         length = int.from_bytes(got[at : at + 3], "big")
@@ -104,8 +104,6 @@ def h2(options, *frames, settings=b"", flood=None, patience=1.5):
         at += 9 + length
         if kind == GOAWAY and len(payload) >= 8:
             result["goaway"] = int.from_bytes(payload[4:8], "big")
-        if kind == RST:
-            result["reset"] = int.from_bytes(payload[:4], "big")
         if kind == HEADERS and payload:
             result["status"] = status(payload)
     return result | {"closed": wire.closed}

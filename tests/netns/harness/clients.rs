@@ -119,17 +119,15 @@ pub struct Outcome {
     pub status: Option<u16>,
 }
 
-/// What became of a broken rule of HTTP/2 or HTTP/1.1.
+/// What became of an attack, or of a broken rule of HTTP/1.1.
 #[derive(Debug, Deserialize)]
 pub struct TcpOutcome {
     pub name: String,
     /// Of the last response.
     pub status: Option<u16>,
-    /// Error codes of HTTP/2.
+    /// HTTP/2's error code.
     #[serde(default)]
     pub goaway: Option<u32>,
-    #[serde(default)]
-    pub reset: Option<u32>,
     /// The server ended the connection.
     pub closed: bool,
 }

@@ -23,7 +23,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 
-pub use clients::{Fetched, Head, Outcome, Shown, TcpOutcome};
+pub use clients::{Fetched, Head, Outcome, Shown};
 pub use network::{Network, within};
 pub use origin::Origin;
 pub use process::Process;

@@ -1,5 +1,8 @@
 //! The operator's side: status, purge, pins, restart.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+
 use crate::harness::{Backend, Edge};
 
 on_one_backend! {
@@ -8,6 +11,7 @@ on_one_backend! {
     a_purge_covers_what_has_the_key_or_the_prefix,
     a_soft_purge_serves_stale_while_it_fetches,
     status_tells_what_the_node_did,
+    top_shows_what_goes_on,
     a_restart_keeps_xdp_attached,
     a_class_past_its_budget_goes_before_the_others,
 }
@@ -143,6 +147,32 @@ fn status_tells_what_the_node_did(backend: Backend) {
     assert_eq!(status["origins"][0]["started"], 1, "{status:#}");
     let page = edge.control(&["status"]);
     assert!(page.contains(backend.name()), "{page}");
+}
+
+fn top_shows_what_goes_on(backend: Backend) {
+    let edge = Edge::start(backend);
+    let over = AtomicBool::new(false);
+    let rates = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Relaxed) {
+                edge.curl(&["/emotes/1.png", "/emotes/1.png"]);
+            }
+        });
+        let shown = edge.control(&["top", "--interval", "3s", "--count", "2", "--json"]);
+        over.store(true, Relaxed);
+        shown
+    });
+    let lines: Vec<serde_json::Value> = rates
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a line of JSON"))
+        .collect();
+    assert_eq!(lines.len(), 2, "{rates}");
+    for line in lines {
+        assert!(line["all"]["requests"].as_f64() > Some(0.0), "{line:#}");
+        assert_eq!(line["shards"].as_array().map(Vec::len), Some(2), "{line:#}");
+    }
+    let page = edge.control(&["top", "--interval", "100ms", "--count", "1"]);
+    assert!(page.contains("requests") && page.contains("demo"), "{page}");
 }
 
 fn a_restart_keeps_xdp_attached(backend: Backend) {

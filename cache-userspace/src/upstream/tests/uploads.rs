@@ -128,3 +128,29 @@ async fn a_streamed_body_is_not_tried_again() {
     assert_eq!(error.kind, FetchErrorKind::ConnectionTerminated, "{error}");
     assert_eq!(shard.stats().connections_made, 1);
 }
+
+/// A node that answers at once and closes while the body is still on its way: its kernel resets the connection.
+#[tokio::test]
+async fn an_answer_outlives_the_body_that_nobody_took() {
+    for _ in 0..50 {
+        let origin = Origin::bind().await;
+        let mut shard = Shard::new(config(&origin.url()));
+        let id = shard.post(Some(1 << 20));
+        let (mut connection, _) = origin.request().await;
+        connection
+            .send("HTTP/1.1 403 Forbidden\r\ncontent-length: 3\r\n\r\nno\n")
+            .await;
+        drop(connection);
+        for _ in 0..4 {
+            shard.piece(id, vec![7; PIECE]);
+        }
+        let first = loop {
+            match shard.next().await.1 {
+                FetchEvent::Room(_) => {}
+                first => break first,
+            }
+        };
+        let answer = shard.answer_from(id, first).await.expect("an answer");
+        assert_eq!((answer.status.as_u16(), &*answer.body), (403, &b"no\n"[..]));
+    }
+}

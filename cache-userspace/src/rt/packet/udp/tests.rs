@@ -1,4 +1,4 @@
-use std::net::UdpSocket as Client;
+use std::net::{SocketAddr, UdpSocket as Client};
 use std::time::Duration;
 
 use cache_core::io::EcnCodepoint;
