@@ -8,7 +8,7 @@
 //!                                                                   ^
 //!  now and then: learn <--- those that wait, resident or not -------'
 //! ```
-//! An object's class says how often it was asked for and how long it had waited the last time, or how
+//! An object's class says how often it was asked for and how long it had waited the last times, or how
 //! large it is if it came once. For each class the owner counts after what time requests came,
 //! whether the object was still there or not, and from that works out how many hits for its time and
 //! room an object of each age still brings. The least rank goes first. Where recency decides, ranks

@@ -28,7 +28,8 @@ const NEAR: f32 = 0.8;
 /// seen, chance would have peaks, and ranks are the most of what follows.
 const SPREAD: f32 = 0.33;
 
-/// How often an object was asked for, and how long it had waited the last time.
+/// How often an object was asked for, and how long it had waited each time: the mean of the powers of four,
+/// the last times counting most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Class(u8);
 
@@ -73,8 +74,14 @@ impl Class {
             f => 1 << (f - 2).min(8),
         };
         let more = usize::from(random.is_multiple_of(odds));
+        // One time alone is mostly chance: the new one counts as much as all before it. Half a step is rounded by
+        // chance, as often up as down.
+        let gap = match self.frequency() {
+            0 => gap(age),
+            _ => (usize::from(self.0) % GAPS + gap(age) + (random >> 31) as usize) / 2,
+        };
         let frequency = (frequency + more).min(FREQUENCIES - 1);
-        Self((frequency * GAPS + gap(age)) as u8)
+        Self((frequency * GAPS + gap) as u8)
     }
 }
 
