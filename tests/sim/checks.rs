@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cache_core::config::Limits;
-use cache_core::shard::Holdings;
+use cache_core::io::Outbox;
+use cache_core::shard::{BYTES_PER_TURN, Holdings};
 
 use crate::client::{Answer, Exchange, Outcome};
 use crate::origin::{Origin, Version, body};
@@ -247,6 +248,18 @@ pub fn bounds(limits: &Limits, shard: usize, holdings: &Holdings) -> Result<(), 
     within("passes", holdings.passes as u64, limits.max_passes as u64)?;
     within("heap bytes", holdings.heap_bytes, limits.max_heap_fill)?;
     within("copied out", holdings.copied_out, limits.max_copied_out)
+}
+
+/// What one turn sent: the transmit that reaches the bound of bytes is its last.
+pub fn turn(out: &Outbox, max_transmits: usize) -> Result<(), String> {
+    let sizes = out.transmits.iter().map(|transmit| transmit.data.len());
+    let before_the_last: usize = sizes.clone().rev().skip(1).sum();
+    if out.transmits.len() > max_transmits || before_the_last >= BYTES_PER_TURN {
+        let sent: usize = sizes.sum();
+        let count = out.transmits.len();
+        return Err(format!("a turn sent {sent} bytes in {count} transmits"));
+    }
+    Ok(())
 }
 
 /// Nothing is held once clients and fetches are gone.

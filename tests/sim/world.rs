@@ -453,6 +453,7 @@ impl World {
             };
             let node = &mut self.nodes[usize::from(shard)];
             node.shard.handle(now, turn, &mut out);
+            checks::turn(&out, TRANSMITS)?;
             let more = node.shard.wants_turn();
             self.carry_out(shard, out)?;
             if !more {

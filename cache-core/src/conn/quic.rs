@@ -476,28 +476,27 @@ impl Quic {
         self.slots[handle.0] = Some(conn);
     }
 
-    /// Writes up to `budget` transmits of a connection, then puts it back: dirty if the budget
-    /// ended first. Returns the transmits written, and the connection itself if it has ended (its
-    /// streams are then the caller's to forget).
+    /// Writes what `budget` allows of a connection, then puts it back: dirty if the budget ended
+    /// first. Returns the connection itself if it has ended (its streams are then the caller's to
+    /// forget).
     pub fn finish(
         &mut self,
         now: Instant,
         mut conn: Box<Conn>,
-        budget: usize,
+        budget: &mut SendBudget,
         out: &mut Outbox,
         stats: &ShardStats,
-    ) -> (usize, Option<Box<Conn>>) {
+    ) -> Option<Box<Conn>> {
         let handle = ConnectionHandle(conn.id.handle as usize);
-        let mut written = 0;
         let exhausted = loop {
-            if written == budget {
+            if budget.is_spent() {
                 break true;
             }
             let mut buffer = out.buffer();
             match conn.quic.poll_transmit(now, MAX_SEGMENTS, &mut buffer) {
                 Some(transmit) => {
+                    budget.spend(transmit.size);
                     send(transmit, buffer, out, stats);
-                    written += 1;
                 }
                 None => {
                     out.recycle(buffer);
@@ -514,14 +513,14 @@ impl Quic {
         if drained {
             self.open -= 1;
             stats.connections.set(self.open as u64);
-            return (written, Some(conn));
+            return Some(conn);
         }
         self.arm(&mut conn);
         if exhausted {
             mark(&mut self.dirty, &mut conn, handle);
         }
         self.slots[handle.0] = Some(conn);
-        (written, None)
+        None
     }
 
     /// Carries messages between connection and endpoint; true when the connection has drained.
@@ -607,6 +606,25 @@ fn mark(dirty: &mut VecDeque<ConnectionHandle>, conn: &mut Conn, handle: Connect
     if !conn.dirty {
         conn.dirty = true;
         dirty.push_back(handle);
+    }
+}
+
+/// What may be sent before the shard looks at what has arrived since.
+#[derive(Clone, Copy, Debug)]
+pub struct SendBudget {
+    pub transmits: usize,
+    /// The transmit that reaches it is the last.
+    pub bytes: usize,
+}
+
+impl SendBudget {
+    pub fn is_spent(self) -> bool {
+        self.transmits == 0 || self.bytes == 0
+    }
+
+    fn spend(&mut self, bytes: usize) {
+        self.transmits -= 1;
+        self.bytes = self.bytes.saturating_sub(bytes);
     }
 }
 
