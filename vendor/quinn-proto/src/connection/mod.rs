@@ -200,8 +200,8 @@ pub struct Connection {
     /// to be sending, so a time threshold is used instead.
     next_bundled_ack_time: Option<Instant>,
     timers: TimerTable,
-    /// Whether packets were sent since the loss detection timer was set
-    loss_detection_timer_stale: bool,
+    /// When packets were last sent or acknowledged, if that is after the loss detection timer was set
+    loss_detection_timer_stale: Option<Instant>,
     /// Number of packets received which could not be authenticated
     authentication_failures: u64,
     /// Why the connection was lost, if it has been
@@ -329,7 +329,7 @@ impl Connection {
                 Some(dur) => Some(Duration::from_millis(dur.0)),
             },
             timers: TimerTable::default(),
-            loss_detection_timer_stale: false,
+            loss_detection_timer_stale: None,
             authentication_failures: 0,
             error: None,
             #[cfg(test)]
@@ -389,6 +389,7 @@ impl Connection {
     /// - a call was made to `handle_timeout`
     #[must_use]
     pub fn poll_timeout(&mut self) -> Option<Instant> {
+        self.refresh_loss_detection_timer();
         self.timers.next_timeout()
     }
 
@@ -471,10 +472,7 @@ impl Connection {
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
         let transmit = self.write_transmit(now, max_datagrams, buf);
-        // Once for all packets of the batch rather than for each of them
-        if mem::take(&mut self.loss_detection_timer_stale) {
-            self.set_loss_detection_timer(now);
-        }
+        self.refresh_loss_detection_timer();
         transmit
     }
 
@@ -1209,6 +1207,7 @@ impl Connection {
     /// `Instant` that was output by `poll_timeout`; however spurious extra calls will simply
     /// no-op and therefore are safe.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.refresh_loss_detection_timer();
         for &timer in &Timer::VALUES {
             if !self.timers.is_expired(timer, now) {
                 continue;
@@ -1605,7 +1604,7 @@ impl Connection {
             }
         }
 
-        self.set_loss_detection_timer(now);
+        self.loss_detection_timer_stale = Some(now);
         Ok(())
     }
 
@@ -1718,13 +1717,24 @@ impl Connection {
     }
 
     fn detect_lost_packets(&mut self, now: Instant, pn_space: SpaceId, due_to_ack: bool) {
+        let space = &mut self.spaces[pn_space];
+        let largest_acked_packet = space.largest_acked_packet.unwrap();
+        if space
+            .sent_packets
+            .first()
+            .is_none_or(|first| first > largest_acked_packet)
+        {
+            // Nothing older is in flight, which is the usual case
+            space.loss_time = None;
+            return;
+        }
+
         let mut lost_packets = Vec::<u64>::new();
         let mut lost_mtu_probe = None;
         let in_flight_mtu_probe = self.path.mtud.in_flight_mtu_probe();
         let rtt = self.path.rtt.conservative();
         let loss_delay = cmp::max(rtt.mul_f32(self.config.time_threshold), TIMER_GRANULARITY);
 
-        let largest_acked_packet = self.spaces[pn_space].largest_acked_packet.unwrap();
         let packet_threshold = self.config.packet_threshold as u64;
         let mut size_of_lost_packets = 0u64;
 
@@ -1906,6 +1916,13 @@ impl Connection {
             || self.spaces[SpaceId::Data].largest_acked_packet.is_some()
             || (self.spaces[SpaceId::Data].crypto.is_some()
                 && self.spaces[SpaceId::Handshake].crypto.is_none())
+    }
+
+    /// Set the loss detection timer once for all that was sent and acknowledged since the last time
+    fn refresh_loss_detection_timer(&mut self) {
+        if let Some(now) = self.loss_detection_timer_stale.take() {
+            self.set_loss_detection_timer(now);
+        }
     }
 
     fn set_loss_detection_timer(&mut self, now: Instant) {

@@ -245,7 +245,7 @@ impl PacketBuilder {
                 }
                 conn.permit_idle_reset = false;
             }
-            conn.loss_detection_timer_stale = true;
+            conn.loss_detection_timer_stale = Some(now);
             conn.path.pacing.on_transmit(size);
         }
     }

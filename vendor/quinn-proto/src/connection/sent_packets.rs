@@ -35,6 +35,11 @@ impl SentPackets {
         self.slots.push_back(Some(packet));
     }
 
+    /// Number of the oldest packet
+    pub(super) fn first(&self) -> Option<u64> {
+        (!self.slots.is_empty()).then_some(self.first)
+    }
+
     pub(super) fn get(&self, number: u64) -> Option<&SentPacket> {
         self.slots.get(self.index(number)?)?.as_ref()
     }
@@ -145,6 +150,7 @@ mod tests {
             assert_eq!(got, want);
             let below: Vec<_> = ring.range(0..low).map(|(n, _)| n).collect();
             assert!(below.iter().eq(map.range(0..low).map(|(n, _)| n)));
+            assert_eq!(ring.first(), map.keys().next().copied());
         }
         assert!(ring.values().map(|x| x.size).eq(map.values().copied()));
         assert!(ring.into_values().map(|x| x.size).eq(map.into_values()));
