@@ -497,6 +497,9 @@ impl Quic {
                 Some(transmit) => {
                     budget.spend(transmit.size);
                     send(transmit, buffer, out, stats);
+                    if conn.quic.is_transmit_drained() {
+                        break false;
+                    }
                 }
                 None => {
                     out.recycle(buffer);

@@ -202,6 +202,8 @@ pub struct Connection {
     timers: TimerTable,
     /// When packets were last sent or acknowledged, if that is after the loss detection timer was set
     loss_detection_timer_stale: Option<Instant>,
+    /// Whether the last call to `poll_transmit` left nothing to be sent
+    transmit_drained: bool,
     /// Number of packets received which could not be authenticated
     authentication_failures: u64,
     /// Why the connection was lost, if it has been
@@ -330,6 +332,7 @@ impl Connection {
             },
             timers: TimerTable::default(),
             loss_detection_timer_stale: None,
+            transmit_drained: false,
             authentication_failures: 0,
             error: None,
             #[cfg(test)]
@@ -471,9 +474,18 @@ impl Connection {
         max_datagrams: usize,
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
+        self.transmit_drained = false;
         let transmit = self.write_transmit(now, max_datagrams, buf);
         self.refresh_loss_detection_timer();
         transmit
+    }
+
+    /// Whether the last call to [`poll_transmit`](Self::poll_transmit) left nothing that could be sent, so that calling it
+    /// again before anything else happens would return `None`
+    ///
+    /// Saves that call for callers which poll until there is nothing more to send.
+    pub fn is_transmit_drained(&self) -> bool {
+        self.transmit_drained
     }
 
     fn write_transmit(
@@ -963,7 +975,12 @@ impl Connection {
             );
         }
 
-        self.app_limited = buf.is_empty() && !congestion_blocked;
+        // Whether every space was asked in vain, as opposed to a limit having been reached
+        let drained = space_idx == spaces.len();
+        self.app_limited = (buf.is_empty() || drained) && !congestion_blocked;
+        self.transmit_drained = drained
+            && !self.path.mtud.may_probe(now)
+            && SpaceId::iter().all(|id| self.spaces[id].loss_probes == 0);
 
         // Send MTU probe if necessary
         if buf.is_empty() && self.state.is_established() {

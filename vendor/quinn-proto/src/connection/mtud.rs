@@ -77,6 +77,15 @@ impl MtuDiscovery {
             .and_then(|state| state.poll_transmit(now, self.current_mtu, next_pn))
     }
 
+    /// Whether [`poll_transmit`](Self::poll_transmit) might return a probe
+    pub(crate) fn may_probe(&self, now: Instant) -> bool {
+        self.state.as_ref().is_some_and(|state| match &state.phase {
+            Phase::Initial => true,
+            Phase::Searching(search) => search.in_flight_probe.is_none(),
+            Phase::Complete(next_mtud_activation) => now >= *next_mtud_activation,
+        })
+    }
+
     /// Notifies the [`MtuDiscovery`] that the peer's `max_udp_payload_size` transport parameter has
     /// been received
     pub(crate) fn on_peer_max_udp_payload_size_received(&mut self, peer_max_udp_payload_size: u16) {
