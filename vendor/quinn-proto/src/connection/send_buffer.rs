@@ -8,7 +8,7 @@ use crate::{VarInt, range_set::RangeSet};
 #[derive(Default, Debug)]
 pub(super) struct SendBuffer {
     /// Data queued by the application but not yet acknowledged. May or may not have been sent.
-    unacked_segments: VecDeque<Bytes>,
+    unacked_segments: Segments,
     /// Total size of `unacked_segments`
     unacked_len: usize,
     /// Acknowledged bytes removed from the first segment's view but still held by its allocation
@@ -74,10 +74,6 @@ impl SendBuffer {
                 to_advance -= front.len();
                 self.unacked_segments.pop_front();
                 self.front_trimmed = 0;
-
-                if self.unacked_segments.len() * 4 < self.unacked_segments.capacity() {
-                    self.unacked_segments.shrink_to_fit();
-                }
             } else {
                 front.advance(to_advance);
                 self.front_trimmed += to_advance;
@@ -209,6 +205,42 @@ impl SendBuffer {
     /// Bytes still retained from application writes, including acknowledged data
     pub(super) fn buffered(&self) -> u64 {
         (self.unacked_len + self.front_trimmed) as u64
+    }
+}
+
+/// Segments in order, the first of which needs no allocation: many streams are written at once
+#[derive(Default, Debug)]
+struct Segments {
+    /// Empty only if there are no segments
+    first: Bytes,
+    rest: VecDeque<Bytes>,
+}
+
+impl Segments {
+    /// Append a segment which isn't empty
+    fn push_back(&mut self, data: Bytes) {
+        debug_assert!(!data.is_empty());
+        if self.first.is_empty() {
+            self.first = data;
+        } else {
+            self.rest.push_back(data);
+        }
+    }
+
+    fn front_mut(&mut self) -> Option<&mut Bytes> {
+        (!self.first.is_empty()).then_some(&mut self.first)
+    }
+
+    fn pop_front(&mut self) {
+        self.first = self.rest.pop_front().unwrap_or_default();
+        if self.rest.len() * 4 < self.rest.capacity() {
+            self.rest.shrink_to_fit();
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Bytes> {
+        let first = (!self.first.is_empty()).then_some(&self.first);
+        first.into_iter().chain(&self.rest)
     }
 }
 
