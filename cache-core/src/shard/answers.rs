@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use quinn_proto::{StreamId, WriteError};
 
 use super::Shard;
-use super::shapes::{self, DYNAMIC_ROOM, Shape, Whole, Wish};
+use super::shapes::{self, Shape, Whole, Wish};
 use super::slices::FoundSliced;
 use super::slicing::strong_of;
 use crate::conn::client::Client;
@@ -152,9 +152,8 @@ impl Shard {
         let copied = hit
             .body()
             .filter(|body| matches!(shape, Shape::Whole) && body.len() <= COPY_BODY);
-        let room = stored.len() + DYNAMIC_ROOM + copied.map_or(0, <[u8]>::len);
-        let mut buffer = Vec::with_capacity(room);
-        let body_len = shapes::write_head(&mut buffer, whole, &shape, dynamic);
+        let behind = copied.map_or(0, <[u8]>::len);
+        let (mut buffer, body_len) = shapes::head_of(whole, &shape, dynamic, behind);
         let body = match (body_len, copied) {
             (Some(_), Some(body)) => {
                 buffer.extend_from_slice(body);
@@ -223,9 +222,7 @@ impl Shard {
             age: None,
             cache_status: &self.scratch.status,
         };
-        let mut buffer = Vec::with_capacity(fields.len() + DYNAMIC_ROOM);
-        head::write_response(&mut buffer, &fields, dynamic, None);
-        write_one(conn, id, buffer)
+        write_one(conn, id, head::response(&fields, dynamic, None, 0))
     }
 
     /// 503 with Retry-After: a bound was reached.

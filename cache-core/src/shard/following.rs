@@ -121,8 +121,7 @@ impl Shard {
             age: head.age_s,
             cache_status: &self.scratch.status,
         };
-        let mut buffer = Vec::new();
-        let body_len = shapes::write_head(&mut buffer, whole, &shape, dynamic);
+        let (buffer, body_len) = shapes::head_of(whole, &shape, dynamic, 0);
         response.rest.push_back(Bytes::from(buffer));
         let cut = match shape {
             Shape::Whole => None,

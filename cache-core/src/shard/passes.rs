@@ -243,8 +243,7 @@ impl Shard {
                 };
                 let head_only = pass.method == Method::HEAD;
                 let body_len = length.filter(|&len| len > 0 && !head_only);
-                let mut buffer = Vec::with_capacity(fields.len() + 128);
-                head::write_response(&mut buffer, &fields, dynamic, body_len);
+                let buffer = head::response(&fields, dynamic, body_len, 0);
                 pass.declared = if head_only { Some(0) } else { length };
                 pass.begun = true;
                 pass.queue.push_back(Bytes::from(buffer));

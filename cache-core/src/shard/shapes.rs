@@ -15,9 +15,6 @@ use crate::http::range::{self, Cut, Selection, Spec, Specs, Validators};
 /// Longest entity tag, date or media type that is looked at; a longer one counts as absent.
 const MAX_VALUE: usize = 256;
 
-/// Room for frame headers, Age and Cache-Status.
-pub(super) const DYNAMIC_ROOM: usize = 128;
-
 /// A response that is there, or on its way.
 #[derive(Clone, Copy)]
 pub(super) struct Whole<'a> {
@@ -191,18 +188,17 @@ pub(super) fn fields<'a>(whole: Whole<'a>, shape: &Shape) -> (Cow<'a, [u8]>, Opt
     (fields.into(), body)
 }
 
-/// Writes the frames before the body, and says how long that is. `None` where there is none.
-pub(super) fn write_head(
-    buffer: &mut Vec<u8>,
+/// The frames before the body, with room for `behind` bytes of it, and how long that is. `None` where there
+/// is none.
+pub(super) fn head_of(
     whole: Whole<'_>,
     shape: &Shape,
     dynamic: Dynamic<'_>,
-) -> Option<u64> {
-    buffer.reserve(whole.head.len() + DYNAMIC_ROOM);
+    behind: usize,
+) -> (Vec<u8>, Option<u64>) {
     let (fields, body) = fields(whole, shape);
     let body = body.filter(|&len| len > 0);
-    head::write_response(buffer, &fields, dynamic, body);
-    body
+    (head::response(&fields, dynamic, body, behind), body)
 }
 
 fn unsatisfiable(length: u64) -> Vec<u8> {

@@ -308,8 +308,7 @@ impl Shard {
             age: Some(head.age_s),
             cache_status: &self.scratch.status,
         };
-        let mut buffer = Vec::new();
-        head::write_response(&mut buffer, &head.fields, dynamic, Some(slicing.cut.len()));
+        let buffer = head::response(&head.fields, dynamic, Some(slicing.cut.len()), 0);
         rest.push_back(Bytes::from(buffer));
     }
 }

@@ -48,6 +48,11 @@ impl FrameHeader {
         write_varint(out, self.kind);
         write_varint(out, self.length);
     }
+
+    /// Bytes that [`Self::write`] appends.
+    pub fn encoded_len(self) -> usize {
+        varint_len(self.kind) + varint_len(self.length)
+    }
 }
 
 /// Collects one frame header over chunk boundaries.
@@ -114,6 +119,16 @@ pub fn write_varint(out: &mut Vec<u8>, value: u64) {
             assert!(value <= MAX_VARINT, "varint out of range");
             out.extend_from_slice(&((0b11 << 62) | value).to_be_bytes());
         }
+    }
+}
+
+/// Bytes of the shortest varint.
+fn varint_len(value: u64) -> usize {
+    match value {
+        0..=0x3f => 1,
+        0x40..=0x3fff => 2,
+        0x4000..=0x3fff_ffff => 4,
+        _ => 8,
     }
 }
 

@@ -54,29 +54,56 @@ pub fn write_response(
     dynamic: Dynamic<'_>,
     body_len: Option<u64>,
 ) {
+    write_with_room(out, static_head, dynamic, body_len, 0);
+}
+
+/// The same in a buffer of its own with room for `behind` bytes more. None is left over once they are
+/// there: such a buffer becomes `Bytes` without another allocation.
+pub fn response(
+    static_head: &[u8],
+    dynamic: Dynamic<'_>,
+    body_len: Option<u64>,
+    behind: usize,
+) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_with_room(&mut out, static_head, dynamic, body_len, behind);
+    out
+}
+
+fn write_with_room(
+    out: &mut Vec<u8>,
+    static_head: &[u8],
+    dynamic: Dynamic<'_>,
+    body_len: Option<u64>,
+    behind: usize,
+) {
     let mut digits = [0; 20];
     let age = dynamic.age.map(|age| decimal(age, &mut digits));
     let length = static_head.len() + dynamic.encoded_len(age);
-    FrameHeader {
+    let headers = FrameHeader {
         kind: kind::HEADERS,
         length: length as u64,
-    }
-    .write(out);
+    };
+    let data = body_len.filter(|&len| len > 0).map(|len| FrameHeader {
+        kind: kind::DATA,
+        length: len,
+    });
+    let frames = headers.encoded_len() + length + data.map_or(0, FrameHeader::encoded_len);
+    out.reserve_exact(frames + behind);
+    headers.write(out);
     let payload = out.len();
     out.extend_from_slice(static_head);
     dynamic.write(age, out);
     debug_assert_eq!(out.len() - payload, length);
-    if let Some(len @ 1..) = body_len {
-        data_frame_header(out, len);
+    if let Some(data) = data {
+        data.write(out);
     }
 }
 
 /// A HEADERS frame of an interim response (RFC 9114 section 4.1).
 pub fn interim(status: StatusCode, headers: &HeaderMap) -> Bytes {
     let fields = encode_static(status, headers);
-    let mut frame = Vec::with_capacity(fields.len() + 9);
-    write_response(&mut frame, &fields, Dynamic::default(), None);
-    Bytes::from(frame)
+    Bytes::from(response(&fields, Dynamic::default(), None, 0))
 }
 
 /// The value of a field of a head that [`encode_static`] made, decoded to `scratch`. `None` where
@@ -530,6 +557,10 @@ mod tests {
             let dynamic = Dynamic { age, cache_status: status.as_bytes() };
             let mut out = Vec::new();
             write_response(&mut out, &head, dynamic, body);
+            let mut own = response(&head, dynamic, body, 7);
+            prop_assert_eq!(&own, &out);
+            own.extend_from_slice(b"7 bytes");
+            prop_assert_eq!(own.len(), own.capacity());
             let (frame, used) = FrameHeader::parse(&out).unwrap();
             let (section, rest) = out[used..].split_at(frame.length as usize);
             let fields = decode(section);
