@@ -90,7 +90,7 @@ impl Shard {
             return Err(Forward::UriMiss);
         };
         let meta = hit.meta();
-        let fresh = standing(&hit, now);
+        let fresh = standing(&hit, &meta, now);
         let stale = fresh.state != State::Fresh;
         let revalidate = match judge(wish, &lifetime(&meta), fresh) {
             Use::Serve => false,
@@ -393,11 +393,10 @@ pub(super) fn data_header(len: usize) -> Bytes {
 }
 
 /// How an object stands now. A soft purge ends its lifetime, so that the windows of RFC 5861 begin.
-pub(super) fn standing(hit: &Hit<'_>, now: Now) -> Freshness {
-    let meta = hit.meta();
-    let fresh = freshness::fresh_at(&lifetime(&meta), meta.stored_unix_ms, now.unix_ms);
+pub(super) fn standing(hit: &Hit<'_>, meta: &ObjectMeta, now: Now) -> Freshness {
+    let fresh = freshness::fresh_at(&lifetime(meta), meta.stored_unix_ms, now.unix_ms);
     match hit.purged_softly() {
-        true => freshness::ended(&lifetime(&meta), fresh),
+        true => freshness::ended(&lifetime(meta), fresh),
         false => fresh,
     }
 }

@@ -70,7 +70,7 @@ impl Shard {
             tags: hit.tags().count(),
             stored_unix_ms: hit.meta().stored_unix_ms,
             times: lifetime(&hit.meta()),
-            stands: standing(&hit, now),
+            stands: standing(&hit, &hit.meta(), now),
             purged_softly: hit.purged_softly(),
         })
     }

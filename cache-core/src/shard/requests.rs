@@ -460,8 +460,9 @@ impl Shard {
         let wants = wants::read(section, self.config.caching.client_cache_control);
         let hit = self.store.lookup(hash, &self.scratch.key);
         hit.is_some_and(|hit| {
-            let times = lifetime(&hit.meta());
-            wants::may_have_authorized(&wants, &times, standing(&hit, now))
+            let meta = hit.meta();
+            let stands = standing(&hit, &meta, now);
+            wants::may_have_authorized(&wants, &lifetime(&meta), stands)
         })
     }
 

@@ -122,7 +122,7 @@ impl Shard {
                 };
                 let meta = hit.meta();
                 let times = lifetime(&meta);
-                meta.status < 500 && wants::may_stand_in(&wants, &times, standing(&hit, now))
+                meta.status < 500 && wants::may_stand_in(&wants, &times, standing(&hit, &meta, now))
             });
         if usable {
             out.fetches.push(FetchCommand::Cancel { id });
