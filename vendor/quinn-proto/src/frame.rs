@@ -378,6 +378,9 @@ impl<'a> IntoIterator for &'a Ack {
 }
 
 impl Ack {
+    /// Encoded size of the smallest frame: type, largest acknowledged, delay, and a single range
+    pub(crate) const MIN_SIZE: usize = 5;
+
     pub fn encode<W: BufMut>(
         delay: u64,
         ranges: &ArrayRangeSet,

@@ -576,9 +576,7 @@ impl Connection {
             // handle large fixed-size frames, which only exist in 1-RTT (application datagrams). We
             // don't account for coalesced packets potentially occupying space because frames can
             // always spill into the next datagram.
-            let pn = self.packet_number_filter.peek(&self.spaces[SpaceId::Data]);
-            let frame_space_1rtt =
-                segment_size.saturating_sub(self.predict_1rtt_overhead(Some(pn)));
+            let frame_space_1rtt = self.frame_space_1rtt(segment_size);
 
             // Is there data or a close message to send in this space?
             let can_send = self.space_can_send(space_id, frame_space_1rtt);
@@ -732,8 +730,7 @@ impl Connection {
                         // that time we haven't determined whether we're going to coalesce with the
                         // first datagram or potentially pad it to `min_mtu`.
                         if space_id == SpaceId::Data {
-                            let frame_space_1rtt =
-                                segment_size.saturating_sub(self.predict_1rtt_overhead(Some(pn)));
+                            let frame_space_1rtt = self.frame_space_1rtt(segment_size);
                             if self.space_can_send(space_id, frame_space_1rtt).is_empty() {
                                 break;
                             }
@@ -3482,6 +3479,8 @@ impl Connection {
             && sent.largest_acked.is_none()
             && self.next_bundled_ack_time.is_some_and(|time| time <= now)
             && space.pending_acks.can_send_with_other_frames()
+            // Not in a packet that is full already, as most of a batch are
+            && buf.len() + frame::Ack::MIN_SIZE <= max_size
         {
             Self::try_populate_acks(
                 now,
@@ -3814,6 +3813,16 @@ impl Connection {
     /// Buffers passed to [`Connection::poll_transmit`] should be at least this large.
     pub fn current_mtu(&self) -> u16 {
         self.path.current_mtu()
+    }
+
+    /// Number of bytes for frames in the next 1-RTT packet of `segment_size` bytes, or 0 if no application datagrams are
+    /// queued, which are all that it matters to
+    fn frame_space_1rtt(&self, segment_size: usize) -> usize {
+        if self.datagrams.outgoing.is_empty() {
+            return 0;
+        }
+        let pn = self.packet_number_filter.peek(&self.spaces[SpaceId::Data]);
+        segment_size.saturating_sub(self.predict_1rtt_overhead(Some(pn)))
     }
 
     /// Size of non-frame data for a 1-RTT packet
