@@ -528,7 +528,9 @@ impl Shard {
             if self.draining {
                 self.drain_connection(&mut conn, now);
             }
-            let ended = self.quic.finish(now.mono, conn, &mut budget, out, &self.stats);
+            let ended = self
+                .quic
+                .finish(now.mono, conn, &mut budget, out, &self.stats);
             if let Some(mut conn) = ended {
                 self.forget_streams(&mut conn, out);
             }
