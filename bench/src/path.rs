@@ -244,6 +244,8 @@ fn remote(connection: usize) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
+    use cache_core::shard::BYTES_PER_TURN;
+
     use super::*;
 
     #[test]
@@ -256,6 +258,10 @@ mod tests {
             }
             assert!(world.answered >= case.connections, "{}", case.name);
             assert_eq!(world.shard.fetches(), 0, "{}", case.name);
+            let largest = world.shard.largest_turn;
+            assert!(largest < BYTES_PER_TURN, "{}: {largest}", case.name);
+            // What is asked for at once is more than a turn sends.
+            assert!(case.bytes < 64 << 10 || largest > BYTES_PER_TURN / 2);
         }
     }
 }

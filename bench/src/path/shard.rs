@@ -35,6 +35,8 @@ pub(super) struct Shard {
     pub(super) taken: usize,
     pub(super) sent: usize,
     pub(super) sends: usize,
+    /// Bytes of the turn that sent most, without its last send.
+    pub(super) largest_turn: usize,
 }
 
 /// One send of the shard.
@@ -84,6 +86,7 @@ impl Shard {
             taken: 0,
             sent: 0,
             sends: 0,
+            largest_turn: 0,
         })
     }
 
@@ -148,6 +151,8 @@ impl Shard {
             let max_transmits = MAX_TRANSMITS;
             self.handle(now, Input::Turn { max_transmits });
             self.sends += self.outbox.transmits.len();
+            let sizes = self.outbox.transmits.iter().map(|sent| sent.data.len());
+            self.largest_turn = self.largest_turn.max(sizes.rev().skip(1).sum());
             for transmit in self.outbox.transmits.drain(..) {
                 let segment = transmit.segment_size;
                 let segments = transmit.data.len().div_ceil(segment.unwrap_or(usize::MAX));
