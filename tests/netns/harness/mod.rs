@@ -8,6 +8,7 @@ mod network;
 mod origin;
 pub mod places;
 mod process;
+pub mod questions;
 pub mod scripted;
 pub mod shield;
 
@@ -16,6 +17,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -345,6 +347,15 @@ impl Edge {
 
     pub fn network(&self) -> &Network {
         &self.network
+    }
+}
+
+/// Dropped, it tells clients of other threads that it is over: also where the test fails.
+pub struct Ends<'a>(pub &'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

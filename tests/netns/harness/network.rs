@@ -98,6 +98,30 @@ impl Network {
         ]));
         String::from_utf8(output.stdout).expect("ip prints UTF-8")
     }
+
+    /// What the driver of the appliance's interface has counted.
+    pub fn device_counters(&self) -> String {
+        self.ask(&["ethtool", "-S", INTERFACE])
+    }
+
+    /// A counter of the appliance's kernel: of `/proc/net/FILE`, in the pair of lines that begin with `group`.
+    pub fn kernel_counter(&self, file: &str, group: &str, name: &str) -> u64 {
+        let text = self.ask(&["cat", &format!("/proc/net/{file}")]);
+        let prefix = format!("{group}:");
+        let mut lines = text.lines().filter(|line| line.starts_with(&prefix));
+        let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+        let mut pairs = names.split(' ').zip(values.split(' '));
+        let found = pairs.find(|(known, _)| *known == name);
+        found.expect("a counter").1.parse().expect("a number")
+    }
+
+    /// What a program says that runs at the appliance.
+    fn ask(&self, program: &[&str]) -> String {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", self.server()]).args(program);
+        let output = run(&mut command);
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
 }
 
 impl Drop for Network {

@@ -1,7 +1,5 @@
 //! The packet generator against the real XDP program: what it sends is what the guard counts.
 
-use std::process::Command;
-
 use crate::harness::{Backend, Edge};
 
 /// Packets of each run; at a rate that no ring on the way is too small for.
@@ -71,20 +69,5 @@ fn counted(edge: &Edge, names: &[&str]) -> u64 {
 
 /// Datagrams that the kernel threw away for their checksums.
 fn wrong_checksums(edge: &Edge) -> u64 {
-    let output = Command::new("ip")
-        .args([
-            "netns",
-            "exec",
-            edge.network().server(),
-            "cat",
-            "/proc/net/snmp",
-        ])
-        .output()
-        .expect("ip");
-    let text = String::from_utf8_lossy(&output.stdout);
-    let mut lines = text.lines().filter(|line| line.starts_with("Udp:"));
-    let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
-    let mut pairs = names.split(' ').zip(values.split(' '));
-    let found = pairs.find(|(name, _)| *name == "InCsumErrors");
-    found.expect("a counter").1.parse().expect("a number")
+    edge.network().kernel_counter("snmp", "Udp", "InCsumErrors")
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
-use crate::harness::{Backend, Edge};
+use crate::harness::{Backend, Edge, Ends};
 
 on_both_backends! {
     upgrades_under_load_lose_no_request,
@@ -56,15 +56,6 @@ fn upgrades_under_load_lose_no_request(backend: Backend) {
     edge.stop_popcache();
     edge.start_popcache();
     edge.curl(&[paths[1]])[0].assert_body(&body);
-}
-
-/// Tells the clients that it is over, also where an upgrade failed.
-struct Ends<'a>(&'a AtomicBool);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
 }
 
 /// Asks until it is over; every answer is whole. How many there were, and how many connections were told to end.
