@@ -363,6 +363,11 @@ pub enum Command {
         /// False: another node has the sockets; who comes here all the same is served, and told to end.
         refuse_new: bool,
     },
+    /// Write what memory holds to the tier, as at a stop, and then nothing more: a process that takes over reads the
+    /// same drives. Answered once all is on the drives.
+    RestTier,
+    /// Write again: no other process has the drives.
+    WakeTier,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

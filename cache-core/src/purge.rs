@@ -125,8 +125,8 @@ pub struct Purges {
     prefixes: ArcSwap<Prefixes>,
     max_prefixes: usize,
     seed: u64,
-    /// URL purges from before the last restart.
-    removed: UrlPurges,
+    /// URL purges from before this process.
+    removed: ArcSwap<UrlPurges>,
     stats: PurgeStats,
     has_writer: AtomicBool,
 }
@@ -175,7 +175,7 @@ impl Purges {
             prefixes: ArcSwap::from_pointee(Prefixes::default()),
             max_prefixes: DEFAULT_PREFIXES,
             seed,
-            removed: UrlPurges::default(),
+            removed: ArcSwap::default(),
             stats: PurgeStats::default(),
             has_writer: AtomicBool::new(false),
         }
@@ -191,25 +191,42 @@ impl Purges {
 
     /// What was purged before a restart, see [`journal`].
     pub fn restore(state: &State) -> Self {
-        let mut purges = Self::new(state.seed, state.slots);
-        purges.all.restore(state.all);
-        purges.any_tag.restore(state.any_tag);
+        let purges = Self::new(state.seed, state.slots);
+        purges.learn(state);
+        purges
+    }
+
+    /// What another process has purged since [`Self::restore`], before anyone purges here: `state` is a later
+    /// one of the same journal. Returns what the tier has to forget for it.
+    pub fn catch_up(&self, state: &State) -> Vec<KeyHash> {
+        let known = self.stamp();
+        self.learn(state);
+        state.urls.since(known).unwrap_or_else(|| {
+            // Nobody knows which ones any more.
+            self.all.set(state.counter, false);
+            Vec::new()
+        })
+    }
+
+    fn learn(&self, state: &State) {
+        self.all.restore(state.all);
+        self.any_tag.restore(state.any_tag);
         for (slot, numbers) in &state.tags {
-            purges.tags.mark(*slot).restore(*numbers);
+            self.tags.mark(*slot).restore(*numbers);
         }
         let latest_prefix = state.prefixes.entries().last();
-        purges.latest_prefix = AtomicU32::new(latest_prefix.map_or(0, |entry| entry.number));
-        purges.prefixes = ArcSwap::from_pointee(state.prefixes.clone());
-        purges.latest = AtomicU32::new(state.counter);
-        purges.counter = AtomicU32::new(state.counter);
-        purges.removed = state.urls.clone();
-        purges
+        let latest_prefix = latest_prefix.map_or(0, |entry| entry.number);
+        self.prefixes.store(Arc::new(state.prefixes.clone()));
+        self.latest_prefix.store(latest_prefix, Ordering::Relaxed);
+        self.removed.store(Arc::new(state.urls.clone()));
+        self.latest.store(state.counter, Ordering::Release);
+        self.counter.store(state.counter, Ordering::Release);
     }
 
     /// Whether an object that a tier finds when it starts was purged by its URL since it was stamped
     /// so. (Later URL purges remove what they cover themselves.)
     pub fn was_removed(&self, hash: KeyHash, stamp: u32) -> bool {
-        self.removed.covers(hash, stamp)
+        self.removed.load().covers(hash, stamp)
     }
 
     /// What a fetch that starts now is stamped with.

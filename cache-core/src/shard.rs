@@ -21,6 +21,7 @@
 //!  tiers.rs      flights that read the second tier; what leaves memory for it
 //!  farewell.rs   ending connections without losing a request
 //!  saving.rs     a clean stop: what memory holds goes to the tier
+//!  resting.rs    two processes have the tier, of which none writes
 //!  let_go.rs     arena memory that slow clients hold up
 //! ```
 //!
@@ -41,6 +42,7 @@ mod lone;
 mod passes;
 mod pins;
 mod requests;
+mod resting;
 mod saving;
 mod shapes;
 mod slices;
@@ -147,6 +149,8 @@ pub struct Shard {
     next_tier_gauges: Option<Instant>,
     /// Once the node stops.
     saving: Option<Saving>,
+    /// The command that is answered when the tier rests.
+    resting: Option<u64>,
     tcp: TcpRequests,
     /// Pins whose objects are on their way to the drives.
     confirming: Vec<Confirming>,
@@ -220,6 +224,7 @@ impl Shard {
             tier_gauges: Arc::default(),
             next_tier_gauges: None,
             saving: None,
+            resting: None,
             tcp: TcpRequests::default(),
             confirming: Vec::new(),
             routes: Routes::new(&config),
@@ -395,6 +400,8 @@ impl Shard {
             }
             Command::Reconfigure(policy) => self.reconfigure(&policy),
             Command::Drain { refuse_new } => self.drain(refuse_new),
+            Command::RestTier => return self.rest_tier(now, id),
+            Command::WakeTier => self.wake_tier(now),
         };
         Some(reply)
     }

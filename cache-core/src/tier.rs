@@ -518,8 +518,10 @@ impl Tier {
                 block: read.block,
             });
         }
-        for device in 0..self.ledger.geometry.devices() {
-            self.turn_lane(now.mono, device, commands);
+        if !self.writer.held {
+            for device in 0..self.ledger.geometry.devices() {
+                self.turn_lane(now.mono, device, commands);
+            }
         }
         events.append(&mut self.reader.events);
     }
@@ -588,6 +590,24 @@ impl Tier {
         self.writer.stop(&mut self.ledger);
     }
 
+    /// Another process reads the same devices, and may have more to read: nothing is written before
+    /// [`Self::wake`]. Of a tier that has not had a turn yet.
+    pub fn rest(&mut self) {
+        self.writer.stopping = true;
+        self.writer.held = true;
+    }
+
+    /// Takes and writes again, after [`Self::rest`] or [`Self::stop`].
+    pub fn wake(&mut self) {
+        self.writer.stopping = false;
+        self.writer.held = false;
+    }
+
+    /// What was taken is on the devices, and nothing more will be written.
+    pub fn is_sealed(&self) -> bool {
+        self.writer.stopping && self.writer.is_settled()
+    }
+
     /// Something waits to be written, or is being written.
     pub fn is_writing(&self) -> bool {
         !self.writer.is_idle()
@@ -623,6 +643,7 @@ impl Tier {
         stats.write_blocks = self.writer.blocks() as u64;
         stats.pinned_segments = u64::from(ledger.space.pinned_segments());
         stats.missed_bytes = self.admission.missed();
+        stats.resting = u64::from(self.writer.stopping);
         (stats.rate_left_bytes, stats.daily_left_bytes) = self.rates.left();
         stats.price_milli = (self.admission.price() * 1000.0) as u64;
         for segment in ledger.space.iter() {

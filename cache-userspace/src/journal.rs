@@ -8,6 +8,8 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use cache_core::purge::Purges;
@@ -20,11 +22,48 @@ use crate::tier_files::{Buffer, Judges, OpenTier};
 /// Slots of the largest table of purges that a tier's journal has room for.
 pub const MAX_PURGE_SLOTS: u32 = 65_536;
 
+/// How often a journal is read that another process writes: what is read while it is being written may look damaged.
+const READS: usize = 5;
+const BETWEEN_READS: Duration = Duration::from_millis(20);
+
 /// The journal of a tier, and the purges that it holds.
 ///
 /// # Errors
 /// It cannot be read, or not written where the tier is new.
 pub fn of_tier(tier: &OpenTier, max_prefixes: usize) -> anyhow::Result<(JournalFile, Arc<Purges>)> {
+    let (journal, found) = open(tier)?;
+    Ok(restored(journal, found, max_prefixes))
+}
+
+/// The same of a tier that a node has which runs, and may purge meanwhile. Nothing must be appended before it was read
+/// again, by [`again`].
+///
+/// # Errors
+/// It cannot be read.
+pub fn of_another(
+    tier: &OpenTier,
+    max_prefixes: usize,
+) -> anyhow::Result<(JournalFile, Arc<Purges>)> {
+    let (mut journal, mut found) = open(tier)?;
+    for _ in 1..READS {
+        if found == Found::Whole {
+            break;
+        }
+        thread::sleep(BETWEEN_READS);
+        (journal, found) = open(tier)?;
+    }
+    Ok(restored(journal, found, max_prefixes))
+}
+
+/// The journal as the node has left it that had it before.
+///
+/// # Errors
+/// It cannot be read.
+pub fn again(tier: &OpenTier) -> anyhow::Result<JournalFile> {
+    Ok(open(tier)?.0)
+}
+
+fn open(tier: &OpenTier) -> anyhow::Result<(JournalFile, Found)> {
     let place = tier.journal();
     let areas = Areas {
         offsets: place.offsets,
@@ -38,7 +77,10 @@ pub fn of_tier(tier: &OpenTier, max_prefixes: usize) -> anyhow::Result<(JournalF
             .map(|journal| (journal, Found::Whole)),
         false => JournalFile::open(place.file, areas, identity, fresh),
     };
-    let (journal, found) = opened.context("tier.devices")?;
+    opened.context("tier.devices")
+}
+
+fn restored(journal: JournalFile, found: Found, max_prefixes: usize) -> (JournalFile, Arc<Purges>) {
     let state = journal.state();
     match found {
         Found::Whole => tracing::info!(
@@ -52,7 +94,7 @@ pub fn of_tier(tier: &OpenTier, max_prefixes: usize) -> anyhow::Result<(JournalF
         ),
     }
     let purges = Purges::restore(state).with_prefixes(max_prefixes);
-    Ok((journal, Arc::new(purges)))
+    (journal, Arc::new(purges))
 }
 
 /// What decides, beside the purges, which objects a tier finds again.

@@ -31,7 +31,7 @@ pub fn page(status: StatusDocument) -> Result<String, fmt::Error> {
 }
 
 /// Of what `status` names, what goes down as well as up.
-const GAUGES: [&str; 45] = [
+const GAUGES: [&str; 46] = [
     // Shards.
     "tcp_connections",
     "connections",
@@ -63,6 +63,7 @@ const GAUGES: [&str; 45] = [
     "tier_pinned_segments",
     "tier_pinned_objects",
     "tier_price_milli",
+    "tier_resting",
     "tier_write_blocks",
     "tier_rate_left_bytes",
     "tier_daily_left_bytes",

@@ -21,6 +21,8 @@ use crate::journal::{JournalFailure, JournalFile};
 pub struct Purging {
     purger: Purger,
     journal: Option<JournalFile>,
+    /// Another process does it now, with the same journal.
+    has_ended: bool,
 }
 
 /// Why a purge or pin was not made, or not for good.
@@ -31,6 +33,9 @@ pub enum PurgingError {
     /// A pin that the journal has no room for: nothing was pinned.
     #[error(transparent)]
     PinRefused(JournalError),
+    /// Nothing was made.
+    #[error("another process has taken over from this one")]
+    HasEnded,
     /// In memory it holds.
     #[error("it holds until the next restart only: {0}")]
     NotDurable(#[from] JournalFailure),
@@ -38,7 +43,17 @@ pub enum PurgingError {
 
 impl Purging {
     pub fn new(purger: Purger, journal: Option<JournalFile>) -> Self {
-        Self { purger, journal }
+        Self {
+            purger,
+            journal,
+            has_ended: false,
+        }
+    }
+
+    /// Another process goes on with the journal: what is asked for from here on is refused.
+    pub fn end(&mut self) {
+        self.has_ended = true;
+        self.journal = None;
     }
 
     /// What they are made in.
@@ -53,6 +68,9 @@ impl Purging {
     /// One that cannot be made: then none was. A journal that cannot be written: then all hold in
     /// memory, and asking again is harmless.
     pub async fn purge(&mut self, purges: &[Purge], soft: bool) -> Result<u32, PurgingError> {
+        if self.has_ended {
+            return Err(PurgingError::HasEnded);
+        }
         for purge in purges {
             self.purger.check(purge)?;
         }
@@ -84,6 +102,9 @@ impl Purging {
     /// # Errors
     /// The key is too long, the journal takes no more pins, or it cannot be written.
     pub async fn pin(&mut self, key: Bytes, pinned: bool) -> Result<bool, PurgingError> {
+        if self.has_ended {
+            return Err(PurgingError::HasEnded);
+        }
         let length = key.len();
         if pinned && length > MAX_PIN {
             return Err(PurgingError::PinRefused(JournalError::PinTooLong {
@@ -197,6 +218,19 @@ mod tests {
         let error = purging.purge(&tags(1), false).await.expect_err("read only");
         assert!(matches!(error, PurgingError::NotDurable(_)), "{error}");
         assert_eq!(purges.judge(0, [TagSlot(0)], b"k"), Verdict::Hard);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_made_once_another_process_does_it() {
+        let purges = Arc::new(Purges::new(1, 16));
+        let mut purging = Purging::new(purges.writer().expect("the only one"), None);
+        purging.purge(&tags(1), false).await.expect("purged");
+        purging.end();
+        let purged = purging.purge(&tags(1), false).await;
+        assert!(matches!(purged, Err(PurgingError::HasEnded)));
+        let pinned = purging.pin(Bytes::from_static(b"edge.test/"), true).await;
+        assert!(matches!(pinned, Err(PurgingError::HasEnded)));
+        assert_eq!(purges.stamp(), 1);
     }
 
     #[tokio::test]

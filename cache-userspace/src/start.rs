@@ -1,7 +1,7 @@
 //! The boot order; stopping is its reverse.
 //!
 //! ```text
-//!  admin socket (is another popcache running?) -> machine -> TLS -> UDP and TCP sockets
+//!  admin socket (is another popcache running?) | the sockets and drives of one that runs -> machine -> TLS -> UDP and TCP sockets
 //!    -> tier (devices, journal) -> store -> tier (what is found again) -> XDP -> packet backend -> privileges given up
 //!    -> shards -> guard -> control thread -> "ready"
 //! ```
@@ -13,6 +13,7 @@ mod ports;
 mod tcp;
 mod tier;
 
+use std::mem;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -60,7 +61,7 @@ use tier::Memory;
 /// It could not start, or a part of it failed while running.
 pub fn serve(mut config: Config, machine: Machine, how: How) -> anyhow::Result<()> {
     privileges::require_user(&config)?;
-    let takeover = match how {
+    let mut takeover = match how {
         How::TakeOver => Some(Takeover::ask(&config)?),
         How::Alone { .. } => None,
     };
@@ -85,11 +86,16 @@ pub fn serve(mut config: Config, machine: Machine, how: How) -> anyhow::Result<(
     let offered = sockets.try_clone().context("no descriptors are left")?;
     let listen: Vec<SocketAddr> = sockets.udp[0].iter().map(UdpSocket::address).collect();
     let mut doors = tcp::Doors::on(&config, &listen, tcp_tls, (sockets.tls, sockets.clear))?;
-    let format = matches!(how, How::Alone { format: true });
-    let memory = Memory::open(&config, shards, format)?;
+    let mut memory = match &mut takeover {
+        Some(takeover) => Memory::take_over(&config, shards, mem::take(&mut takeover.drives))?,
+        None => Memory::open(&config, shards, matches!(how, How::Alone { format: true }))?,
+    };
     let (mut stores, report) = build_store(&config, shards, &memory)?;
-    memory.pin_again(&mut stores);
-    let mut tiers = memory.recover(&config, shards)?.into_iter();
+    let mut tiers = memory.recover(&config, shards)?;
+    if takeover.is_some() {
+        let tiers = tiers.iter_mut().flatten();
+        tiers.for_each(|shard| shard.tier.rest());
+    }
     let former_key = takeover.as_ref().map(|takeover| takeover.offer.cid_key);
     let steering = Steering::new(&config, (&listen, doors.ports()), shards, former_key)?;
     let quic = QuicSetup::new(tls, steering.cid_keys, &config.limits)?
@@ -112,7 +118,13 @@ pub fn serve(mut config: Config, machine: Machine, how: How) -> anyhow::Result<(
         .as_ref()
         .map(|takeover| Generation::new(takeover.offer.generation + 1, Some(takeover.offer.pid)));
     let generation = Arc::new(generation.unwrap_or_default());
-    let predecessor = takeover.map(Takeover::switch).transpose()?;
+    let switched = takeover.map(|takeover| takeover.switch(|| steering.enter_key()));
+    let predecessor = switched.transpose()?;
+    if predecessor.is_some() {
+        memory.catch_up(&mut tiers)?;
+    }
+    memory.pin_again(&mut stores);
+    let mut tiers = tiers.into_iter();
     let former = match predecessor {
         Some(_) => Former::Replaced,
         None => Former::Refused,
@@ -175,7 +187,7 @@ pub fn serve(mut config: Config, machine: Machine, how: How) -> anyhow::Result<(
         (&steering, Arc::clone(&generation)),
     );
     let purger = memory.purges.writer().context("another writer of purges")?;
-    let has_tier = memory.journal.is_some();
+    let drives = memory.drives();
     let purging = Purging::new(purger, memory.journal);
     let offered = Offered {
         sockets: offered,
@@ -184,7 +196,7 @@ pub fn serve(mut config: Config, machine: Machine, how: How) -> anyhow::Result<(
         cid_key: steering.cid_key(),
         is_af_xdp,
         guard: guard.clone(),
-        refusal: has_tier.then(|| TIER_REFUSAL.to_owned()),
+        drives,
         generation,
     };
     let seed = memory.seed;
@@ -243,9 +255,6 @@ pub enum How {
 
 /// Only the node's own user and root may take over.
 const UPGRADE_MODE: u32 = 0o600;
-
-const TIER_REFUSAL: &str = "two nodes cannot share the drives of [tier]: restart instead, which begins warm \
-                            (tier.save_at_stop)";
 
 /// UDP and TCP, as the configuration says.
 fn open_all_sockets(config: &Config, shards: u8) -> anyhow::Result<Sockets> {
@@ -380,6 +389,8 @@ fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
 struct Steering {
     xdp: Option<Arc<Mutex<Xdp>>>,
     cid_keys: CidKeys,
+    /// What the program is to know in the place of the former node's keys.
+    to_enter: Option<CidKeys>,
 }
 
 impl Steering {
@@ -396,9 +407,10 @@ impl Steering {
             return Ok(Self {
                 xdp: None,
                 cid_keys: random_cid_keys(next)?,
+                to_enter: None,
             });
         };
-        let mut xdp = Xdp::attach(&XdpOptions {
+        let xdp = Xdp::attach(&XdpOptions {
             interface: interface.clone(),
             mode: config.packet.xdp_mode,
             pin_dir: config.packet.pin_dir.clone(),
@@ -407,14 +419,26 @@ impl Steering {
             shards: u32::from(shards),
         })
         .context("packet.interface")?;
-        let cid_keys = match former {
-            Some(former) => next_key(&mut xdp, former)?,
-            None => xdp.cid_keys(),
+        let (cid_keys, to_enter) = match former {
+            Some(former) => {
+                let (own, all) = next_key(&xdp, former)?;
+                (own, Some(all))
+            }
+            None => (xdp.cid_keys(), None),
         };
         Ok(Self {
             xdp: Some(Arc::new(Mutex::new(xdp))),
             cid_keys,
+            to_enter,
         })
+    }
+
+    /// Has the program know our key: until here the former node could go on as if we had never been.
+    fn enter_key(&self) -> anyhow::Result<()> {
+        if let (Some(mut xdp), Some(keys)) = (self.lock(), self.to_enter) {
+            xdp.set_cid_keys(keys)?;
+        }
+        Ok(())
     }
 
     /// The number of the key that ids are made with at first.
@@ -459,9 +483,9 @@ impl Steering {
     }
 }
 
-/// A key of our own, which the program knows beside those of the former node; we know it alone, so that its
-/// connections are none of ours.
-fn next_key(xdp: &mut Xdp, former: u8) -> anyhow::Result<CidKeys> {
+/// A key of our own, to stand beside those of the former node; we know it alone, so that its connections are none of
+/// ours. Second, all of them as the program is to know them.
+fn next_key(xdp: &Xdp, former: u8) -> anyhow::Result<(CidKeys, CidKeys)> {
     let known = xdp.cid_keys();
     let active = known.active().map(|(number, _)| number);
     ensure!(
@@ -472,8 +496,7 @@ fn next_key(xdp: &mut Xdp, former: u8) -> anyhow::Result<CidKeys> {
     let (mut keys, next) = known.with_next(key);
     keys.activate(next);
     keys.set_since(0);
-    xdp.set_cid_keys(keys)?;
-    Ok(CidKeys::new(next, key))
+    Ok((CidKeys::new(next, key), keys))
 }
 
 /// Every shard's counters.

@@ -85,6 +85,25 @@ impl OpenTier {
         Self::of(config, found, false)
     }
 
+    /// The devices of `config` as a node that runs has opened them. Nothing is written to them, not even to mend it:
+    /// that node still reads.
+    ///
+    /// # Errors
+    /// As of [`Self::open`].
+    pub fn adopt(config: &TierConfig, files: Vec<File>, shards: u8) -> anyhow::Result<Self> {
+        let adopt = |file: File| {
+            let identity = device::identity_of_open(&file);
+            let mut names = config.devices.iter();
+            let path = names.find(|path| device::identity(path) == identity);
+            let path = path.cloned().unwrap_or_else(|| PathBuf::from("a drive"));
+            let device = OpenDevice::adopt(file).with_context(|| path.display().to_string())?;
+            Ok(Found { path, device })
+        };
+        let found: anyhow::Result<Vec<_>> = files.into_iter().map(adopt).collect();
+        let found = recognise(found.context("tier.devices")?, shards)?;
+        Self::of(config, found, false)
+    }
+
     pub fn journal(&self) -> JournalFile {
         JournalFile {
             file: self.devices[0].file.clone(),

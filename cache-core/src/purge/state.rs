@@ -145,6 +145,13 @@ impl UrlPurges {
         stamp < exact.max(coarse)
     }
 
+    /// The keys that were purged after `number`. `None`: so many that some share a place with others by now.
+    pub fn since(&self, number: u32) -> Option<Vec<KeyHash>> {
+        let were_folded = self.coarse.iter().any(|&folded| folded > number);
+        let later = self.exact().filter(|(_, purged)| *purged > number);
+        (!were_folded).then(|| later.map(|(hash, _)| hash).collect())
+    }
+
     /// Oldest first, each key with its latest number.
     pub(super) fn exact(&self) -> impl Iterator<Item = (KeyHash, u32)> {
         let latest = |&&(hash, number): &&(u64, u32)| self.exact.get(&hash) == Some(&number);
@@ -221,6 +228,20 @@ mod tests {
         assert!(!state.urls.covers(neighbour, first));
         assert!(!state.urls.covers(KeyHash(6), 0));
         assert_eq!(state.urls.exact().count(), MAX_URLS);
+    }
+
+    #[test]
+    fn later_url_purges_are_named_until_some_are_folded() {
+        let mut state = State::new(1, 64);
+        let known = url(&mut state, 5);
+        assert_eq!(state.urls.since(known), Some(Vec::new()));
+        url(&mut state, 6);
+        url(&mut state, 5);
+        assert_eq!(state.urls.since(known), Some(vec![KeyHash(6), KeyHash(5)]));
+        for hash in 0..MAX_URLS as u64 {
+            url(&mut state, 1_000 + hash);
+        }
+        assert_eq!(state.urls.since(known), None);
     }
 
     #[test]

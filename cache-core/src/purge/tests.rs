@@ -308,3 +308,33 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_another_process_has_purged_is_learned_and_named() {
+    let slots = 64;
+    let mut state = State::new(3, slots);
+    let entry = |state: &mut State, purge: Purge| {
+        let number = state.counter + 1;
+        let entry = state::Entry::Purge {
+            number,
+            purge,
+            soft: false,
+        };
+        state.apply(&entry);
+    };
+    entry(&mut state, Purge::Url(KeyHash(1)));
+    let purges = Arc::new(Purges::restore(&state));
+    let stamp = purges.stamp();
+    entry(&mut state, Purge::Tag(TagSlot(7)));
+    entry(&mut state, Purge::Url(KeyHash(2)));
+    entry(&mut state, prefix("edge.test/set/"));
+    assert_eq!(purges.catch_up(&state), [KeyHash(2)]);
+    assert_eq!(purges.stamp(), 4);
+    assert_eq!(purges.judge(stamp, [TagSlot(7)], b"k"), Verdict::Hard);
+    assert_eq!(purges.judge(stamp, [], b"edge.test/set/1"), Verdict::Hard);
+    assert_eq!(purges.judge(stamp, [TagSlot(8)], b"k"), Verdict::Valid);
+    assert!(purges.was_removed(KeyHash(2), stamp));
+    assert!(!purges.was_removed(KeyHash(1), stamp));
+    let mut purger = purges.writer().expect("the first writer");
+    assert_eq!(purger.purge(&Purge::All, HARD), Ok(5));
+}

@@ -129,6 +129,30 @@ impl Lone {
         self.out = Outbox::default();
     }
 
+    /// A process that has taken over while this one goes on: it knows what was flushed, and rests.
+    pub fn succeeded(&self) -> Self {
+        let drive = self.drive.as_ref().map(|drive| Drive {
+            geometry: drive.geometry.clone(),
+            written: drive.flushed.clone(),
+            flushed: drive.flushed.clone(),
+            fails: false,
+        });
+        let mut shard = shard(self.pinned_bytes, &self.purges);
+        if let Some(drive) = &drive {
+            let mut tier = drive.tier(&self.purges, HashSet::new());
+            tier.rest();
+            shard = shard.with_tier(tier);
+        }
+        Self {
+            shard,
+            drive,
+            pinned_bytes: self.pinned_bytes,
+            purges: Arc::clone(&self.purges),
+            now: self.now,
+            out: Outbox::default(),
+        }
+    }
+
     /// The process is told to end.
     pub fn stop(&mut self) {
         self.shard.stop(self.now);
@@ -168,6 +192,14 @@ impl Lone {
     pub fn pin(&mut self) -> Result<Pinned, PinError> {
         match self.ask(Command::Pin(Bytes::from_static(KEY))) {
             Reply::Pinned { pinned, .. } => pinned,
+            reply => panic!("{reply:?}"),
+        }
+    }
+
+    /// Pins it where it is; whether it is on the drives, and pinned there.
+    pub fn pin_durably(&mut self) -> bool {
+        match self.ask(Command::Pin(Bytes::from_static(KEY))) {
+            Reply::Pinned { on_drives, .. } => on_drives,
             reply => panic!("{reply:?}"),
         }
     }

@@ -76,6 +76,11 @@ impl Shard {
     /// on until [`Self::is_settled`].
     pub fn stop(&mut self, now: Now) {
         self.close_all(now);
+        self.begin_saving(now);
+    }
+
+    /// The same for the tier alone, unless it was begun before.
+    pub(super) fn begin_saving(&mut self, now: Now) {
         let Some(tier) = &self.tier else { return };
         if self.saving.is_some() {
             return;

@@ -65,6 +65,7 @@ impl Shard {
         }
         self.scratch.tier_events = events;
         self.confirm_pins(out);
+        self.confirm_rest(out);
         self.tier_due |= saves_on;
     }
 

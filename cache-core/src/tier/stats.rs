@@ -58,6 +58,9 @@ tier_stats! {
     pinned_segments,
     pinned_objects,
 
+    /// 1: nothing is taken or written, because the node stops or two processes share the drives (gauge).
+    resting,
+
     /// Objects offered and their bytes (key, head and body).
     offered,
     offered_bytes,

@@ -38,6 +38,8 @@ pub(super) struct Writer {
     tickets: VecDeque<Pending>,
     next_ticket: u64,
     pub stopping: bool,
+    /// Not even what waits in the lanes goes to the devices.
+    pub held: bool,
 }
 
 /// A segment that is being filled.
@@ -78,6 +80,7 @@ impl Writer {
             tickets: VecDeque::new(),
             next_ticket: 0,
             stopping: false,
+            held: false,
         }
     }
 
@@ -424,6 +427,9 @@ impl Writer {
     }
 
     pub fn is_settled(&self) -> bool {
+        if self.held {
+            return true;
+        }
         let nothing_open = self.open.iter().flatten().all(|open| open.block.is_none());
         nothing_open && self.is_idle()
     }

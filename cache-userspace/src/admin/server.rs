@@ -267,6 +267,10 @@ impl From<NodeError> for ApiError {
                     "`popcache pins` shows what is pinned; each shard has an equal part of memory.pinned",
                 ),
             },
+            NodeError::Purging(PurgingError::HasEnded) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "nothing was done: connect again, and the other process answers",
+            ),
             NodeError::Purging(PurgingError::NotDurable(_)) => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "asking again is harmless, and needed once the drive takes writes",

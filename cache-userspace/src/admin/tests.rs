@@ -94,9 +94,7 @@ async fn serve(listeners: Listeners) {
                     },
                 },
                 Command::Explain(_) => Reply::Explained(None),
-                Command::SeeCidKeys(_) | Command::Reconfigure(_) | Command::Drain { .. } => {
-                    panic!("nobody asks for it")
-                }
+                other => panic!("nobody asks for {other:?}"),
             };
             asked.reply.send(reply).expect("someone waits");
         }

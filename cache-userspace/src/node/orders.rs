@@ -147,7 +147,7 @@ impl NodeHandle {
             let mut purging = self.inner.sources.purging.lock().await;
             purging.purge(&checked.purges, soft).await
         };
-        if let Err(error @ PurgingError::Refused(_)) = made {
+        if let Err(error @ (PurgingError::Refused(_) | PurgingError::HasEnded)) = made {
             return Err(error.into());
         }
         let everything = order == PurgeOrder::Everything && !soft;

@@ -124,7 +124,7 @@ impl NodeHandle {
     async fn make_pin(&self, key: Bytes) -> Result<PinReport, NodeError> {
         let _alone = self.inner.pinning.lock().await;
         let journalled = self.journal_pin(&key, true).await;
-        if let Err(error @ PurgingError::PinRefused(_)) = journalled {
+        if let Err(error @ (PurgingError::PinRefused(_) | PurgingError::HasEnded)) = journalled {
             return Err(error.into());
         }
         let (pinned, on_drives) = match self.pin_in_shard(&key).await {
@@ -153,6 +153,9 @@ impl NodeHandle {
         let _alone = self.inner.pinning.lock().await;
         let knew = self.inner.sources.purging.lock().await.is_pinned(&key);
         let journalled = self.journal_pin(&key, false).await;
+        if let Err(error @ PurgingError::HasEnded) = journalled {
+            return Err(error.into());
+        }
         let reply = self
             .ask(self.owner(&key), Command::Unpin(key.clone()))
             .await?;
@@ -161,6 +164,11 @@ impl NodeHandle {
             url: url_of(&key),
             was_pinned: knew || reply == (Reply::Unpinned { was_pinned: true }),
         })
+    }
+
+    /// Purges and pins are made by another process from here on; what was begun is in the journal.
+    pub async fn end_purging(&self) {
+        self.inner.sources.purging.lock().await.end();
     }
 
     async fn journal_pin(&self, key: &Bytes, pinned: bool) -> Result<bool, PurgingError> {

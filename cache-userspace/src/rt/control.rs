@@ -23,7 +23,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{LocalSet, spawn_local, yield_now};
-use tokio::time::{Instant, interval, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
 
 use super::doorbell::Doorbell;
 use super::lane::{Receiver, Sender};
@@ -60,7 +60,7 @@ pub struct Control {
     /// What the admin API asks of the shards.
     pub commands: mpsc::Receiver<ShardCommand>,
     /// What a handover to another process asks.
-    pub handover: mpsc::Receiver<(HandoverOrder, oneshot::Sender<()>)>,
+    pub handover: mpsc::Receiver<(HandoverOrder, oneshot::Sender<bool>)>,
     pub admin: Listeners,
     pub node: NodeHandle,
     pub stats: Vec<Arc<ShardStats>>,
@@ -118,9 +118,10 @@ impl Control {
         spawn_local(listener.run());
         spawn_local(ask(self.commands, shards.clone()));
         let node = self.node.clone();
-        spawn_local(async move { node.fetch_pins().await });
-        spawn_local(reload_on_hangup(self.node.clone())?);
-        let mut admin = spawn_local(serve_admin(self.admin, self.node));
+        let pins = node.clone();
+        spawn_local(async move { pins.fetch_pins().await });
+        spawn_local(reload_on_hangup(node.clone())?);
+        let mut admin = spawn_local(serve_admin(self.admin, node.clone()));
         let mut tick = interval(HOUSEKEEPING);
         let (stats, tcp) = (self.stats, self.tcp);
         let open = || {
@@ -139,18 +140,25 @@ impl Control {
                     break Ok(());
                 }
                 Some((order, done)) = self.handover.recv() => {
+                    if let HandoverOrder::RestTier = order {
+                        let (shards, limit) = (shards.clone(), STOP_LIMIT + self.save_limit);
+                        // It may take seconds.
+                        spawn_local(async move { done.send(shards.rest_tier(limit).await) });
+                        continue;
+                    }
                     let left = shards.hand_over(order).await;
                     let Some(successor) = left else {
                         // Who asked waits for this, or is gone.
-                        let _ = done.send(());
+                        let _ = done.send(true);
                         continue;
                     };
                     tracing::info!(successor, "another process has taken over");
                     admin.abort();
                     // The successor binds its address.
                     let _aborted = (&mut admin).await;
+                    node.end_purging().await;
                     self.service.succeeded_by(successor);
-                    let _ = done.send(());
+                    let _ = done.send(true);
                     wait_for_connections(open, self.drain_limit, &mut signals).await;
                     break Ok(());
                 }
@@ -245,11 +253,7 @@ impl Shards {
 
     /// Has every connection told to end.
     async fn drain(&self, refuse_new: bool) {
-        for shard in 0..self.count() {
-            let (reply, _) = oneshot::channel();
-            let command = Command::Drain { refuse_new };
-            self.ask(shard as ShardId, command, reply).await;
-        }
+        drop(self.ask_all(|| Command::Drain { refuse_new }).await);
     }
 
     /// The process that everything new goes to, once it does.
@@ -262,6 +266,8 @@ impl Shards {
             }
             HandoverOrder::Stay { count } => self.tell_all(|| ToShard::Stay { count }).await,
             HandoverOrder::LeaveAfXdp => self.leave_af_xdp().await,
+            HandoverOrder::RestTier => {}
+            HandoverOrder::WakeTier => self.wake_tier().await,
             HandoverOrder::Leave { count, successor } => {
                 self.tell_all(|| ToShard::Leave { count }).await;
                 self.drain(false).await;
@@ -269,6 +275,31 @@ impl Shards {
             }
         }
         None
+    }
+
+    /// False: a shard's drives do not take in time what it has for them.
+    async fn rest_tier(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        let answers = self.ask_all(|| Command::RestTier).await;
+        let mut is_at_rest = true;
+        for answer in answers {
+            is_at_rest &= matches!(timeout_at(deadline, answer).await, Ok(Ok(_)));
+        }
+        is_at_rest
+    }
+
+    async fn wake_tier(&self) {
+        drop(self.ask_all(|| Command::WakeTier).await);
+    }
+
+    async fn ask_all(&self, command: impl Fn() -> Command) -> Vec<oneshot::Receiver<Reply>> {
+        let mut answers = Vec::new();
+        for shard in 0..self.count() {
+            let (reply, answer) = oneshot::channel();
+            self.ask(shard as ShardId, command(), reply).await;
+            answers.push(answer);
+        }
+        answers
     }
 
     async fn tell_all(&self, message: impl Fn() -> ToShard) {

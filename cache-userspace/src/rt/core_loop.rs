@@ -163,13 +163,18 @@ impl Core {
         }
     }
 
-    /// What sleeps for this core. Must be made inside its executor.
+    /// Has the drives wake this core. Once: it holds for whatever sleeps for it.
+    pub fn hear_drives(&self) -> anyhow::Result<()> {
+        let Some(disk) = &self.disk else {
+            return Ok(());
+        };
+        disk.signal(self.lanes.bell.as_fd())
+            .context("cannot have the drives' io_uring ring the doorbell")
+    }
+
+    /// What sleeps for this core, and is made anew when its sockets change. Must be made inside its executor.
     pub fn sleeper(&self) -> anyhow::Result<Sleeper> {
         let bell = self.lanes.bell.clone();
-        if let Some(disk) = &self.disk {
-            disk.signal(bell.as_fd())
-                .context("cannot have the drives' io_uring ring the doorbell")?;
-        }
         Sleeper::new(bell, &self.packets.fds()).context(
             "cannot set up io_uring (is it disabled by kernel.io_uring_disabled or a seccomp filter?)",
         )

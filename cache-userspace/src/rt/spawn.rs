@@ -79,6 +79,7 @@ async fn run(plan: CorePlan, started: mpsc::Sender<()>) -> anyhow::Result<()> {
         lanes: plan.lanes,
     };
     let core = Core::new(plan.shard, io, plan.spin, plan.loop_stats);
+    core.hear_drives()?;
     let sleeper = core.sleeper()?;
     let core = Rc::new(RefCell::new(core));
     plan.tcp.start(Door::new(&core));

@@ -4,7 +4,11 @@
 //!  devices (open, locked, recognised) -> journal -> purges as they were -> segments -> tiers
 //! ```
 //! Purges come first: what they cover is not found again.
+//!
+//! Who takes over from a node that runs gets the devices from it, and reads the journal twice: while that node still
+//! purges, for what is found again, and once it does not any more.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use cache_core::purge::Purges;
@@ -41,13 +45,56 @@ impl Memory {
         };
         let tier = OpenTier::open(&config.tier, &wanted)?;
         let (journal, purges) = journal::of_tier(&tier, config.memory.purge_prefixes)?;
-        Ok(Self {
+        Ok(Self::of(tier, journal, purges))
+    }
+
+    /// The same of the open devices of a node that runs, which goes on reading from them.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn take_over(config: &Config, shards: u8, drives: Vec<File>) -> anyhow::Result<Self> {
+        if drives.is_empty() {
+            return Self::without_tier(&config.memory);
+        }
+        let tier = OpenTier::adopt(&config.tier, drives, shards)?;
+        let (journal, purges) = journal::of_another(&tier, config.memory.purge_prefixes)?;
+        Ok(Self::of(tier, journal, purges))
+    }
+
+    fn of(tier: OpenTier, journal: JournalFile, purges: Arc<Purges>) -> Self {
+        Self {
             // What is on the drives names slots of tags, and is found by the hash.
             seed: tier.hash_seed,
             purges,
             journal: Some(journal),
             tier: Some(tier),
-        })
+        }
+    }
+
+    /// The node before this one purges and pins no more: what it did since [`Self::take_over`] holds here too.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub fn catch_up(&mut self, tiers: &mut [Option<ShardTier>]) -> anyhow::Result<()> {
+        let (Some(tier), Some(known)) = (&self.tier, &self.journal) else {
+            return Ok(());
+        };
+        let journal = journal::again(tier)?;
+        let shards = tiers.len() as u8;
+        let owner = |hash| usize::from(owner_of(hash, shards));
+        for hash in self.purges.catch_up(journal.state()) {
+            if let Some(shard) = &mut tiers[owner(hash)] {
+                shard.tier.forget(hash);
+            }
+        }
+        for key in known.state().pins.difference(&journal.state().pins) {
+            let hash = hash_of(self.seed, key);
+            if let Some(shard) = &mut tiers[owner(hash)] {
+                shard.tier.unpin(hash);
+            }
+        }
+        self.journal = Some(journal);
+        Ok(())
     }
 
     /// Pins what the journal says is pinned, so that it is kept from the first time that it is stored.
@@ -63,6 +110,12 @@ impl Memory {
                 tracing::warn!(%key, %error, "a pin of the journal does not hold");
             }
         }
+    }
+
+    /// The open devices, to be given to a successor.
+    pub fn drives(&self) -> Vec<Arc<File>> {
+        let devices = self.tier.iter().flat_map(|tier| &tier.devices);
+        devices.map(|device| Arc::clone(&device.file)).collect()
     }
 
     fn without_tier(memory: &MemoryConfig) -> anyhow::Result<Self> {

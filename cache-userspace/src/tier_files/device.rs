@@ -90,6 +90,15 @@ impl OpenDevice {
         Ok(device)
     }
 
+    /// One that another process has opened, and keeps locked until both have closed it.
+    ///
+    /// # Errors
+    /// [`DeviceError::Io`].
+    pub fn adopt(file: File) -> Result<Self, DeviceError> {
+        let found = file.metadata().map_err(io_error("look at it"))?;
+        Self::of(file, found.file_type().is_block_device())
+    }
+
     fn make(path: &Path, size: u64) -> Result<Self, DeviceError> {
         let file = open_direct(path, false, Mode::Use, true)?;
         let made = allocate(&file, size).and_then(|()| Self::of(file, false));
@@ -132,6 +141,11 @@ impl OpenDevice {
             wanted: size,
         })
     }
+}
+
+/// The same of a device that is open.
+pub fn identity_of_open(file: &File) -> Option<(u64, u64)> {
+    file.metadata().ok().as_ref().map(identity_of)
 }
 
 /// What is at `path`, if anything is.

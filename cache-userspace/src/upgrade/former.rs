@@ -1,5 +1,6 @@
 //! The side that hands over: a thread that waits for the node's successor.
 
+use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -28,14 +29,18 @@ pub enum HandoverOrder {
     Join(Vec<Vec<UdpSocket>>),
     /// Nobody came for the others: so many of the last ones of each shard go.
     Stay { count: usize },
+    /// Has what memory holds written to the tier, and then nothing more.
+    RestTier,
+    /// Has the tier written again: it is this process's alone.
+    WakeTier,
     /// Closes the AF_XDP sockets.
     LeaveAfXdp,
     /// Lets go of so many of the first sockets of each shard, which `successor` has now, and drains.
     Leave { count: usize, successor: u32 },
 }
 
-/// Asks the control thread, which answers when it is done.
-pub type Asking = mpsc::Sender<(HandoverOrder, oneshot::Sender<()>)>;
+/// Asks the control thread, which answers when it is done, and whether it could be.
+pub type Asking = mpsc::Sender<(HandoverOrder, oneshot::Sender<bool>)>;
 
 /// What a node has to hand over.
 pub struct Offered {
@@ -47,8 +52,8 @@ pub struct Offered {
     pub cid_key: u8,
     pub is_af_xdp: bool,
     pub guard: Option<Guard>,
-    /// Why nobody can take over from this node.
-    pub refusal: Option<String>,
+    /// The drives of the tier, open and locked.
+    pub drives: Vec<Arc<File>>,
     pub generation: Arc<Generation>,
 }
 
@@ -113,6 +118,9 @@ impl Handover {
         if let Err(error) = steer(&self.offered.sockets.udp, None) {
             tracing::error!(%error, "packets are steered as if two nodes ran");
         }
+        if let Err(error) = self.wake_tier() {
+            tracing::error!(%error, "the tier is not written to");
+        }
         if let (true, Some(xdp)) = (self.offered.is_af_xdp, &self.offered.xdp) {
             let mut xdp = xdp.lock().unwrap_or_else(PoisonError::into_inner);
             for queue in 0..u32::from(self.offered.shards) {
@@ -135,29 +143,42 @@ impl Handover {
             "user {uid} (process {pid}) asked: only root and the node's own user may"
         );
         let (hello, _): (Hello, _) = line.receive().context("no word of who asks")?;
-        if let Some(refusal) = self.refusal(&hello) {
+        if let Some(refusal) = refusal(&hello) {
             line.send(&Answer::Refused(refusal.clone()), &[])?;
             bail!("process {pid}, version {}: {refusal}", hello.version);
         }
         tracing::info!(pid, version = hello.version, "a successor asks");
         let handed_over = self.offer(&line, hello.pid);
-        if handed_over.is_err()
-            && let Err(error) = self.let_guard_rest(false)
-        {
-            tracing::error!(%error, "the guard");
+        if handed_over.is_err() {
+            self.go_on();
         }
         handed_over.map(|()| line)
     }
 
-    fn refusal(&self, hello: &Hello) -> Option<String> {
-        if hello.protocol != PROTOCOL {
-            let theirs = hello.protocol;
-            return Some(format!(
-                "it speaks protocol {theirs} of handing over, this node (version {}) speaks {PROTOCOL}: restart instead",
-                version()
-            ));
+    /// Nobody took over: what rests goes on, and what a successor changed before it failed is put back.
+    fn go_on(&self) {
+        let parts = [
+            ("XDP", self.put_xdp_back()),
+            ("the guard", self.let_guard_rest(false)),
+            ("the tier", self.wake_tier()),
+        ];
+        for (part, went_on) in parts {
+            if let Err(error) = went_on {
+                let error = format!("{error:#}");
+                tracing::error!(part, error, "does not go on after an upgrade that failed");
+            }
         }
-        self.offered.refusal.clone()
+    }
+
+    /// The program goes by our keys and rules again.
+    fn put_xdp_back(&self) -> anyhow::Result<()> {
+        let Some(xdp) = &self.offered.xdp else {
+            return Ok(());
+        };
+        let mut xdp = xdp.lock().unwrap_or_else(PoisonError::into_inner);
+        let keys = xdp.cid_keys();
+        xdp.set_cid_keys(keys)?;
+        Ok(xdp.change(|_| ())?)
     }
 
     fn offer(&self, line: &Line, successor: u32) -> anyhow::Result<()> {
@@ -166,8 +187,19 @@ impl Handover {
         let words = [stdout.as_fd(), stderr.as_fd()];
         line.send(&Answer::Offer(offer.clone()), &words)?;
         line.send_fds(&self.offered.sockets.fds())?;
+        let drives: Vec<_> = self
+            .offered
+            .drives
+            .iter()
+            .map(|file| file.as_fd())
+            .collect();
+        line.send_fds(&drives)?;
         expect(line, Step::Fits).context("it does not fit")?;
         self.let_guard_rest(true)?;
+        if !self.offered.drives.is_empty() {
+            self.ask(HandoverOrder::RestTier)
+                .context("the tier's drives do not take in time what is written to them")?;
+        }
         if self.offered.is_af_xdp {
             self.leave_af_xdp()?;
         }
@@ -218,6 +250,7 @@ impl Handover {
             tls,
             clear,
             cid_key: self.cid_key(),
+            drives: self.offered.drives.len(),
         }
     }
 
@@ -254,13 +287,31 @@ impl Handover {
         Ok(())
     }
 
+    fn wake_tier(&self) -> anyhow::Result<()> {
+        match self.offered.drives.is_empty() {
+            true => Ok(()),
+            false => self.ask(HandoverOrder::WakeTier),
+        }
+    }
+
     fn ask(&self, order: HandoverOrder) -> anyhow::Result<()> {
         let (reply, done) = oneshot::channel();
         let sent = self.asking.blocking_send((order, reply));
-        let done = sent.is_ok() && done.blocking_recv().is_ok();
-        ensure!(done, "the node is stopping");
+        let done = sent.ok().and_then(|()| done.blocking_recv().ok());
+        let was_done = done.context("the node is stopping")?;
+        ensure!(was_done, "it could not be done");
         Ok(())
     }
+}
+
+fn refusal(hello: &Hello) -> Option<String> {
+    let theirs = hello.protocol;
+    (theirs != PROTOCOL).then(|| {
+        format!(
+            "it speaks protocol {theirs} of handing over, this node (version {}) speaks {PROTOCOL}: restart instead",
+            version()
+        )
+    })
 }
 
 pub(super) fn expect(line: &Line, step: Step) -> anyhow::Result<()> {

@@ -3,18 +3,18 @@
 //! ```text
 //!  new                                         former
 //!   | --- Hello --------------------------------> |
-//!   | <-- Offer, UDP and TCP sockets ------------ |
-//!   | --- Fits ---------------------------------> |  guard rests, AF_XDP sockets are closed
+//!   | <-- Offer, UDP and TCP sockets, drives ---- |
+//!   | --- Fits ---------------------------------> |  guard and tier rest, AF_XDP sockets are closed
 //!   | <-- Begin --------------------------------- |  goes on serving
-//!   |  memory, XDP, AF_XDP                        |
+//!   |  memory, what the tier has, XDP, AF_XDP     |
 //!   | --- Ready, more UDP sockets --------------> |  its shards receive from these too
 //!   | <-- Go ------------------------------------ |
 //!   |  the kernel now gives ids of the former     |
 //!   |  node's keys to those, all else to the rest |
 //!   | --- Switched -----------------------------> |  empties the first ones and lets go of them, drains
-//!   | <-- Gone ---------------------------------- |
-//!   |  serves                                     |  ends, and with it the line
-//!   |  steers plainly again, AF_XDP is on         |
+//!   | <-- Gone ---------------------------------- |  purges no more
+//!   |  reads what was purged meanwhile; serves    |  ends, and with it the line
+//!   |  steers plainly again, AF_XDP and tier on   |
 //! ```
 //!
 //! The sockets stay the same from node to node, so what waits in them, datagrams or connections, is not lost.
@@ -22,6 +22,11 @@
 //! key of its own. Nobody copies packets: the sockets beside are members of the same reuseport groups, and the
 //! program of [`crate::rt::packet::steer`] chooses. A client that reaches the former node all the same (its first
 //! packet was under way) is served there, and told to go elsewhere.
+//!
+//! The drives of a tier go over like the sockets, open and locked as they are. From `Fits` on, after the former node has
+//! written what its memory holds, until it has ended, both read them and neither writes (`Command::RestTier`). The
+//! journal of purges is the exception: until `Gone` it is the former node's, which goes on taking purges, and the new one
+//! catches up with it then.
 //!
 //! One at a time: who drains offers nothing, and who waits for its predecessor's end refuses. Whatever fails before
 //! `Go` leaves the former node as it was, but that from `Begin` on it goes on by UDP where it had AF_XDP.
@@ -43,7 +48,7 @@ pub use sockets::Sockets;
 pub use takeover::{Predecessor, TAKEOVER_LIMIT, Takeover};
 
 /// Of the messages below. Nodes of different ones do not take over from each other.
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;
 
 /// How long one step may take.
 const STEP_LIMIT: Duration = Duration::from_secs(30);
@@ -79,6 +84,8 @@ pub struct Offer {
     pub clear: Vec<SocketAddr>,
     /// The number of the key that connection ids are made with.
     pub cid_key: u8,
+    /// Devices of the tier, which follow the sockets in the order of their numbers.
+    pub drives: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,9 +1,12 @@
 //! The side that takes over, from before it has anything of its own until the former node has ended.
 
+use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
@@ -18,6 +21,7 @@ use super::{
 use crate::config::Config;
 use crate::config::explain::rounded;
 use crate::rt::packet::{UdpSocket, open_beside, steer};
+use crate::tier_files::device;
 
 /// How much longer than its drain may take a former node may live.
 const LINGER: Duration = Duration::from_secs(60);
@@ -27,21 +31,20 @@ pub struct Takeover {
     line: Line,
     pub offer: Offer,
     pub sockets: Sockets,
+    /// The drives of the tier, in the order of their numbers.
+    pub drives: Vec<File>,
     /// Where the former node's words go.
     words: Vec<OwnedFd>,
     drain_limit: Duration,
 }
 
 impl Takeover {
-    /// Asks the node that runs for its sockets. Nothing has changed for it yet, but that AF_XDP is left.
+    /// Asks the node that runs for its sockets and drives. Nothing has changed for it yet, but that AF_XDP is left, and
+    /// that its tier rests.
     ///
     /// # Errors
     /// There is none, it refuses, or this configuration needs a restart.
     pub fn ask(config: &Config) -> anyhow::Result<Self> {
-        ensure!(
-            config.tier.devices.is_empty(),
-            "two nodes cannot share the drives of [tier]: restart instead, which begins warm (tier.save_at_stop)"
-        );
         require_memory(config)?;
         let path = socket_beside(&config.admin.socket);
         let stream = UnixStream::connect(&path)
@@ -60,11 +63,18 @@ impl Takeover {
             Answer::Refused(why) => bail!("the node that runs refuses: {why}"),
         };
         let fds = line.receive_fds(offer.sockets()).context("no sockets")?;
+        let drives = line.receive_fds(offer.drives).context("no drives")?;
+        let drives: Vec<File> = drives.into_iter().map(File::from).collect();
         fits(config, &offer)?;
+        are_the_drives(&config.tier.devices, &drives)?;
         line.send(&Step::Fits, &[])?;
+        // What its memory holds is written first.
+        line.patience(START_LIMIT)?;
         expect(&line, Step::Begin).context("the node that runs")?;
+        line.patience(STEP_LIMIT)?;
         Ok(Self {
             sockets: Sockets::adopt(&offer, fds),
+            drives,
             line,
             offer,
             words,
@@ -72,11 +82,12 @@ impl Takeover {
         })
     }
 
-    /// From here on what is new is ours, and the former node drains.
+    /// From here on what is new is ours, and the former node drains. `enter` is called at the last moment at which the
+    /// former one could still go on alone.
     ///
     /// # Errors
-    /// The former node is gone or does not answer, or the kernel refuses the sockets.
-    pub fn switch(self) -> anyhow::Result<Predecessor> {
+    /// The former node is gone or does not answer, `enter` failed, or the kernel refuses the sockets.
+    pub fn switch(self, enter: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<Predecessor> {
         let udp = &self.sockets.udp;
         let beside = open_beside(udp)?;
         self.line.send(&Step::Ready, &[])?;
@@ -84,6 +95,7 @@ impl Takeover {
         self.line.send_fds(&fds)?;
         expect(&self.line, Step::Go).context("the former node")?;
         drop(beside);
+        enter()?;
         steer(udp, Some(self.offer.cid_key))?;
         self.line.send(&Step::Switched, &[])?;
         expect(&self.line, Step::Gone).context("the former node")?;
@@ -177,6 +189,18 @@ fn fits(config: &Config, offer: &Offer) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// One set, in whatever order it is named.
+fn are_the_drives(wanted: &[PathBuf], there: &[File]) -> anyhow::Result<()> {
+    let wanted_set: BTreeSet<_> = wanted.iter().map(|path| device::identity(path)).collect();
+    let there_set: BTreeSet<_> = there.iter().map(device::identity_of_open).collect();
+    ensure!(
+        wanted_set == there_set && !there_set.contains(&None),
+        "tier.devices is {wanted:?}, and the {} drives of the node that runs are others: restart instead",
+        there.len()
+    );
+    Ok(())
+}
+
 /// Port 0 is any.
 fn are_same(wanted: &[SocketAddr], there: &[SocketAddr]) -> bool {
     let is_same = |(a, b): (&SocketAddr, &SocketAddr)| {
@@ -214,6 +238,27 @@ pub const TAKEOVER_LIMIT: Duration = START_LIMIT;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn drives_are_the_same_whatever_their_order_and_names() {
+        let directory = tempfile::tempdir().expect("directory");
+        let names = ["a", "b", "c"].map(|name| directory.path().join(name));
+        let files: Vec<File> = names
+            .iter()
+            .map(|name| File::create(name).expect("made"))
+            .collect();
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&names[0], &link).expect("a link");
+        let same = |wanted: &[PathBuf], there: &[File]| are_the_drives(wanted, there).is_ok();
+        assert!(same(&[], &[]));
+        assert!(same(&[names[1].clone(), link.clone()], &files[..2]));
+        assert!(!same(&names[..2], &files[1..]));
+        assert!(!same(&names[..1], &files[..2]));
+        assert!(!same(&[], &files[..1]));
+        assert!(!same(&[directory.path().join("none")], &files[..1]));
+        // Twice one device is no set of two.
+        assert!(!same(&[names[0].clone(), link], &files[..2]));
+    }
 
     #[test]
     fn addresses_are_the_same_but_for_a_port_that_the_kernel_chose() {

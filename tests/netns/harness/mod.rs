@@ -269,6 +269,11 @@ impl Edge {
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
+    /// Runs `popcache ARGS --socket ...`; whether it did what it was asked.
+    pub fn try_control(&self, args: &[&str]) -> bool {
+        self.ask(args).status.success()
+    }
+
     fn ask(&self, args: &[&str]) -> Output {
         Command::new(places::binary("popcache"))
             .args(args)

@@ -12,18 +12,22 @@ const OBJECTS: usize = 100;
 const BYTES: usize = 200_000;
 
 /// A tier's file, gone with the test.
-struct TierFile(PathBuf);
+pub(super) struct TierFile(PathBuf);
 
 impl TierFile {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let path = places::target_folder().join(format!("tier-{}-{name}", std::process::id()));
         Self(path)
     }
 
-    fn configuration(&self) -> String {
+    pub fn configuration(&self) -> String {
+        format!("[memory]\nram = \"24 MiB\"\n{}", self.section())
+    }
+
+    /// `[tier]` alone.
+    pub fn section(&self) -> String {
         format!(
-            "[memory]\nram = \"24 MiB\"\n\
-             [tier]\ndevices = [\"{}\"]\nsize = \"256 MiB\"\nsegment = \"1 MiB\"\n",
+            "[tier]\ndevices = [\"{}\"]\nsize = \"256 MiB\"\nsegment = \"1 MiB\"\n",
             self.0.display()
         )
     }
