@@ -15,10 +15,12 @@ use crate::bpf::{Plain, array, map, tools, verified};
 
 /// Frames of the first system call, and of any.
 const FIRST_BURST: u64 = 1 << 13;
-const MOST_BURST: u64 = 1 << 20;
+const MOST_BURST: u64 = 1 << 24;
+/// How much longer than the last one a call may be: the first ones are paid for by what they begin with.
+const MOST_GROWTH: u64 = 16;
 /// How long a call shall last: the kernel waits for a grace period of RCU, some ten milliseconds,
 /// before and after each. Less where templates are to alternate.
-const CALL: Duration = Duration::from_millis(250);
+const CALL: Duration = Duration::from_millis(500);
 const CALL_OF_MANY: Duration = Duration::from_millis(50);
 /// Frames that the kernel handles at once: its own limit.
 const BATCH: u32 = 256;
@@ -74,8 +76,8 @@ impl Live {
             None => CALL,
             Some(_) => CALL_OF_MANY,
         };
-        if packets == self.burst && began.elapsed() < shall_last {
-            self.burst = (2 * self.burst).min(MOST_BURST);
+        if packets == self.burst {
+            self.burst = next_burst(packets, began.elapsed(), shall_last);
         }
         traffic.sent(chosen, packets);
         Ok(Sent { packets, bytes })
@@ -93,5 +95,29 @@ impl Live {
         array(&mut self.ebpf, VARIATION)?.set(0, Plain(seeded), 0)?;
         self.told = Some(variation);
         Ok(())
+    }
+}
+
+/// As many frames as take `shall_last` at the speed of a call of `packets` that took `took`.
+fn next_burst(packets: u64, took: Duration, shall_last: Duration) -> u64 {
+    let ratio = shall_last.as_secs_f64() / took.as_secs_f64().max(1e-6);
+    let wanted = (packets as f64 * ratio) as u64;
+    let most = MOST_BURST.min(MOST_GROWTH * packets);
+    wanted.min(most).max(FIRST_BURST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_become_as_long_as_they_shall_be() {
+        let next = |packets, millis| next_burst(packets, Duration::from_millis(millis), CALL);
+        assert_eq!(next(1 << 20, 250), 2 << 20);
+        assert_eq!(next(1 << 20, 1000), 1 << 19);
+        assert_eq!(next(FIRST_BURST, 2), MOST_GROWTH * FIRST_BURST);
+        assert_eq!(next(FIRST_BURST, 100_000), FIRST_BURST);
+        assert_eq!(next(1 << 23, 10), MOST_BURST);
+        assert_eq!(next_burst(1, Duration::ZERO, CALL), FIRST_BURST);
     }
 }
