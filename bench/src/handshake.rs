@@ -10,8 +10,8 @@
 //! | `full-1req` | nothing is known of the client: key exchange, certificate, signature |
 //! | `resumed-0rtt` | the client resumes a session, each once, with its request in the first flight; its peer `full` is popcache's own first case. Of the peers only the baseline takes early data: Debian's nginx has a TLS library that does not |
 //!
-//! An answer that is no hit, a request that fails and a session that is refused are errors, but for the few
-//! connections at the beginning that have no session yet.
+//! An answer that is no hit, a request that fails and a session that is refused are errors. The few connections
+//! that have no session to resume, at the beginning, are made before the measured time.
 
 use std::process::ExitCode;
 

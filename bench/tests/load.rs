@@ -70,10 +70,13 @@ fn a_closed_loop_gets_every_byte() {
     assert_eq!(report.handshake_us.count, 5);
 }
 
+/// At a time: more than a client of one server has tickets in the TLS library's own store.
+const CLIENTS: usize = 16;
+
 /// Each request on a connection of its own, in its first flight.
 fn ask_early(server: SocketAddr, paths: Vec<String>) -> Report {
     let report = load::run(&Options {
-        connections: 2,
+        connections: CLIENTS,
         new_connections: 1.0,
         zero_rtt: 1.0,
         ..options(server, paths, 200)
@@ -88,8 +91,8 @@ fn new_connections_send_their_request_in_the_first_flight() {
     let paths = vec!["/size/1000".to_owned()];
     let server = serve(&paths, 100);
     let report = ask_early(server, paths);
-    // All but the first few, which no session was there for, and those that found none left.
-    assert!(report.early_accepted > 20, "{report}");
+    // All but the first of each, which no session was there for, and those that came before it was given.
+    assert!(report.early_accepted > 100, "{report}");
     assert_eq!(report.early_rejected, 0, "{report}");
     let names: Vec<_> = report.curves.iter().map(|c| c.name.as_str()).collect();
     assert_eq!(names, ["latency", "first byte", "handshake"]);

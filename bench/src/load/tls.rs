@@ -1,21 +1,24 @@
 //! TLS and transport settings of the load client.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use quinn_proto::crypto::rustls::QuicClientConfig;
 use quinn_proto::{ClientConfig, TransportConfig};
-use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{
+    ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
+};
 use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs};
-use rustls::{DigitallySignedStruct, SignatureScheme};
+use rustls::{DigitallySignedStruct, NamedGroup, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::site::IDLE_SECONDS;
 
-/// Sessions kept for connections that resume.
-const SESSIONS: usize = 1024;
+/// Tickets kept for connections that resume.
+const MAX_TICKETS: usize = 1024;
 
 /// Without session resumption, so that each new connection costs a full handshake.
 pub(crate) fn client_config() -> Result<ClientConfig> {
@@ -26,9 +29,53 @@ pub(crate) fn client_config() -> Result<ClientConfig> {
 /// the same configuration was given.
 pub(super) fn resuming_config() -> Result<ClientConfig> {
     let mut tls = any_h3_server()?;
-    tls.resumption = Resumption::in_memory_sessions(SESSIONS);
+    tls.resumption = Resumption::store(Arc::<Tickets>::default());
     tls.enable_early_data = true;
     transport(tls)
+}
+
+/// The latest tickets of the one server, the last first, each used once.
+///
+/// The TLS library's own store keeps eight of a server: connections that are made side by side are given
+/// more than that at once, use up what is kept, and the next of them have nothing to resume.
+#[derive(Debug, Default)]
+struct Tickets(Mutex<VecDeque<Tls13ClientSessionValue>>);
+
+impl Tickets {
+    fn kept(&self) -> MutexGuard<'_, VecDeque<Tls13ClientSessionValue>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientSessionStore for Tickets {
+    fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {}
+
+    /// The group that is tried first is one that every server here has.
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+        None
+    }
+
+    /// QUIC has no TLS 1.2.
+    fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {}
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        None
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {}
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, ticket: Tls13ClientSessionValue) {
+        let mut kept = self.kept();
+        kept.push_back(ticket);
+        if kept.len() > MAX_TICKETS {
+            kept.pop_front();
+        }
+    }
+
+    /// The last: a server with room for few sessions forgets the others first.
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.kept().pop_back()
+    }
 }
 
 /// Without path MTU discovery, since a client sends little.
