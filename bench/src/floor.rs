@@ -1,12 +1,16 @@
 //! The least that an answer costs: every packet of it sealed and its header protected, and one packet of
-//! its request opened, with the cipher suite that is negotiated.
+//! its request opened, with the cipher suite that is negotiated. And the least that a full handshake costs
+//! beside it: a key of its own (X25519), the agreement with the client's, a signature (ECDSA P-256).
 
 use anyhow::{Context, Result};
-use rustls::Side;
 use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384;
+use rustls::crypto::aws_lc_rs::kx_group::X25519;
+use rustls::crypto::aws_lc_rs::sign::any_ecdsa_type;
 use rustls::quic::{DirectionalKeys, Version};
+use rustls::{Side, SignatureScheme};
 
 use crate::cpu::of_this_thread;
+use crate::identity::Identity;
 
 /// The floor's name among the servers.
 pub const NAME: &str = "crypto-floor";
@@ -23,6 +27,10 @@ const SAMPLE: usize = 16;
 
 /// How often an answer is encrypted.
 const ROUNDS: u32 = 20_000;
+/// How often a handshake's agreement and signature are made.
+const HANDSHAKES: u32 = 2_000;
+/// Bytes that a server signs: 64 spaces, what the signature is for, and the hash of the handshake.
+const SIGNED: usize = 64 + 34 + 48;
 
 /// Processor seconds of an answer of `bytes`.
 ///
@@ -58,6 +66,27 @@ pub fn seconds(bytes: usize) -> Result<f64> {
     Ok(spent.as_secs_f64() / f64::from(ROUNDS))
 }
 
+/// Processor seconds of a full handshake's agreement and signature.
+///
+/// # Errors
+/// A cryptography provider without them.
+pub fn handshake_seconds() -> Result<f64> {
+    let key = any_ecdsa_type(&Identity::new("edge.test")?.key)?;
+    let signer = key.choose_scheme(&[SignatureScheme::ECDSA_NISTP256_SHA256]);
+    let signer = signer.context("the key is of P-256")?;
+    let client = X25519.start()?.pub_key().to_vec();
+    let mut began = of_this_thread()?;
+    for round in 0..2 * HANDSHAKES {
+        if round == HANDSHAKES {
+            began = of_this_thread()?;
+        }
+        std::hint::black_box(X25519.start()?.complete(&client)?);
+        std::hint::black_box(signer.sign(&[0x20; SIGNED])?);
+    }
+    let spent = of_this_thread()?.saturating_sub(began);
+    Ok(spent.as_secs_f64() / f64::from(HANDSHAKES))
+}
+
 fn seal(keys: &DirectionalKeys, number: u64, packet: &mut [u8]) -> Result<()> {
     let (header, rest) = packet.split_at_mut(HEADER);
     let (payload, tag) = rest.split_at_mut(rest.len() - TAG);
@@ -86,5 +115,10 @@ mod tests {
     #[test]
     fn an_answer_is_encrypted_and_its_request_decrypted() {
         assert!(seconds(1 << 10).expect("keys that fit") > 0.0);
+    }
+
+    #[test]
+    fn a_handshake_is_agreed_and_signed() {
+        assert!(handshake_seconds().expect("a provider that has both") > 0.0);
     }
 }

@@ -21,6 +21,7 @@
 //! bpf         XDP programs in the kernel
 //! progress    a line a second
 //! cpu         processor time and memory of processes, pinning
+//! heap        memory of this process
 //! identity    self-signed certificates
 //! place       where generated things are kept
 //! ```
@@ -34,6 +35,7 @@ pub mod figures;
 pub mod floor;
 pub mod r#gen;
 pub mod handshake;
+pub mod heap;
 pub mod herd;
 pub mod hit;
 pub mod identity;

@@ -10,6 +10,7 @@
 //!
 //! **Floor.** `crypto-floor` is the processor time of the cipher alone; see [`floor`].
 
+mod arrivals;
 mod shard;
 
 use std::net::SocketAddr;
@@ -26,6 +27,7 @@ use crate::floor;
 use crate::load::direct::Direct;
 use crate::load::expand;
 use crate::load::targets::Targets;
+pub use arrivals::heap_of_idle;
 use shard::{Served, Shard};
 
 /// Objects of each size.
@@ -40,6 +42,9 @@ const WARM_UP: usize = 20;
 const REQUESTS: usize = 100_000;
 const SERVER: ([u8; 4], u16) = ([10, 77, 0, 1], 443);
 
+/// The case in which every request has a connection of its own.
+const ARRIVALS: &str = "full-1req";
+
 struct Case {
     name: &'static str,
     bytes: usize,
@@ -47,11 +52,12 @@ struct Case {
     streams: usize,
 }
 
-const CASES: [Case; 4] = [
+const CASES: [Case; 5] = [
     case("1k-50x4", 1 << 10, 50, 4),
     case("4k-16x32", 4 << 10, 16, 32),
     case("4k-50x1", 4 << 10, 50, 1),
     case("64k-16x4", 64 << 10, 16, 4),
+    case(ARRIVALS, 1 << 10, 16, 1),
 ];
 
 const fn case(name: &'static str, bytes: usize, connections: usize, streams: usize) -> Case {
@@ -90,7 +96,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         for (index, case) in cases.iter().enumerate() {
             let measured = measure(case, options.rounds)?;
             samples.add(index, 0, POPCACHE, measured);
-            samples.add(index, 0, floor::NAME, floor::seconds(case.bytes)? * 1e6);
+            samples.add(index, 0, floor::NAME, floor_of(case)? * 1e6);
         }
     }
     let names: Vec<&str> = cases.iter().map(|case| case.name).collect();
@@ -103,8 +109,21 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn floor_of(case: &Case) -> Result<f64> {
+    let answer = floor::seconds(case.bytes)?;
+    match case.name {
+        ARRIVALS => Ok(answer + floor::handshake_seconds()?),
+        _ => Ok(answer),
+    }
+}
+
 /// The shard's microseconds for one request.
 fn measure(case: &Case, rounds: Option<usize>) -> Result<f64> {
+    if case.name == ARRIVALS {
+        let (spent, clients) = arrivals::measure(case, rounds)?;
+        eprintln!("popcache-bench: {}: {clients} clients", case.name);
+        return Ok(spent);
+    }
     let mut world = World::new(case)?;
     world.connect(case.connections)?;
     for _ in 0..WARM_UP {
@@ -150,7 +169,7 @@ struct World {
 
 impl World {
     fn new(case: &Case) -> Result<Self> {
-        let paths = expand(&format!("/size/{}?v={{}}", case.bytes), KEYS);
+        let paths = paths(case.bytes);
         let mut shard = Shard::new()?;
         let now = Instant::now();
         for path in &paths {
@@ -238,6 +257,10 @@ impl World {
     }
 }
 
+fn paths(bytes: usize) -> Vec<String> {
+    expand(&format!("/size/{bytes}?v={{}}"), KEYS)
+}
+
 fn remote(connection: usize) -> SocketAddr {
     SocketAddr::from(([10, 77, 0, 2], 20_000 + connection as u16))
 }
@@ -250,7 +273,7 @@ mod tests {
 
     #[test]
     fn every_case_is_answered_from_memory() {
-        for case in &CASES {
+        for case in CASES.iter().filter(|case| case.name != ARRIVALS) {
             let mut world = World::new(case).expect("a shard");
             world.connect(case.connections).expect("connections");
             for _ in 0..30 {

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use quinn_proto::{ConnectionHandle, DatagramEvent, Endpoint, EndpointConfig};
 
-use super::engine::{Completion, Shared};
+use super::engine::{Completion, NO_ERROR, Shared};
 use super::peer::Peer;
 use super::qpack::Heads;
 use super::targets::Targets;
@@ -113,6 +113,13 @@ impl Direct {
                 super::engine::Change::Ready { .. } => self.ready += 1,
                 super::engine::Change::Lost { reason, .. } => self.lost.push(reason),
             }
+        }
+    }
+
+    /// Closes all connections; what says so is for the next [`Direct::drive`].
+    pub(crate) fn close(&mut self, now: Instant) {
+        for peer in &mut self.peers {
+            peer.connection.close(now, NO_ERROR, Bytes::new());
         }
     }
 

@@ -32,7 +32,7 @@ const MAX_SEGMENTS: usize = 16;
 /// Batches taken from one socket before the others get their turn.
 const MAX_BATCHES: usize = 4;
 /// H3_NO_ERROR.
-const NO_ERROR: VarInt = VarInt::from_u32(0x100);
+pub(super) const NO_ERROR: VarInt = VarInt::from_u32(0x100);
 
 /// A request that has ended.
 #[derive(Debug)]

@@ -132,6 +132,10 @@ impl Shard {
         Ok(())
     }
 
+    pub(super) fn connections(&self) -> usize {
+        self.shard.connections()
+    }
+
     /// Since the objects were filled in.
     #[cfg(test)]
     pub(super) fn fetches(&self) -> usize {
