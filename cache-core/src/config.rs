@@ -136,6 +136,8 @@ pub struct Limits {
     pub max_connections: usize,
     /// Handshakes that go on at the same time; past it new clients are answered with Retry.
     pub retry_above: usize,
+    /// New clients that wait for their handshake to begin; past it one is refused (CONNECTION_REFUSED).
+    pub max_arrivals: usize,
     /// Concurrent request streams a client may open on one connection.
     pub max_streams_per_connection: u32,
     /// Requests that came in early data and wait for their handshake; past it 425.
@@ -204,6 +206,7 @@ impl Default for Limits {
         Self {
             max_connections: 50_000,
             retry_above: 256,
+            max_arrivals: 8_192,
             max_streams_per_connection: 128,
             max_early_waiting: 256,
             idle_timeout: Duration::from_secs(30),

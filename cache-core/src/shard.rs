@@ -307,7 +307,8 @@ impl Shard {
 
     /// Work is left over from the last turn.
     pub fn wants_turn(&self) -> bool {
-        self.quic.dirty() > 0 || self.locals.has_ready() || self.tier_due
+        let quic = self.quic.dirty() > 0 || self.quic.has_arrivals();
+        quic || self.locals.has_ready() || self.tier_due
     }
 
     /// Open connections; a drain has ended when there are none.
@@ -478,6 +479,7 @@ impl Shard {
         self.turn_tier(now, out);
         self.expire_slices(now, out);
         self.serve_ready(now, out);
+        self.quic.begin_handshakes(now.mono, out, &self.stats);
         self.serve_connections(now, max_transmits, out);
         self.tell_progress(now, out);
         self.let_go(now, out);

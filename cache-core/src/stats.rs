@@ -112,7 +112,9 @@ shard_stats! {
     handshakes,
     /// Initials answered with Retry because `limits.retry_above` handshakes went on.
     retries_sent,
-    /// `limits.max_connections` or a drain refused an Initial.
+    /// New clients that wait for their handshake to begin (gauge).
+    arrivals_waiting,
+    /// `limits.max_connections`, `limits.max_arrivals`, too long a wait or a drain refused a new client.
     connections_refused,
     connections_lost,
     /// Connections that were told to end (GOAWAY).

@@ -38,6 +38,7 @@ const GAUGES: [&str; 46] = [
     "h2_connections",
     "h1_connections",
     "handshakes",
+    "arrivals_waiting",
     "early_waiting",
     "waiters",
     "flights",

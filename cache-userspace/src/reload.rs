@@ -28,9 +28,10 @@ pub struct Plan {
 
 /// Bounds that are only compared with, so that another value holds from the next comparison on. The
 /// others are sizes of tables, windows that are agreed on with clients, or shared with what is made once.
-const LIVE_LIMITS: [&str; 16] = [
+const LIVE_LIMITS: [&str; 17] = [
     "max_connections",
     "retry_above",
+    "max_arrivals",
     "tcp_answer_window",
     "max_target",
     "max_flights",
@@ -246,6 +247,7 @@ fn limits(running: &Limits, wanted: &Limits) -> Limits {
     Limits {
         max_connections: wanted.max_connections,
         retry_above: wanted.retry_above,
+        max_arrivals: wanted.max_arrivals,
         tcp_answer_window: wanted.tcp_answer_window,
         max_target: wanted.max_target,
         max_flights: wanted.max_flights,

@@ -9,9 +9,9 @@ use bytes::BytesMut;
 use cache_core::conn::h3::frame::{FrameHeader, write_varint};
 use cache_core::conn::h3::qpack;
 use quinn_proto::{
-    ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, Endpoint, EndpointConfig,
-    Event, RandomConnectionIdGenerator, ReadError, StreamEvent, StreamId, TransportConfig, VarInt,
-    crypto::rustls::QuicClientConfig,
+    ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, EcnCodepoint, Endpoint,
+    EndpointConfig, Event, RandomConnectionIdGenerator, ReadError, StreamEvent, StreamId,
+    TransportConfig, VarInt, crypto::rustls::QuicClientConfig,
 };
 
 use crate::plan::RequestPlan;
@@ -218,7 +218,21 @@ impl Client {
         }
     }
 
+    pub fn is_connected(&self) -> bool {
+        self.connected && self.lost.is_none()
+    }
+
+    /// Why the connection is gone, if it is.
+    pub fn lost(&self) -> Option<&str> {
+        self.lost.as_deref()
+    }
+
     pub fn datagram(&mut self, now: Instant, data: &[u8]) {
+        self.marked_datagram(now, None, data);
+    }
+
+    /// One that came with a mark of the network (ECN).
+    pub fn marked_datagram(&mut self, now: Instant, ecn: Option<EcnCodepoint>, data: &[u8]) {
         if self.vanished {
             return;
         }
@@ -226,7 +240,7 @@ impl Client {
         let data = BytesMut::from(data);
         let event = self
             .endpoint
-            .handle(now, self.server, None, None, data, &mut buffer);
+            .handle(now, self.server, None, ecn, data, &mut buffer);
         if let (Some(DatagramEvent::ConnectionEvent(_, event)), Some((_, connection))) =
             (event, &mut self.connection)
         {

@@ -22,9 +22,11 @@
 pub mod checks;
 pub mod client;
 mod disk;
+pub mod lab;
 pub mod origin;
 pub mod plan;
 mod ranges;
+pub mod rates;
 mod tcp;
 pub mod tls;
 pub mod trace;

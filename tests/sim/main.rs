@@ -18,10 +18,25 @@ struct Arguments {
     /// Print every event (with --seed).
     #[arg(long)]
     trace: bool,
+    /// Instead: how fast answers come over lines that lose packets, with CUBIC and with BBR.
+    #[arg(long, conflicts_with_all = ["seed", "seeds", "first"])]
+    rates: bool,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if arguments.rates {
+        return match popcache_sim::rates::table() {
+            Ok(table) => {
+                print!("{table}");
+                ExitCode::SUCCESS
+            }
+            Err(why) => {
+                eprintln!("{why}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let seeds = match arguments.seed {
         Some(seed) => seed..seed + 1,
         None => arguments.first..arguments.first + arguments.seeds,

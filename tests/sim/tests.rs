@@ -1,6 +1,9 @@
 //! The simulation in `cargo test`: a few seeds, and that a seed is a run. `cargo xtask test` runs a
 //! thousand more with the release build.
 
+#[path = "tests/lines.rs"]
+mod lines;
+
 #[test]
 fn fifty_seeds_hold_their_invariants() {
     for seed in 0..50 {

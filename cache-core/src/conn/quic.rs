@@ -11,6 +11,8 @@
 //!   timers: a connection is armed once; a later deadline re-arms when the earlier one fires
 //! ```
 
+mod arrivals;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::net::IpAddr;
@@ -23,12 +25,15 @@ pub use cache_ebpf::cid::CidKeys;
 use cache_ebpf::cid::{self, CID_LEN, CidKey};
 use cache_ebpf::siphash::siphash13;
 use foldhash::fast::FixedState;
+use quinn_proto::congestion::BbrConfig;
 use quinn_proto::crypto::rustls::QuicServerConfig;
 use quinn_proto::{
     AckFrequencyConfig, Connection, ConnectionHandle, ConnectionId, ConnectionIdGenerator,
-    DatagramEvent, Endpoint, EndpointConfig, IdleTimeout, Incoming, InvalidCid, MtuDiscoveryConfig,
-    ServerConfig, StreamId, TransportConfig, VarInt,
+    DatagramEvent, Endpoint, EndpointConfig, IdleTimeout, InvalidCid, MtuDiscoveryConfig,
+    ServerConfig, StreamId, TransportConfig, ValidationTokenConfig, VarInt,
 };
+
+use arrivals::Arrivals;
 
 use crate::config::Limits;
 use crate::conn::client::Updates;
@@ -57,6 +62,14 @@ const RECEIVE_WINDOW: u32 = 256 << 10;
 /// of one in two, most of what a client sends would be acknowledgements. Loss is still told at once.
 const ACK_THRESHOLD: u32 = 8;
 
+/// Bytes that a path must have carried before its MTU is looked for: a client that comes for one small object is
+/// gone by then, and would have cost a probe that nothing was gained by.
+const PROBE_MTU_AFTER: u64 = 16 << 10;
+
+/// A connection without a request whose next deadline is at least so far away is at rest: nothing of it is lost or
+/// unacknowledged.
+const REST: Duration = Duration::from_secs(1);
+
 /// A close reason goes on the wire, so it is short.
 const MAX_CLOSE_REASON: usize = 64;
 
@@ -80,6 +93,15 @@ pub enum SetupError {
     NoActiveKey,
 }
 
+/// How fast answers are sent, as far as the network lets them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Congestion {
+    /// RFC 9438: what every client's network has met before.
+    Cubic,
+    /// The QUIC library calls its implementation experimental.
+    Bbr,
+}
+
 impl QuicSetup {
     /// Made once for a node and cloned for each shard, so that every shard accepts the address
     /// tokens and recognises the stateless resets of the others.
@@ -88,12 +110,30 @@ impl QuicSetup {
         cids: CidKeys,
         limits: &Limits,
     ) -> Result<Self, SetupError> {
+        Self::with_congestion(tls, cids, limits, Congestion::Cubic)
+    }
+
+    /// The same with another control of congestion.
+    pub fn with_congestion(
+        tls: Arc<rustls::ServerConfig>,
+        cids: CidKeys,
+        limits: &Limits,
+        congestion: Congestion,
+    ) -> Result<Self, SetupError> {
+        let mut transport = transport(limits)?;
+        if congestion == Congestion::Bbr {
+            transport.congestion_controller_factory(Arc::<BbrConfig>::default());
+        }
         let active = cids.active().ok_or(SetupError::NoActiveKey)?;
         let crypto =
             QuicServerConfig::try_from(tls).map_err(|_| SetupError::NoInitialCipherSuite)?;
         let mut server = ServerConfig::with_crypto(Arc::new(crypto));
+        // For a client's next visit, on which it is given another.
+        let mut tokens = ValidationTokenConfig::default();
+        tokens.sent(1);
         server
-            .transport_config(Arc::new(transport(limits)?))
+            .validation_token_config(tokens)
+            .transport_config(Arc::new(transport))
             .migration(true)
             .max_incoming(limits.max_connections);
         Ok(Self {
@@ -118,7 +158,8 @@ fn transport(limits: &Limits) -> Result<TransportConfig, SetupError> {
     let idle = IdleTimeout::try_from(limits.idle_timeout)
         .map_err(|_| SetupError::LimitTooLarge("idle_timeout"))?;
     let mut mtu = MtuDiscoveryConfig::default();
-    mtu.upper_bound(MTU_UPPER_BOUND);
+    mtu.upper_bound(MTU_UPPER_BOUND)
+        .probe_after(PROBE_MTU_AFTER);
     let mut acks = AckFrequencyConfig::default();
     acks.ack_eliciting_threshold(VarInt::from_u32(ACK_THRESHOLD));
     let mut transport = TransportConfig::default();
@@ -136,6 +177,8 @@ fn transport(limits: &Limits) -> Result<TransportConfig, SetupError> {
         .mtu_discovery_config(Some(mtu))
         .allow_spin(false)
         .datagram_receive_buffer_size(None)
+        .forget_handshake(true)
+        .confirm_close(false)
         .enable_segmentation_offload(true);
     Ok(transport)
 }
@@ -175,6 +218,14 @@ impl Conn {
         let reason = &reason.as_bytes()[..reason.len().min(MAX_CLOSE_REASON)];
         let code = VarInt::from_u64(code).unwrap_or(VarInt::MAX);
         self.quic.close(now, code, Bytes::copy_from_slice(reason));
+    }
+
+    /// Gives back what is only of use while something is under way, unless something is.
+    fn rest(&mut self) {
+        if self.streams.is_empty() {
+            self.streams.shrink_to_fit();
+            self.quic.shrink_to_fit();
+        }
     }
 }
 
@@ -222,6 +273,8 @@ pub struct Quic {
     /// Those of the open connections whose handshake goes on.
     handshaking: usize,
     retry_above: usize,
+    arrivals: Arrivals,
+    max_arrivals: usize,
     draining: bool,
     h3_limits: h3::Limits,
     dirty: VecDeque<ConnectionHandle>,
@@ -270,6 +323,8 @@ impl Quic {
             max_open: limits.max_connections,
             handshaking: 0,
             retry_above: limits.retry_above,
+            arrivals: Arrivals::default(),
+            max_arrivals: limits.max_arrivals,
             draining: false,
             h3_limits: h3::Limits {
                 max_field_section: limits.max_field_section,
@@ -289,10 +344,12 @@ impl Quic {
         self.shared_cids.store(Arc::new(cids));
     }
 
-    /// How many connections there may be, and from how many handshakes on new clients are asked to retry.
+    /// How many connections there may be, from how many handshakes on new clients are asked to retry, and how
+    /// many of them may wait.
     pub fn set_limits(&mut self, limits: &Limits) {
         self.max_open = limits.max_connections;
         self.retry_above = limits.retry_above;
+        self.max_arrivals = limits.max_arrivals;
     }
 
     /// From now on every new connection is refused.
@@ -322,7 +379,7 @@ impl Quic {
     }
 
     /// Hands a datagram of ours to its connection, which becomes dirty, or to the endpoint, which
-    /// may open a connection or answer at once.
+    /// may have a new client wait for its handshake or answer at once.
     pub fn datagram(
         &mut self,
         now: Instant,
@@ -331,12 +388,16 @@ impl Quic {
         stats: &ShardStats,
     ) {
         let mut buffer = out.buffer();
+        let data = match datagram.data.first() {
+            Some(first) if first & 0x80 != 0 => self.arrivals.own(datagram.data),
+            _ => datagram.data,
+        };
         let event = self.endpoint.handle(
             now,
             datagram.remote,
             datagram.local_ip,
             datagram.ecn,
-            datagram.data,
+            data,
             &mut buffer,
         );
         match event {
@@ -353,44 +414,6 @@ impl Quic {
                 return send(transmit, buffer, out, stats);
             }
             None => {}
-        }
-        out.recycle(buffer);
-    }
-
-    fn incoming(
-        &mut self,
-        now: Instant,
-        incoming: Incoming,
-        mut buffer: Vec<u8>,
-        out: &mut Outbox,
-        stats: &ShardStats,
-    ) {
-        if self.draining || self.open >= self.max_open {
-            stats.connections_refused.inc();
-            let transmit = self.endpoint.refuse(incoming, &mut buffer);
-            return send(transmit, buffer, out, stats);
-        }
-        // Many handshakes go on: who asks must first show that he is where he says (RFC 9000 section
-        // 8.1.2), which costs him a round trip and us no state.
-        if self.handshaking >= self.retry_above && incoming.may_retry() {
-            stats.retries_sent.inc();
-            match self.endpoint.retry(incoming, &mut buffer) {
-                Ok(transmit) => return send(transmit, buffer, out, stats),
-                Err(_) => return out.recycle(buffer),
-            }
-        }
-        match self.endpoint.accept(incoming, now, &mut buffer, None) {
-            Ok((handle, quic)) => {
-                stats.connections_accepted.inc();
-                self.insert(handle, quic);
-                stats.connections.set(self.open as u64);
-                stats.handshakes.set(self.handshaking as u64);
-            }
-            Err(error) => {
-                if let Some(transmit) = error.response {
-                    return send(transmit, buffer, out, stats);
-                }
-            }
         }
         out.recycle(buffer);
     }
@@ -436,6 +459,11 @@ impl Quic {
 
     pub fn dirty(&self) -> usize {
         self.dirty.len()
+    }
+
+    /// New clients wait for their handshake to begin.
+    pub fn has_arrivals(&self) -> bool {
+        self.arrivals.len() > 0
     }
 
     /// Takes a live connection out by name.
@@ -518,7 +546,7 @@ impl Quic {
             stats.connections.set(self.open as u64);
             return Some(conn);
         }
-        self.arm(&mut conn);
+        self.arm(&mut conn, now);
         if exhausted {
             mark(&mut self.dirty, &mut conn, handle);
         }
@@ -542,7 +570,7 @@ impl Quic {
 
     /// A later deadline waits for the earlier entry to fire, which then re-arms: most deadlines move
     /// away with every packet and never cost a heap operation.
-    fn arm(&mut self, conn: &mut Conn) {
+    fn arm(&mut self, conn: &mut Conn, now: Instant) {
         let Some(deadline) = conn.quic.poll_timeout() else {
             return;
         };
@@ -550,6 +578,9 @@ impl Quic {
             conn.armed = Some(deadline);
             self.timers
                 .push(Reverse((deadline, conn.id.handle, conn.id.generation)));
+            if deadline >= now + REST {
+                conn.rest();
+            }
         }
     }
 
@@ -590,7 +621,7 @@ impl Quic {
                         ConnectionHandle(handle as usize),
                     );
                 } else {
-                    self.arm(&mut conn);
+                    self.arm(&mut conn, now);
                 }
             }
             self.slots[handle as usize] = Some(conn);

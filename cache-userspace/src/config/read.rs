@@ -490,6 +490,13 @@ fn read_limits(s: &mut Section<'_, '_, '_>, max_object: u64) -> Limits {
             0..=1 << 24,
             "handshakes of a shard at a time; past it clients must show their address first (Retry): one round trip more, and no state for a spoofed flood",
         ),
+        max_arrivals: s.bounded(
+            "max_arrivals",
+            &COUNT,
+            d.max_arrivals,
+            1..=1 << 24,
+            "new clients of a shard that wait for their handshake to begin, while others are served; past it they are refused",
+        ),
         max_streams_per_connection: s.bounded(
             "max_streams_per_connection",
             &COUNT_U32,

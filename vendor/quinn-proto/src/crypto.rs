@@ -76,6 +76,14 @@ pub trait Session: Send + Sync + 'static {
     /// Compute keys for the next key update
     fn next_1rtt_keys(&mut self) -> Option<KeyPair<Box<dyn PacketKey>>>;
 
+    /// Free what only the handshake needed
+    ///
+    /// Called for servers where `TransportConfig::forget_handshake` says so, when the handshake is
+    /// complete and `write_handshake()` has nothing left to give. From then on there is no
+    /// `handshake_data()` and no `peer_identity()`, and `export_keying_material()` and
+    /// `read_handshake()` fail. `next_1rtt_keys()` works as before.
+    fn forget_handshake(&mut self) {}
+
     /// Verify the integrity of a retry packet
     fn is_valid_retry(&self, orig_dst_cid: &ConnectionId, header: &[u8], payload: &[u8]) -> bool;
 

@@ -659,9 +659,10 @@ impl Endpoint {
             tls,
             transport_config,
             SideArgs::Server {
-                server_config,
+                server_config: server_config.clone(),
                 pref_addr_cid,
                 path_validated: remote_address_validated,
+                initial_keys: Some(incoming.crypto),
             },
         );
         self.index.insert_initial(dst_cid, ch);
@@ -686,11 +687,13 @@ impl Endpoint {
             Err(e) => {
                 debug!("handshake failed: {}", e);
                 self.handle_event(ch, EndpointEvent(EndpointEventInner::Drained));
-                let response = match e {
-                    ConnectionError::TransportError(ref e) => Some(self.initial_close(
+                // The connection has taken the keys, and may have discarded them since
+                let keys = server_config.crypto.initial_keys(version, &dst_cid);
+                let response = match (&e, keys) {
+                    (ConnectionError::TransportError(e), Ok(keys)) => Some(self.initial_close(
                         version,
                         incoming.addresses,
-                        &incoming.crypto,
+                        &keys,
                         &src_cid,
                         e.clone(),
                         buf,

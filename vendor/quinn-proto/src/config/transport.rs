@@ -54,6 +54,8 @@ pub struct TransportConfig {
     pub(crate) congestion_controller_factory: Arc<dyn congestion::ControllerFactory + Send + Sync>,
 
     pub(crate) enable_segmentation_offload: bool,
+    pub(crate) forget_handshake: bool,
+    pub(crate) confirm_close: bool,
 
     pub(crate) qlog_sink: QlogSink,
 }
@@ -353,6 +355,24 @@ impl TransportConfig {
         self
     }
 
+    /// Whether servers free the TLS session's state once the handshake is complete
+    ///
+    /// It is kilobytes of each connection. Without it there is no `handshake_data()`, no
+    /// `peer_identity()` and no exporter from then on. Off by default.
+    pub fn forget_handshake(&mut self, enabled: bool) -> &mut Self {
+        self.forget_handshake = enabled;
+        self
+    }
+
+    /// Whether a peer's `CONNECTION_CLOSE` is answered with another
+    ///
+    /// [RFC 9000 section 10.2.2](https://www.rfc-editor.org/rfc/rfc9000.html#section-10.2.2) leaves
+    /// it open. Without it a closed connection costs one packet less. On by default.
+    pub fn confirm_close(&mut self, enabled: bool) -> &mut Self {
+        self.confirm_close = enabled;
+        self
+    }
+
     /// qlog capture configuration to use for a particular connection
     #[cfg(feature = "qlog")]
     pub fn qlog_stream(&mut self, stream: Option<QlogStream>) -> &mut Self {
@@ -400,6 +420,8 @@ impl Default for TransportConfig {
             congestion_controller_factory: Arc::new(congestion::CubicConfig::default()),
 
             enable_segmentation_offload: true,
+            forget_handshake: false,
+            confirm_close: true,
 
             qlog_sink: QlogSink::default(),
         }
@@ -434,6 +456,8 @@ impl fmt::Debug for TransportConfig {
                 deterministic_packet_numbers: _,
             congestion_controller_factory: _,
             enable_segmentation_offload,
+            forget_handshake,
+            confirm_close,
             qlog_sink,
         } = self;
         let mut s = fmt.debug_struct("TransportConfig");
@@ -463,7 +487,9 @@ impl fmt::Debug for TransportConfig {
             .field("datagram_receive_buffer_size", datagram_receive_buffer_size)
             .field("datagram_send_buffer_size", datagram_send_buffer_size)
             // congestion_controller_factory not debug
-            .field("enable_segmentation_offload", enable_segmentation_offload);
+            .field("enable_segmentation_offload", enable_segmentation_offload)
+            .field("forget_handshake", forget_handshake)
+            .field("confirm_close", confirm_close);
         if cfg!(feature = "qlog") {
             s.field("qlog_stream", &qlog_sink.is_enabled());
         }
@@ -700,6 +726,7 @@ pub struct MtuDiscoveryConfig {
     pub(crate) upper_bound: u16,
     pub(crate) minimum_change: u16,
     pub(crate) black_hole_cooldown: Duration,
+    pub(crate) probe_after: u64,
 }
 
 impl MtuDiscoveryConfig {
@@ -741,6 +768,15 @@ impl MtuDiscoveryConfig {
         self.minimum_change = value;
         self
     }
+
+    /// Specifies how many bytes must be sent on a path before its MTU is looked for.
+    /// Defaults to 0.
+    ///
+    /// A probe is a packet of its own, and pays off only where many more follow.
+    pub fn probe_after(&mut self, value: u64) -> &mut Self {
+        self.probe_after = value;
+        self
+    }
 }
 
 impl Default for MtuDiscoveryConfig {
@@ -750,6 +786,7 @@ impl Default for MtuDiscoveryConfig {
             upper_bound: 1452,
             black_hole_cooldown: Duration::from_secs(60),
             minimum_change: 20,
+            probe_after: 0,
         }
     }
 }

@@ -29,6 +29,11 @@ impl Assembler {
         Self::default()
     }
 
+    /// Give back storage that nothing is in
+    pub(super) fn shrink_to_fit(&mut self) {
+        self.data.shrink_to_fit();
+    }
+
     /// Reset to the initial state
     pub(super) fn reinit(&mut self) {
         let old_data = mem::take(&mut self.data);

@@ -151,7 +151,7 @@ pub struct Connection {
     path_counter: u64,
     /// Whether MTU detection is supported in this environment
     allow_mtud: bool,
-    prev_path: Option<(ConnectionId, PathData)>,
+    prev_path: Option<(ConnectionId, Box<PathData>)>,
     state: State,
     side: ConnectionSide,
     /// Whether or not 0-RTT was enabled during the handshake. Does not imply acceptance.
@@ -268,14 +268,15 @@ impl Connection {
         version: u32,
         allow_mtud: bool,
         rng_seed: [u8; 32],
-        side_args: SideArgs,
+        mut side_args: SideArgs,
     ) -> Self {
         let pref_addr_cid = side_args.pref_addr_cid();
+        let initial_keys = side_args.take_initial_keys();
         let path_validated = side_args.path_validated();
         let connection_side = ConnectionSide::from(side_args);
         let side = connection_side.side();
         let initial_space = PacketSpace {
-            crypto: Some(crypto.initial_keys(&init_cid, side)),
+            crypto: Some(initial_keys.unwrap_or_else(|| crypto.initial_keys(&init_cid, side))),
             ..PacketSpace::new(now)
         };
         let state = State::Handshake(state::Handshake {
@@ -980,7 +981,8 @@ impl Connection {
             && SpaceId::iter().all(|id| self.spaces[id].loss_probes == 0);
 
         // Send MTU probe if necessary
-        if buf.is_empty() && self.state.is_established() {
+        let probing = self.path.mtud.is_due_after(self.path.total_sent);
+        if buf.is_empty() && self.state.is_established() && probing {
             let space_id = SpaceId::Data;
             let probe_size = self
                 .path
@@ -1257,7 +1259,7 @@ impl Connection {
                 Timer::PathValidation => {
                     debug!("path validation failed");
                     if let Some((_, prev)) = self.prev_path.take() {
-                        self.path = prev;
+                        self.path = *prev;
                     }
                     self.path.challenge = None;
                     self.path.challenge_pending = false;
@@ -1403,6 +1405,19 @@ impl Connection {
     /// Whether 0-RTT is/was possible during the handshake
     pub fn has_0rtt(&self) -> bool {
         self.zero_rtt_enabled
+    }
+
+    /// Give back storage that is only of use while something is under way
+    ///
+    /// Meant for connections that are expected to be quiet for a while. What is needed again is
+    /// allocated again.
+    pub fn shrink_to_fit(&mut self) {
+        for space in &mut self.spaces {
+            space.shrink_to_fit();
+        }
+        self.streams.shrink_to_fit();
+        self.events.shrink_to_fit();
+        self.endpoint_events.shrink_to_fit();
     }
 
     /// Whether there are any pending retransmits
@@ -2276,10 +2291,12 @@ impl Connection {
             }
         }
         let space = &mut self.spaces[space_id];
-        space.crypto = None;
-        space.time_of_last_ack_eliciting_packet = None;
-        space.loss_time = None;
         let sent_packets = mem::take(&mut space.sent_packets);
+        // Nothing of it is needed again, nor the storage that it holds
+        *space = PacketSpace {
+            next_packet_number: space.next_packet_number,
+            ..PacketSpace::new(now)
+        };
         for packet in sent_packets.into_values() {
             self.remove_in_flight(&packet);
         }
@@ -2669,6 +2686,9 @@ impl Connection {
                     // Server-only
                     self.spaces[SpaceId::Data].pending.handshake_done = true;
                     self.discard_space(now, SpaceId::Handshake);
+                    if self.config.forget_handshake {
+                        self.crypto.forget_handshake();
+                    }
                 }
 
                 self.events.push_back(Event::Connected);
@@ -3096,7 +3116,7 @@ impl Connection {
         if let Some(reason) = close {
             self.error = Some(reason.into());
             self.state = State::Draining;
-            self.close = true;
+            self.close = self.config.confirm_close;
         }
 
         if remote != self.path.remote
@@ -3152,7 +3172,7 @@ impl Connection {
             prev.challenge_pending = true;
             // We haven't updated the remote CID yet, this captures the remote CID we were using on
             // the previous path.
-            self.prev_path = Some((self.rem_cids.active(), prev));
+            self.prev_path = Some((self.rem_cids.active(), Box::new(prev)));
         }
 
         self.timers.set(
@@ -3792,7 +3812,7 @@ impl Connection {
         // Visit known paths from newest to oldest to find the one `packet` was sent on
         for path in [&mut self.path]
             .into_iter()
-            .chain(self.prev_path.as_mut().map(|(_, data)| data))
+            .chain(self.prev_path.as_mut().map(|(_, data)| &mut **data))
         {
             if path.remove_in_flight(packet) {
                 return;
@@ -3931,6 +3951,7 @@ impl From<SideArgs> for ConnectionSide {
                 server_config,
                 pref_addr_cid: _,
                 path_validated: _,
+                initial_keys: _,
             } => Self::Server { server_config },
         }
     }
@@ -3946,10 +3967,19 @@ pub(crate) enum SideArgs {
         server_config: Arc<ServerConfig>,
         pref_addr_cid: Option<ConnectionId>,
         path_validated: bool,
+        /// Those that the first packet was opened with, until the connection takes them
+        initial_keys: Option<Keys>,
     },
 }
 
 impl SideArgs {
+    fn take_initial_keys(&mut self) -> Option<Keys> {
+        match self {
+            Self::Client { .. } => None,
+            Self::Server { initial_keys, .. } => initial_keys.take(),
+        }
+    }
+
     pub(crate) fn pref_addr_cid(&self) -> Option<ConnectionId> {
         match *self {
             Self::Client { .. } => None,

@@ -70,6 +70,12 @@ impl MtuDiscovery {
         self.current_mtu
     }
 
+    /// Whether so many bytes were sent on the path that a larger MTU may be worth its probes
+    pub(crate) fn is_due_after(&self, total_sent: u64) -> bool {
+        let state = self.state.as_ref();
+        state.is_some_and(|state| total_sent >= state.config.probe_after)
+    }
+
     /// Returns the amount of bytes that should be sent as an MTU probe, if any
     pub(crate) fn poll_transmit(&mut self, now: Instant, next_pn: u64) -> Option<u16> {
         self.state

@@ -33,6 +33,11 @@ impl SendBuffer {
         Self::default()
     }
 
+    /// Give back storage that nothing is in
+    pub(super) fn shrink_to_fit(&mut self) {
+        self.unacked_segments.shrink_to_fit();
+    }
+
     /// Append application data to the end of the stream
     pub(super) fn write(&mut self, data: Bytes) {
         self.unacked_len += data.len();
@@ -236,6 +241,10 @@ impl Segments {
         if self.rest.len() * 4 < self.rest.capacity() {
             self.rest.shrink_to_fit();
         }
+    }
+
+    fn shrink_to_fit(&mut self) {
+        self.rest.shrink_to_fit();
     }
 
     fn iter(&self) -> impl Iterator<Item = &Bytes> {

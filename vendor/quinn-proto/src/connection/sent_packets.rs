@@ -57,6 +57,11 @@ impl SentPackets {
         Some(packet)
     }
 
+    /// Give back what room there is beyond the packets in flight
+    pub(super) fn shrink_to_fit(&mut self) {
+        self.slots.shrink_to_fit();
+    }
+
     /// Packets with numbers in `numbers`, in ascending order
     pub(super) fn range(
         &self,

@@ -99,6 +99,13 @@ impl PacketSpace {
         }
     }
 
+    /// Give back storage that nothing is in
+    pub(super) fn shrink_to_fit(&mut self) {
+        self.pending.shrink_to_fit();
+        self.sent_packets.shrink_to_fit();
+        self.crypto_stream.shrink_to_fit();
+    }
+
     /// Queue data for a tail loss probe (or anti-amplification deadlock prevention) packet
     ///
     /// Probes are sent similarly to normal packets when an expected ACK has not arrived. We never
@@ -349,6 +356,17 @@ impl Retransmits {
 
         self.retire_cids.extend(cids);
         Ok(())
+    }
+
+    fn shrink_to_fit(&mut self) {
+        self.reset_stream.shrink_to_fit();
+        self.stop_sending.shrink_to_fit();
+        self.max_stream_data.shrink_to_fit();
+        self.stream_data_blocked.shrink_to_fit();
+        self.crypto.shrink_to_fit();
+        self.new_cids.shrink_to_fit();
+        self.retire_cids.shrink_to_fit();
+        self.new_tokens.shrink_to_fit();
     }
 
     pub(super) fn is_empty(&self, streams: &StreamsState) -> bool {

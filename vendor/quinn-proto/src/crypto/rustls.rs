@@ -39,15 +39,16 @@ pub struct TlsSession {
     version: Version,
     got_handshake_data: bool,
     next_secrets: Option<Secrets>,
-    inner: Connection,
+    /// `None` once the handshake is forgotten
+    inner: Option<Box<Connection>>,
     suite: Suite,
 }
 
 impl TlsSession {
-    fn side(&self) -> Side {
-        match self.inner {
-            Connection::Client(_) => Side::Client,
-            Connection::Server(_) => Side::Server,
+    fn server_name(&self) -> Option<&str> {
+        match self.inner.as_deref()? {
+            Connection::Client(_) => None,
+            Connection::Server(session) => session.server_name(),
         }
     }
 }
@@ -61,15 +62,12 @@ impl crypto::Session for TlsSession {
         if !self.got_handshake_data {
             return None;
         }
+        let inner = self.inner.as_ref()?;
         Some(Box::new(HandshakeData {
-            protocol: self.inner.alpn_protocol().map(|x| x.into()),
-            server_name: match self.inner {
-                Connection::Client(_) => None,
-                Connection::Server(ref session) => session.server_name().map(|x| x.into()),
-            },
+            protocol: inner.alpn_protocol().map(|x| x.into()),
+            server_name: self.server_name().map(|x| x.into()),
             #[cfg(feature = "__rustls-post-quantum-test")]
-            negotiated_key_exchange_group: self
-                .inner
+            negotiated_key_exchange_group: inner
                 .negotiated_key_exchange_group()
                 .expect("key exchange group is negotiated")
                 .name(),
@@ -78,7 +76,8 @@ impl crypto::Session for TlsSession {
 
     /// For the rustls `TlsSession`, the `Any` type is `Vec<rustls::pki_types::CertificateDer>`
     fn peer_identity(&self) -> Option<Box<dyn Any>> {
-        self.inner.peer_certificates().map(|v| -> Box<dyn Any> {
+        let inner = self.inner.as_ref()?;
+        inner.peer_certificates().map(|v| -> Box<dyn Any> {
             Box::new(
                 v.iter()
                     .map(|v| v.clone().into_owned())
@@ -88,24 +87,33 @@ impl crypto::Session for TlsSession {
     }
 
     fn early_crypto(&self) -> Option<(Box<dyn HeaderKey>, Box<dyn crypto::PacketKey>)> {
-        let keys = self.inner.zero_rtt_keys()?;
+        let keys = self.inner.as_ref()?.zero_rtt_keys()?;
         Some((Box::new(keys.header), Box::new(keys.packet)))
     }
 
     fn early_data_accepted(&self) -> Option<bool> {
-        match self.inner {
-            Connection::Client(ref session) => Some(session.is_early_data_accepted()),
+        match self.inner.as_deref()? {
+            Connection::Client(session) => Some(session.is_early_data_accepted()),
             _ => None,
         }
     }
 
     fn is_handshaking(&self) -> bool {
-        self.inner.is_handshaking()
+        self.inner.as_ref().is_some_and(|x| x.is_handshaking())
     }
 
     fn read_handshake(&mut self, buf: &[u8]) -> Result<bool, TransportError> {
-        self.inner.read_hs(buf).map_err(|e| {
-            if let Some(alert) = self.inner.alert() {
+        let Some(inner) = &mut self.inner else {
+            // No message may follow the handshake but those that a server sends
+            const UNEXPECTED_MESSAGE: u8 = 10;
+            return Err(TransportError {
+                code: TransportErrorCode::crypto(UNEXPECTED_MESSAGE),
+                frame: None,
+                reason: "TLS message after the handshake".into(),
+            });
+        };
+        inner.read_hs(buf).map_err(|e| {
+            if let Some(alert) = inner.alert() {
                 TransportError {
                     code: TransportErrorCode::crypto(alert.into()),
                     frame: None,
@@ -119,11 +127,8 @@ impl crypto::Session for TlsSession {
             // Hack around the lack of an explicit signal from rustls to reflect ClientHello being
             // ready on incoming connections, or ALPN negotiation completing on outgoing
             // connections.
-            let have_server_name = match self.inner {
-                Connection::Client(_) => false,
-                Connection::Server(ref session) => session.server_name().is_some(),
-            };
-            if self.inner.alpn_protocol().is_some() || have_server_name || !self.is_handshaking() {
+            let have_protocol = inner.alpn_protocol().is_some();
+            if have_protocol || self.server_name().is_some() || !self.is_handshaking() {
                 self.got_handshake_data = true;
                 return Ok(true);
             }
@@ -132,9 +137,16 @@ impl crypto::Session for TlsSession {
     }
 
     fn transport_parameters(&self) -> Result<Option<TransportParameters>, TransportError> {
-        match self.inner.quic_transport_parameters() {
+        let Some(inner) = &self.inner else {
+            return Ok(None);
+        };
+        let side = match **inner {
+            Connection::Client(_) => Side::Client,
+            Connection::Server(_) => Side::Server,
+        };
+        match inner.quic_transport_parameters() {
             None => Ok(None),
-            Some(buf) => match TransportParameters::read(self.side(), &mut io::Cursor::new(buf)) {
+            Some(buf) => match TransportParameters::read(side, &mut io::Cursor::new(buf)) {
                 Ok(params) => Ok(Some(params)),
                 Err(e) => Err(e.into()),
             },
@@ -142,7 +154,7 @@ impl crypto::Session for TlsSession {
     }
 
     fn write_handshake(&mut self, buf: &mut Vec<u8>) -> Option<Keys> {
-        let keys = match self.inner.write_hs(buf)? {
+        let keys = match self.inner.as_mut()?.write_hs(buf)? {
             KeyChange::Handshake { keys } => keys,
             KeyChange::OneRtt { keys, next } => {
                 self.next_secrets = Some(next);
@@ -169,6 +181,10 @@ impl crypto::Session for TlsSession {
             local: Box::new(keys.local),
             remote: Box::new(keys.remote),
         })
+    }
+
+    fn forget_handshake(&mut self) {
+        self.inner = None;
     }
 
     fn is_valid_retry(&self, orig_dst_cid: &ConnectionId, header: &[u8], payload: &[u8]) -> bool {
@@ -205,6 +221,8 @@ impl crypto::Session for TlsSession {
         context: &[u8],
     ) -> Result<(), ExportKeyingMaterialError> {
         self.inner
+            .as_ref()
+            .ok_or(ExportKeyingMaterialError)?
             .export_keying_material(output, label, Some(context))
             .map_err(|_| ExportKeyingMaterialError)?;
         Ok(())
@@ -365,7 +383,7 @@ impl crypto::ClientConfig for QuicClientConfig {
             version,
             got_handshake_data: false,
             next_secrets: None,
-            inner: rustls::quic::Connection::Client(
+            inner: Some(Box::new(rustls::quic::Connection::Client(
                 rustls::quic::ClientConnection::new(
                     self.inner.clone(),
                     version,
@@ -375,7 +393,7 @@ impl crypto::ClientConfig for QuicClientConfig {
                     to_vec(params),
                 )
                 .unwrap(),
-            ),
+            ))),
             suite: self.initial,
         }))
     }
@@ -521,10 +539,10 @@ impl crypto::ServerConfig for QuicServerConfig {
             version,
             got_handshake_data: false,
             next_secrets: None,
-            inner: rustls::quic::Connection::Server(
+            inner: Some(Box::new(rustls::quic::Connection::Server(
                 rustls::quic::ServerConnection::new(self.inner.clone(), version, to_vec(params))
                     .unwrap(),
-            ),
+            ))),
             suite: self.initial,
         })
     }

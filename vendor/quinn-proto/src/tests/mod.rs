@@ -2893,6 +2893,98 @@ fn connect_lost_mtu_probes_do_not_trigger_congestion_control() {
 }
 
 #[test]
+fn mtu_is_probed_after_enough_bytes() {
+    let _guard = subscribe();
+    let mut mtud = MtuDiscoveryConfig::default();
+    mtud.probe_after(10_000);
+    let mut transport = TransportConfig::default();
+    transport.mtu_discovery_config(Some(mtud));
+    let server = ServerConfig {
+        transport: Arc::new(transport),
+        ..server_config()
+    };
+    let mut pair = Pair::new(Default::default(), server);
+    let (_, server_ch) = pair.connect();
+    pair.drive();
+    let stats = pair.server_conn_mut(server_ch).stats();
+    assert_eq!(stats.path.sent_plpmtud_probes, 0);
+
+    let s = pair.server_streams(server_ch).open(Dir::Uni).unwrap();
+    pair.server_send(server_ch, s).write(&[0; 12_000]).unwrap();
+    pair.drive();
+    let stats = pair.server_conn_mut(server_ch).stats();
+    assert!(stats.path.sent_plpmtud_probes > 0);
+    assert_eq!(pair.server_conn_mut(server_ch).path_mtu(), 1452);
+}
+
+#[test]
+fn handshake_is_forgotten() {
+    let _guard = subscribe();
+    let mut transport = TransportConfig::default();
+    transport.forget_handshake(true);
+    let server = ServerConfig {
+        transport: Arc::new(transport),
+        ..server_config()
+    };
+    let mut pair = Pair::new(Default::default(), server);
+    let (client_ch, server_ch) = pair.connect();
+    let session = pair.server_conn_mut(server_ch).crypto_session();
+    assert!(session.handshake_data().is_none() && !session.is_handshaking());
+    assert!(
+        session
+            .export_keying_material(&mut [0; 8], b"x", b"")
+            .is_err()
+    );
+
+    // Keys can still be updated, and storage can be given back meanwhile
+    for round in 0..4 {
+        match round % 2 {
+            0 => pair.client_conn_mut(client_ch).force_key_update(),
+            _ => pair.server_conn_mut(server_ch).force_key_update(),
+        }
+        let s = pair.client_streams(client_ch).open(Dir::Uni).unwrap();
+        pair.client_send(client_ch, s).write(b"hello").unwrap();
+        pair.client_send(client_ch, s).finish().unwrap();
+        pair.drive();
+        assert_eq!(pair.server_streams(server_ch).accept(Dir::Uni), Some(s));
+        let mut recv = pair.server_recv(server_ch, s);
+        let mut chunks = recv.read(true).unwrap();
+        assert_matches!(chunks.next(usize::MAX), Ok(Some(chunk)) if chunk.bytes == &b"hello"[..]);
+        assert_matches!(chunks.next(usize::MAX), Ok(None));
+        let _ = chunks.finalize();
+        pair.server_conn_mut(server_ch).shrink_to_fit();
+        pair.client_conn_mut(client_ch).shrink_to_fit();
+    }
+}
+
+#[test]
+fn close_need_not_be_confirmed() {
+    let _guard = subscribe();
+    for confirm in [true, false] {
+        let mut transport = TransportConfig::default();
+        transport.confirm_close(confirm);
+        let server = ServerConfig {
+            transport: Arc::new(transport),
+            ..server_config()
+        };
+        let mut pair = Pair::new(Default::default(), server);
+        let (client_ch, server_ch) = pair.connect();
+        pair.drive();
+        let sent = pair.server_conn_mut(server_ch).stats().udp_tx.datagrams;
+        let now = pair.time;
+        pair.client_conn_mut(client_ch)
+            .close(now, VarInt(0), Bytes::new());
+        pair.drive();
+        let more = pair.server_conn_mut(server_ch).stats().udp_tx.datagrams - sent;
+        assert_eq!(more, u64::from(confirm));
+        assert_matches!(
+            pair.server_conn_mut(server_ch).poll(),
+            Some(Event::ConnectionLost { .. })
+        );
+    }
+}
+
+#[test]
 fn connect_detects_mtu() {
     let _guard = subscribe();
     let max_udp_payload_and_expected_mtu = &[(1200, 1200), (1400, 1389), (1500, 1452)];

@@ -465,6 +465,10 @@ impl PendingStreamsQueue {
         }
     }
 
+    fn shrink_to_fit(&mut self) {
+        self.streams.shrink_to_fit();
+    }
+
     fn clear(&mut self) {
         self.next = None;
         self.streams.clear();

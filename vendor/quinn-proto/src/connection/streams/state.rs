@@ -195,6 +195,24 @@ impl StreamsState {
         }
     }
 
+    /// Give back storage that no stream is in
+    pub(crate) fn shrink_to_fit(&mut self) {
+        self.send.shrink_to_fit();
+        for send in self.send.values_mut().flatten() {
+            send.pending.shrink_to_fit();
+        }
+        self.recv.shrink_to_fit();
+        for recv in self.recv.values_mut().flatten() {
+            if let StreamRecv::Open(recv) = recv {
+                recv.assembler.shrink_to_fit();
+            }
+        }
+        self.free_recv = Vec::new();
+        self.pending.shrink_to_fit();
+        self.events.shrink_to_fit();
+        self.connection_blocked.shrink_to_fit();
+    }
+
     pub(crate) fn set_params(&mut self, params: &TransportParameters) {
         self.initial_max_stream_data_uni = params.initial_max_stream_data_uni;
         self.initial_max_stream_data_bidi_local = params.initial_max_stream_data_bidi_local;
