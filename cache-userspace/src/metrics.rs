@@ -31,7 +31,7 @@ pub fn page(status: StatusDocument) -> Result<String, fmt::Error> {
 }
 
 /// Of what `status` names, what goes down as well as up.
-const GAUGES: [&str; 46] = [
+const GAUGES: [&str; 47] = [
     // Shards.
     "tcp_connections",
     "connections",
