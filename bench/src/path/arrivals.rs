@@ -47,8 +47,8 @@ pub(super) fn measure(case: &Case, rounds: Option<usize>) -> Result<(f64, usize)
 pub fn heap_of_idle(connections: usize) -> Result<u64> {
     let case = super::case("1k", 1 << 10, connections, 1);
     let mut world = World::new(&case)?;
-    // What is grown once is not a connection's.
-    world.meet(16, 0, Shard::serve)?;
+    // What is grown once, such as the buffers of a turn that answers all of them, is not a connection's.
+    world.meet(connections, 0, Shard::serve)?;
     world.part(Shard::serve)?;
     world.clients = clients(1)?;
     let before = heap::in_use();
