@@ -3,7 +3,7 @@
 //! beside it: a key of its own (X25519), the agreement with the client's, a signature (ECDSA P-256).
 
 use anyhow::{Context, Result};
-use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384;
+use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
 use rustls::crypto::aws_lc_rs::kx_group::X25519;
 use rustls::crypto::aws_lc_rs::sign::any_ecdsa_type;
 use rustls::quic::{DirectionalKeys, Version};
@@ -37,7 +37,7 @@ const SIGNED: usize = 64 + 34 + 48;
 /// # Errors
 /// A cryptography provider without the suite's keys for QUIC.
 pub fn seconds(bytes: usize) -> Result<f64> {
-    let rustls::SupportedCipherSuite::Tls13(suite) = TLS13_AES_256_GCM_SHA384 else {
+    let rustls::SupportedCipherSuite::Tls13(suite) = TLS13_AES_128_GCM_SHA256 else {
         anyhow::bail!("the suite is one of TLS 1.3");
     };
     let suite = suite.quic_suite().context("the suite has QUIC keys")?;
